@@ -1,0 +1,80 @@
+"""What stands on the encoder: one small module for each kind of prediction, and the models made of both.
+
+A model's parameters are {"bert": encoder, HEAD: head, ...}; that is all `init_from` needs to know to reuse them.
+"""
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from bert_jax.config import BertConfig
+from bert_jax.model import ACTIVATIONS, Batch, Bert, dense, layer_norm
+
+
+class MlmHead(nn.Module):
+    """Scores of every piece of the vocabulary at given positions, with the embedding table as output weights."""
+
+    config: BertConfig
+
+    @nn.compact
+    def __call__(self, x_BPD: jax.Array, table_VE: jax.Array) -> jax.Array:
+        c = self.config
+        x_BPE = ACTIVATIONS[c.activation](dense(c, c.embedding_width, "dense")(x_BPD))
+        x_BPE = layer_norm(c, "norm")(x_BPE)
+        bias_V = self.param("bias", nn.initializers.zeros, (c.vocab_size,), jnp.dtype(c.param_dtype))
+        logits_BPV = jnp.einsum("BPE,VE->BPV", x_BPE, table_VE.astype(c.dtype), preferred_element_type=jnp.float32)
+        return logits_BPV + bias_V[None, None].astype(jnp.float32)
+
+
+class ClassHead(nn.Module):
+    """Scores of `num_classes` classes for each vector it is given, in float32; dropout first, as BERT's classifiers."""
+
+    config: BertConfig
+    num_classes: int
+    dropout: bool = True
+
+    @nn.compact
+    def __call__(self, x_BND: jax.Array, deterministic: bool = True) -> jax.Array:
+        c = self.config
+        if self.dropout:
+            x_BND = nn.Dropout(c.classifier_dropout)(x_BND, deterministic=deterministic)
+        return dense(c, self.num_classes, "out")(x_BND).astype(jnp.float32)
+
+
+class BertForPreTraining(nn.Module):
+    """MLM at the masked positions alone and, with `pairs`, two classes for each sentence pair (NSP or SOP).
+
+    Returns {"mlm": [B, P, V], "pair": [B, N, 2]}, float32.
+    """
+
+    config: BertConfig
+    pairs: bool = True
+
+    def setup(self):
+        self.bert = Bert(self.config)
+        self.mlm = MlmHead(self.config)
+        if self.pairs:
+            self.pair = ClassHead(self.config, 2, dropout=False)
+
+    def __call__(self, batch: Batch, deterministic: bool = True) -> dict[str, jax.Array]:
+        x_BTD = self.bert(batch, deterministic)
+        x_BPD = jnp.take_along_axis(x_BTD, batch["masked_positions"][:, :, None], axis=1)
+        logits = {"mlm": self.mlm(x_BPD, self.bert.word_table())}
+        if self.pairs:
+            logits["pair"] = self.pair(self.bert.pool(x_BTD, batch["cls_positions"]), deterministic)
+        return logits
+
+
+class BertForSequences(nn.Module):
+    """`num_classes` scores for each sequence, from its pooled [CLS]: [B, N, C], float32."""
+
+    config: BertConfig
+    num_classes: int
+
+    def setup(self):
+        self.bert = Bert(self.config)
+        self.sequence = ClassHead(self.config, self.num_classes)
+
+    def __call__(self, batch: Batch, deterministic: bool = True) -> jax.Array:
+        x_BTD = self.bert(batch, deterministic)
+        return self.sequence(self.bert.pool(x_BTD, batch["cls_positions"]), deterministic)

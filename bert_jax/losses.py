@@ -1,0 +1,43 @@
+"""Losses and step metrics as (sum, count): they merge by adding, and are divided once, at the end.
+
+The count is the weight of what was predicted and comes from the batch alone, so that it can be summed over devices and
+microbatches before any gradient is taken. Padding weighs 0; piece 0 is a piece like any other.
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+
+class Mean(NamedTuple):
+    """A mean on its way: float32 scalars."""
+
+    sum: jax.Array
+    count: jax.Array
+
+
+class Outcome(NamedTuple):
+    """What a task's loss function gives for one batch."""
+
+    losses: dict[str, Mean]  # each divided by its own count, then added up, they are the objective
+    metrics: dict[str, Mean]  # figures to watch; no gradient
+    predictions: dict[str, jax.Array]  # [B, ...]: what scoring and decoding need of each row; {} if nothing
+
+
+def weighted(values: jax.Array, weights: jax.Array) -> Mean:
+    """Sums `values` times `weights` and the weights; both of one shape."""
+    weights = weights.astype(jnp.float32)
+    return Mean(jnp.sum(values.astype(jnp.float32) * weights), jnp.sum(weights))
+
+
+def cross_entropy(logits: jax.Array, labels: jax.Array, weights: jax.Array) -> Mean:
+    """Softmax cross-entropy in nats: logits [..., C], int32 labels [...], weights [...]."""
+    logits = logits.astype(jnp.float32)
+    picked = jnp.take_along_axis(logits, labels[..., None], axis=-1)[..., 0]
+    return weighted(jax.nn.logsumexp(logits, axis=-1) - picked, weights)
+
+
+def accuracy(logits: jax.Array, labels: jax.Array, weights: jax.Array) -> Mean:
+    """How often the largest logit is the label's: logits [..., C], int32 labels [...], weights [...]."""
+    return weighted(jnp.argmax(logits, axis=-1) == labels, weights)
