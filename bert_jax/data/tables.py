@@ -1,0 +1,381 @@
+"""Local files and TFDS sets as rows of named values, and the messages about rows that are wrong."""
+
+import csv
+import gzip
+import json
+import math
+import os
+import re
+import zlib
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from bert_jax.errors import InputError
+
+MOST_REPORTED = 20  # bad rows named one by one; the rest are counted
+
+
+@dataclass(frozen=True)
+class Row:
+    """One example as its source has it."""
+
+    values: dict[str, Any]  # by the name of the field or column
+    where: str  # "file:line", or what else finds it in its source; for messages
+
+
+class RowErrors:
+    """Gathers what is wrong with rows, so that one message names all of it before training starts."""
+
+    def __init__(self):
+        self._problems: list[str] = []
+
+    def add(self, where: str, problem: str) -> None:
+        """Notes that the row at `where` has `problem`."""
+        self._problems.append(f"{where}: {problem}")
+
+    def check(self) -> None:
+        """Raises InputError with the first 20 problems, a line each, if there are any."""
+        if not self._problems:
+            return
+        lines = self._problems[:MOST_REPORTED]
+        if more := len(self._problems) - len(lines):
+            lines.append(f"... and {more} more")
+        raise InputError("\n".join(lines))
+
+
+def read_rows(source: str) -> list[Row]:
+    """Reads all rows of `source`.
+
+    A source is a file, plain or gzipped, whose ending tells its format:
+
+        .jsonl, .json         one JSON object a line; a .json file may also be SQuAD's
+        .tsv                  a header row, then values between tabs, quotes meaning nothing (as in GLUE's files)
+        .csv                  a header row, then values between commas, quoted where needed
+        .conll, .iob, .bio    columns by sentence: "tokens" is the first, "tags" the last, "column_2" the second, ...
+        SQuAD JSON (1.1, 2.0) a row a question: "context", "question", "id", "answers", "is_impossible", "title"
+
+    With another ending the format goes before the path: `conll:train.tsv`, `squad:dev`. Or a source is a set of
+    TensorFlow Datasets, `tfds:name[/config][:version]:split`, whose split may be a slice such as `train[:80%]`, and
+    whose name may be the folder of a prepared set; class labels come as their names.
+
+    Raises:
+      InputError: the source is missing, empty, binary, not UTF-8 or not in its format, naming file and line.
+    """
+    if source.startswith("tfds:"):
+        return list(tfds_rows(source))
+    name, path = _format_and_path(source)
+    if path.is_dir():
+        raise InputError(f"{path}: this is a folder; name one file")
+    errors = RowErrors()
+    rows = _FORMATS[name](path, errors)
+    errors.check()
+    if not rows:
+        raise InputError(f"{path}: the file holds no rows")
+    return rows
+
+
+def check_fields(rows: Sequence[Row], fields: Sequence[str]) -> None:
+    """Raises InputError where a field stands in none of `rows`, naming those that do."""
+    for field in fields:
+        if not any(field in row.values for row in rows):
+            known = ", ".join(repr(name) for name in rows[0].values)
+            raise InputError(f"{rows[0].where}: no row has a field or column {field!r}; this one has {known}")
+
+
+def text_of(row: Row, field: str, errors: RowErrors) -> str:
+    """Returns the text in `field`; where it is missing, empty or no text, notes that and returns ""."""
+    value = _filled(row, field, errors)
+    if value is not None and not isinstance(value, str):
+        errors.add(row.where, f"field {field!r} should be a text, not {_shown(value)}")
+    return value if isinstance(value, str) else ""
+
+
+def number_of(row: Row, field: str, errors: RowErrors) -> float:
+    """Returns the number in `field`; where it is missing or no finite number, notes that and returns 0."""
+    value = _filled(row, field, errors)
+    if value is None:
+        return 0.0
+    try:
+        number = math.nan if isinstance(value, bool) else float(value)
+    except (TypeError, ValueError):
+        number = math.nan
+    if math.isfinite(number):
+        return number
+    errors.add(row.where, f"field {field!r} should be a number, not {_shown(value)}")
+    return 0.0
+
+
+def label_of(row: Row, field: str, errors: RowErrors) -> str:
+    """Returns the name of the label in `field` (of 1 or true, "1" or "true"); notes what is wrong and returns ""."""
+    value = _filled(row, field, errors)
+    if isinstance(value, list | dict):
+        errors.add(row.where, f"field {field!r} should be one label, not {_shown(value)}")
+        return ""
+    return value if isinstance(value, str) else "" if value is None else json.dumps(value)
+
+
+def labels_of(row: Row, field: str, errors: RowErrors) -> list[str]:
+    """Returns the names in `field`, a list that may be empty; notes what is wrong and returns []."""
+    value = row.values.get(field)
+    if isinstance(value, list) and not any(isinstance(item, list | dict | None) for item in value):
+        return [item if isinstance(item, str) else json.dumps(item) for item in value]
+    errors.add(row.where, f"field {field!r} should be a list of labels, not {_shown(value)}")
+    return []
+
+
+def _filled(row: Row, field: str, errors: RowErrors) -> Any:
+    """Returns what stands in `field`, or None after a note that it is missing or empty."""
+    value = row.values.get(field)
+    if value is None:
+        errors.add(row.where, f"field {field!r} is missing")
+    elif isinstance(value, str) and not value.strip():
+        errors.add(row.where, f"field {field!r} is empty")
+        return None
+    return value
+
+
+def _shown(value: Any) -> str:
+    text = json.dumps(value, ensure_ascii=False, default=str)
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+def _format_and_path(source: str) -> tuple[str, Path]:
+    prefix, colon, rest = source.partition(":")
+    if colon and prefix in _FORMATS:
+        return prefix, Path(rest)
+    path = Path(source)
+    ending = (path.with_suffix("") if path.suffix == ".gz" else path).suffix
+    if ending in _ENDINGS:
+        return _ENDINGS[ending], path
+    raise InputError(
+        f"{source}: the ending {ending!r} tells no format; use {', '.join(_ENDINGS)} (also with .gz), "
+        f"or write the format before the path, as in conll:{source}; formats are {', '.join(_FORMATS)}, tfds"
+    )
+
+
+def _lines(path: Path) -> Iterator[tuple[int, str]]:
+    """Yields (number, line without its end) of a UTF-8 file; only a line feed ends a line, whatever Unicode says."""
+    number = 0
+    try:
+        with gzip.open(path) if path.suffix == ".gz" else open(path, "rb") as file:
+            for number, line in enumerate(file, start=1):
+                if b"\0" in line:
+                    raise InputError(f"{path}:{number}: this is a binary file (or UTF-16); expected text in UTF-8")
+                encoding = "utf-8-sig" if number == 1 else "utf-8"
+                yield number, line.decode(encoding).removesuffix("\n").removesuffix("\r")
+    except FileNotFoundError:
+        raise InputError(f"{path}: there is no such file") from None
+    except UnicodeDecodeError as error:
+        byte = error.object[error.start]
+        raise InputError(
+            f"{path}:{number}: byte 0x{byte:02x} is not UTF-8; convert the file, for instance with "
+            "iconv -f latin1 -t utf-8"
+        ) from None
+    except (EOFError, OSError, zlib.error) as error:
+        raise InputError(f"{path}: cannot be read after line {number}: {error}") from None
+
+
+def _read_jsonl(path: Path, errors: RowErrors) -> list[Row]:
+    rows = []
+    for number, line in _lines(path):
+        where = f"{path}:{number}"
+        if not line.strip():
+            continue
+        try:
+            value = json.loads(line)
+        except json.JSONDecodeError as error:
+            errors.add(where, f"this line is no JSON ({error.msg}, column {error.colno}): {_shown(line)}")
+            continue
+        if isinstance(value, dict):
+            rows.append(Row(value, where))
+        else:
+            errors.add(where, f"expected one JSON object a line, found {_shown(value)}")
+    return rows
+
+
+def _read_json(path: Path, errors: RowErrors) -> list[Row]:
+    """Reads a .json file, which holds JSON lines where its first line is an object of its own without "data"."""
+    first = next((line for _, line in _lines(path) if line.strip()), "")
+    try:
+        value = json.loads(first)
+    except json.JSONDecodeError:
+        value = None
+    lines = isinstance(value, dict) and not isinstance(value.get("data"), list)
+    return (_read_jsonl if lines else _read_squad)(path, errors)
+
+
+def _read_squad(path: Path, errors: RowErrors) -> list[Row]:
+    text = "\n".join(line for _, line in _lines(path))
+    if not text.strip():
+        return []
+    try:
+        articles = json.loads(text)["data"]
+        paragraphs = [(article, paragraph) for article in articles for paragraph in article["paragraphs"]]
+        questions = [(article, paragraph, qa) for article, paragraph in paragraphs for qa in paragraph["qas"]]
+        return [
+            Row(
+                {"title": article.get("title", ""), "context": paragraph["context"]} | qa,
+                f"{path}: question {qa.get('id', number)!r}",
+            )
+            for number, (article, paragraph, qa) in enumerate(questions, start=1)
+        ]
+    except json.JSONDecodeError as error:
+        raise InputError(f"{path}:{error.lineno}: this is neither JSON lines nor SQuAD's JSON: {error.msg}") from None
+    except (KeyError, TypeError, AttributeError) as error:
+        raise InputError(
+            f"{path}: this is neither JSON lines nor SQuAD's JSON, "
+            f'{{"data": [{{"paragraphs": [{{"context": ..., "qas": [...]}}]}}]}} ({type(error).__name__}: {error})'
+        ) from None
+
+
+def _read_tsv(path: Path, errors: RowErrors) -> list[Row]:
+    table = ((number, line.split("\t")) for number, line in _lines(path) if line)
+    return _with_header(path, table, errors)
+
+
+def _read_csv(path: Path, errors: RowErrors) -> list[Row]:
+    # The module's own limit of 131,072 characters refuses what is only a long document.
+    csv.field_size_limit(2**31 - 1)
+    reader = csv.reader((line + "\n" for _, line in _lines(path)), strict=True)
+
+    def table() -> Iterator[tuple[int, list[str]]]:
+        begin = 1
+        try:
+            for values in reader:
+                if values:
+                    yield begin, values
+                begin = reader.line_num + 1
+        except csv.Error as error:
+            raise InputError(f"{path}:{begin}: the row that begins here is no CSV: {error}") from None
+
+    return _with_header(path, table(), errors)
+
+
+def _with_header(path: Path, table: Iterator[tuple[int, list[str]]], errors: RowErrors) -> list[Row]:
+    header: list[str] | None = None
+    rows = []
+    for number, values in table:
+        where = f"{path}:{number}"
+        if header is None:
+            header = values
+            if twice := [name for name in header if header.count(name) > 1]:
+                raise InputError(f"{where}: the header names column {twice[0]!r} twice")
+        elif len(values) != len(header):
+            errors.add(where, f"{len(values)} columns, but the header has {len(header)}: {', '.join(header)}")
+        else:
+            rows.append(Row(dict(zip(header, values, strict=True)), where))
+    return rows
+
+
+def _read_conll(path: Path, errors: RowErrors) -> list[Row]:
+    rows: list[Row] = []
+    sentence: list[list[str]] = []
+    width = begin = 0
+    for number, line in _lines(path):
+        columns = line.split("\t") if "\t" in line else [column for column in line.split(" ") if column]
+        if not line.strip() or columns[0] == "-DOCSTART-":
+            rows += _sentence(sentence, f"{path}:{begin}")
+            sentence = []
+            continue
+        begin = begin if sentence else number
+        width = width or len(columns)
+        if len(columns) == width:
+            sentence.append(columns)
+        else:
+            errors.add(f"{path}:{number}", f"{len(columns)} columns, but the first line of the file has {width}")
+    return rows + _sentence(sentence, f"{path}:{begin}")
+
+
+def _sentence(lines: list[list[str]], where: str) -> list[Row]:
+    if not lines:
+        return []
+    columns = [list(column) for column in zip(*lines, strict=True)]
+    values = {f"column_{number}": column for number, column in enumerate(columns[1:-1], start=2)}
+    tags = {"tags": columns[-1]} if len(columns) > 1 else {}
+    return [Row({"tokens": columns[0]} | values | tags, where)]
+
+
+def tfds_rows(source: str) -> Iterator[Row]:
+    """Yields the rows of `tfds:name[/config][:version]:split`, read without TensorFlow.
+
+    A set that is not prepared yet is prepared as array_record, which may need a network and the extra `tensorflow`.
+
+    Raises:
+      InputError: there is no such set or split, or it cannot be prepared or read here.
+    """
+    # Imported here because it takes half a second that reading a file does not need.
+    import tensorflow_datasets as tfds
+    import tensorflow_datasets.question_answering
+    import tensorflow_datasets.text  # these two make the field's sets known by name
+
+    match = re.fullmatch(r"tfds:([^:]+(?::\d+\.\d+\.\d+)?)(?::(.+))?", source)
+    if match is None:
+        raise InputError(f"{source}: expected tfds:name[/config][:version]:split")
+    name, split = match.groups()
+    builder = _tfds_builder(tfds, name, source)
+    known = ", ".join(builder.info.splits)
+    if split is None:
+        raise InputError(f"{source}: which split? write {source}:SPLIT; there are {known}")
+    try:
+        elements: Any = builder.as_data_source(split)
+    except NotImplementedError as error:
+        raise InputError(f"{source}: prepare it with file_format='array_record' ({error})") from None
+    except (KeyError, ValueError, AssertionError) as error:
+        raise InputError(f"{source}: no split {split!r}, there are {known} ({error})") from None
+    for number in range(len(elements)):
+        yield Row(_plain(builder.info.features, elements[number]), f"{source}: example {number}")
+
+
+def _tfds_builder(tfds: Any, name: str, source: str) -> Any:
+    try:
+        if (Path(name) / "dataset_info.json").is_file():
+            return tfds.builder_from_directory(name)
+        # tfds reads the variable when it is imported; naming the folder here lets it change later.
+        builder = tfds.builder(name, data_dir=os.environ.get("TFDS_DATA_DIR"), file_format="array_record")
+        builder.download_and_prepare()
+    except Exception as error:  # whatever fails in a foreign builder, its download or its imports
+        reason = str(error).strip().splitlines()
+        raise InputError(
+            f"{source}: this set cannot be opened or prepared here "
+            f"({type(error).__name__}: {reason[0] if reason else ''}); sets are looked for in TFDS_DATA_DIR, "
+            "and preparing one may need a network and `pip install bert_jax[tensorflow]`"
+        ) from None
+    return builder
+
+
+def _plain(feature: Any, value: Any) -> Any:
+    """Turns what TFDS yields for a feature into str, int, float, bool, list and dict, and a label into its name."""
+    inner = getattr(feature, "feature", None)
+    if inner is not None and isinstance(value, dict):  # TFDS keeps a list of objects as an object of lists
+        return {name: [_plain(inner[name], item) for item in items] for name, items in value.items()}
+    if isinstance(value, dict):
+        return {name: _plain(feature[name], item) for name, item in value.items()}
+    if inner is not None:
+        return [_plain(inner, item) for item in value]
+    if isinstance(value, bytes):
+        return value.decode("utf-8")
+    number = value.tolist() if hasattr(value, "tolist") else value
+    if hasattr(feature, "int2str"):
+        return None if number < 0 else feature.int2str(number)  # GLUE's test splits hide their labels behind -1
+    return number
+
+
+_FORMATS: dict[str, Callable[[Path, RowErrors], list[Row]]] = {
+    "jsonl": _read_jsonl,
+    "json": _read_json,
+    "tsv": _read_tsv,
+    "csv": _read_csv,
+    "conll": _read_conll,
+    "squad": _read_squad,
+}
+_ENDINGS = {
+    ".jsonl": "jsonl",
+    ".json": "json",
+    ".tsv": "tsv",
+    ".csv": "csv",
+    ".conll": "conll",
+    ".iob": "conll",
+    ".bio": "conll",
+}
