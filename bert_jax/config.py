@@ -71,6 +71,10 @@ class BertConfig:
         """How many blocks have weights of their own."""
         return self.num_layers if self.num_layer_groups is None else self.num_layer_groups
 
+    def group(self, layer: int) -> int:
+        """Which block layer number `layer` (from 0) applies."""
+        return layer * self.layer_groups // self.num_layers
+
 
 def _bert(hidden_size: int, num_layers: int, num_heads: int) -> BertConfig:
     return BertConfig(
@@ -136,8 +140,12 @@ class Pretraining:
     eval_sequences: int = 2000  # at most so many held-out sequences are evaluated
     sequence_length: int = 128  # tokens in a row, special tokens included
     length_schedule: tuple[tuple[float, int], ...] = ()  # (share of the steps, length) in turn; empty = sequence_length
-    pairs: Literal["nsp", "sop", "none"] = "nsp"  # next sentence, sentence order, or single segments without a pair loss
-    packing: Literal["none", "packed", "concatenated"] = "none"  # several sequences a row: attention apart, or RoBERTa's
+    pairs: Literal["nsp", "sop", "none"] = (
+        "nsp"  # next sentence, sentence order, or single segments without a pair loss
+    )
+    packing: Literal["none", "packed", "concatenated"] = (
+        "none"  # several sequences a row: attention apart, or RoBERTa's
+    )
     short_sequences: float = 0.1  # share of sequences cut to a random shorter length
     mask_rate: float = 0.15  # share of tokens to predict
     mask_token_share: float = 0.8  # of those, replaced by [MASK]
@@ -192,7 +200,7 @@ class Experiment:
     epochs: float = 0.0  # passes over the training data, where steps is 0
     seed: int = 0  # of weights, data order, masking and dropout
     microbatches: int = 1  # parts a batch is split into, one after another, to save memory
-    sharding: Literal["auto", "pmap", "mesh"] = "auto"  # auto = pmap where there are several devices
+    sharding: Literal["auto", "pmap", "single"] = "auto"  # auto = pmap where there are several devices
     log_every: int = 100  # steps between two lines of training figures
     eval_every: int = 1000  # steps between two evaluations; the last step is always evaluated; 0 = only then
     checkpoint_every: int = 1000  # steps between two checkpoints; the last step is always saved

@@ -128,9 +128,7 @@ class Block(nn.Module):
         a_BTD = Attention(c, name="attention")(x_BTD, allowed_B1TS, deterministic)
         x_BTD = layer_norm(c, "attention_norm")(x_BTD + dropout(a_BTD, deterministic=deterministic))
         f_BTD = FeedForward(c, name="feed_forward")(x_BTD)
-        x_BTD = layer_norm(c, "feed_forward_norm")(x_BTD + dropout(f_BTD, deterministic=deterministic))
-        self.sow("intermediates", "hidden", x_BTD)
-        return x_BTD
+        return layer_norm(c, "feed_forward_norm")(x_BTD + dropout(f_BTD, deterministic=deterministic))
 
 
 class Bert(nn.Module):
@@ -145,8 +143,9 @@ class Bert(nn.Module):
         sequence_ids    0 on padding, else which sequence of the row the token belongs to; tokens see each other where
                         the ids are equal and not 0
 
-    `apply(..., mutable="intermediates")` also returns every block's `hidden` [B, T, D] and `attention` [B, H, T, S]; a
-    shared block's are in the order of its uses. Dropout needs the rng "dropout" where `deterministic` is False.
+    `apply(..., mutable="intermediates")` also returns `hidden`, the embeddings and every layer's output (each
+    [B, T, D]), and in each block `attention` [B, H, T, S], a shared block's in the order of its uses. Dropout needs the
+    rng "dropout" where `deterministic` is False.
     """
 
     config: BertConfig
@@ -164,8 +163,10 @@ class Bert(nn.Module):
         same_BTS = (ids_BT[:, :, None] == ids_BT[:, None, :]) & (ids_BT[:, None, :] != 0)
         allowed_B1TS = same_BTS[:, None]
         x_BTD = self.embeddings(batch, deterministic)
+        self.sow("intermediates", "hidden", x_BTD)
         for layer in range(c.num_layers):
-            x_BTD = self.blocks[layer * c.layer_groups // c.num_layers](x_BTD, allowed_B1TS, deterministic)
+            x_BTD = self.blocks[c.group(layer)](x_BTD, allowed_B1TS, deterministic)
+            self.sow("intermediates", "hidden", x_BTD)
         return x_BTD
 
     def pool(self, x_BTD: jax.Array, cls_positions_BN: jax.Array) -> jax.Array:

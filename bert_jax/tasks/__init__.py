@@ -1,0 +1,79 @@
+"""What can be learned: the `Task` protocol and the table of its rooms, one file each."""
+
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+import jax
+import numpy as np
+from flax import linen as nn
+
+from bert_jax.config import BertConfig, TaskFields
+from bert_jax.data.pipeline import Arrays, Features
+from bert_jax.data.tables import Row
+from bert_jax.losses import Outcome
+from bert_jax.tasks.pretraining import PretrainingTask
+from bert_jax.tasks.sequences import SequenceTask
+from bert_jax.tokenizers import Tokenizer
+
+TASKS: dict[str, Any] = {
+    "Pretraining": PretrainingTask,
+    "Sequences": SequenceTask,
+}
+
+
+class Batches(Protocol):
+    """Batches as a pure function of the step."""
+
+    num_examples: int  # examples in one pass
+    num_steps: int  # batches in one pass, the last one filled up with rows of weight 0
+
+    def __call__(self, step: int) -> Arrays: ...
+
+
+class Task(Protocol):
+    """All that one kind of task is: its data, model, loss, score and answers."""
+
+    fields: TaskFields
+    config: BertConfig
+    model: nn.Module  # encoder and head, called as model(batch, deterministic)
+
+    def __init__(self, fields: Any, config: BertConfig, tokenizer: Tokenizer): ...
+
+    @staticmethod
+    def resolve(fields: Any) -> Any:
+        """Fills in what only the training data can tell (label names), so that experiment.json holds it."""
+        ...
+
+    def train_batches(self, *, batch_size: int, steps: int, seed: int) -> Batches: ...
+
+    def eval_batches(self, *, batch_size: int, data: str | None = None) -> Batches | None:
+        """Batches to evaluate on: of the fields' own data, or of `data`; None where there is none."""
+        ...
+
+    def loss_fn(self, params: Any, batch: dict[str, jax.Array], key: jax.Array | None) -> Outcome:
+        """Losses, metrics and predictions of one batch; `key` is for dropout, None switches it off."""
+        ...
+
+    def score(self, predictions: Arrays, batches: Any) -> dict[str, float]:
+        """Figures that need all predictions (rows in their original order) rather than sums over batches."""
+        ...
+
+    def encode_rows(self, rows: Sequence[Row]) -> Features:
+        """Rows to predict, which need no label, as examples."""
+        ...
+
+    def decode(self, predictions: Arrays, rows: Sequence[Row]) -> list[dict[str, Any]]:
+        """What the model says of each row, as JSON."""
+        ...
+
+
+def make(fields: TaskFields, config: BertConfig, tokenizer: Tokenizer) -> Task:
+    """Returns the task that `fields` describe, for a model of `config`."""
+    return TASKS[type(fields).__name__](fields, config, tokenizer)
+
+
+def dummy_batch(task: Task) -> dict[str, np.ndarray]:
+    """A batch of one row of one [PAD], enough to create the model's parameters."""
+    zeros = np.zeros((1, 1), np.int32)
+    names = ("input_ids", "token_type_ids", "position_ids", "sequence_ids", "cls_positions", "masked_positions")
+    return dict.fromkeys(names, zeros)

@@ -1,0 +1,70 @@
+"""Checkpoints of a run: parameters, optimizer state and some JSON, each an item of its own. The only Orbax import."""
+
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+
+from bert_jax.errors import InputError
+
+
+def _args(kind: str, **items: Any) -> ocp.args.Composite:
+    standard = getattr(ocp.args, f"Standard{kind}")
+    plain = getattr(ocp.args, f"Json{kind}")
+    made = {name: (plain if name == "meta" else standard)(*value) for name, value in items.items()}
+    return ocp.args.Composite(**made)
+
+
+class Checkpoints:
+    """The checkpoints in one folder, the latest `keep` of them; saving goes on in the background."""
+
+    def __init__(self, folder: Path, keep: int = 2):
+        self.folder = Path(folder).absolute()
+        self._manager = ocp.CheckpointManager(self.folder, options=ocp.CheckpointManagerOptions(max_to_keep=keep))
+
+    def latest(self) -> int | None:
+        """The newest whole checkpoint's step; what a crash left half written does not count."""
+        return self._manager.latest_step()
+
+    def save(self, step: int, params: Any, opt_state: Any, meta: dict[str, Any]) -> None:
+        """Saves under `step`; returns when the arrays may change again, while the writing goes on."""
+        self._manager.save(step, args=_args("Save", params=(params,), opt_state=(opt_state,), meta=(meta,)))
+
+    def restore(self, step: int, params: Any, opt_state: Any) -> tuple[Any, Any, dict[str, Any]]:
+        """Returns (params, opt_state, meta) of `step`, with the structure and placement of the given ones."""
+        found = self._manager.restore(step, args=_args("Restore", params=(params,), opt_state=(opt_state,), meta=()))
+        return found.params, found.opt_state, found.meta
+
+    def close(self) -> None:
+        """Waits until everything is written."""
+        self._manager.wait_until_finished()
+        self._manager.close()
+
+
+def latest_step(folder: Path) -> int | None:
+    """The step of the newest whole checkpoint in `folder`, None where there is none."""
+    if not folder.is_dir():
+        return None
+    with ocp.CheckpointManager(folder.absolute()) as manager:
+        return manager.latest_step()
+
+
+def load_params(folder: Path) -> tuple[int, Any]:
+    """Returns (step, parameters as nested dicts of NumPy arrays) of the latest checkpoint in `folder`.
+
+    Raises:
+      InputError: there is no whole checkpoint.
+    """
+    if not folder.is_dir():
+        raise InputError(f"{folder}: no checkpoints there; train the run until it has saved one")
+    with ocp.CheckpointManager(folder.absolute()) as manager:
+        step = manager.latest_step()
+        if step is None:
+            raise InputError(f"{folder}: no whole checkpoint there; train the run until it has saved one")
+        shapes = manager.item_metadata(step)["params"].tree
+        here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+        like = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=here), shapes)
+        found = manager.restore(step, args=_args("Restore", params=(like,)))
+    return step, jax.tree.map(np.asarray, found.params)

@@ -1,0 +1,261 @@
+"""The command line: parsing only. Bad input is one line on stderr and exit code 2."""
+
+import dataclasses
+import json
+import runpy
+import sys
+from argparse import ArgumentParser
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import tyro
+
+from bert_jax.config import Experiment
+from bert_jax.errors import InputError
+
+Paths = tuple[str, ...]
+
+
+def tokenizer(
+    corpus: Paths,
+    out: Path,
+    kind: Literal["wordpiece", "sentencepiece"] = "wordpiece",
+    vocab_size: int = 30522,
+    lowercase: bool = True,
+    model_type: Literal["unigram", "bpe"] = "unigram",
+    sample_mb: float = 100.0,
+    seed: int = 0,
+) -> None:
+    """Trains a vocabulary on text files.
+
+    Args:
+        corpus: Files, folders or globs: text with a blank line between documents, or JSON lines with a "text" field;
+            also gzipped.
+        out: Folder for the tokenizer; Hugging Face reads it too.
+        kind: WordPiece as in BERT, or SentencePiece as in ALBERT.
+        vocab_size: Pieces in the vocabulary, special tokens included.
+        lowercase: Whether case and accents are dropped before splitting.
+        model_type: With --kind sentencepiece: how pieces are chosen.
+        sample_mb: Train on a random sample of at most so many megabytes of text.
+        seed: Of that sample.
+    """
+    from bert_jax import tokenizers
+    from bert_jax.data import corpus as corpora
+
+    texts = corpora.sample(corpus, int(sample_mb * 1e6), seed)
+    options: dict[str, Any] = {"model_type": model_type} if kind == "sentencepiece" else {}
+    trained = tokenizers.train(kind, texts, vocab_size, lowercase=lowercase, **options)
+    trained.save(out)
+    print(f"{out}: {kind} tokenizer with {trained.vocab_size:,} pieces")
+
+
+def prepare(
+    corpus: Paths,
+    tokenizer: Path,
+    out: Path,
+    workers: int = 1,
+    drop_duplicates: bool = False,
+) -> None:
+    """Tokenises text files once, into a token store for pre-training.
+
+    Masking, sentence pairs, lengths and packing are not decided here but by the experiment, when it reads the store. An
+    interrupted run of this command goes on where it stopped when it is given again.
+
+    Args:
+        corpus: Files, folders or globs: text with a blank line between documents, or JSON lines with a "text" field;
+            also gzipped.
+        tokenizer: Folder written by `bert_jax tokenizer`, or a Hugging Face tokenizer's.
+        out: Folder for the token store.
+        workers: Processes that tokenise.
+        drop_duplicates: Whether documents that were seen before are left out; they are counted in any case.
+    """
+    from bert_jax.data.store import prepare as write_store
+
+    summary = write_store(corpus, tokenizer, out, workers=workers, drop_duplicates=drop_duplicates)
+    for name, value in summary.items():
+        print(f"{name:24} {value:,}" if isinstance(value, int) else f"{name:24} {value}")
+
+
+@dataclass(frozen=True)
+class _Train:
+    """An experiment and where it runs."""
+
+    workdir: Path  # folder of the run (of a sweep: one folder in it for each experiment); made, or continued
+    experiment: Annotated[Experiment, tyro.conf.arg(name="")]
+
+
+TRAIN_USAGE = """usage: bert_jax train EXPERIMENT.py --workdir DIR [FLAGS]
+
+Runs an experiment file: pre-training, continued pre-training, fine-tuning or distillation. Given again with the same
+workdir, it continues from the last checkpoint. A file that defines `sweep` runs all of its experiments, each in a folder
+of its name in the workdir; --only NAME picks one. Every field of the experiment is a flag, such as
+--model.num-layers 4 or --optimizer.learning-rate 1e-4; `bert_jax train EXPERIMENT.py --help` lists them."""
+
+
+def train(args: Sequence[str]) -> None:
+    """Runs an experiment file, or continues it."""
+    if not args or args[0].startswith("-"):
+        print(TRAIN_USAGE)
+        if not args or args[0] not in ("-h", "--help"):
+            raise InputError("train: name an experiment file first")
+        return
+    first = ArgumentParser(add_help=False, allow_abbrev=False)
+    first.add_argument("--init-from")
+    first.add_argument("--only")
+    early, rest = first.parse_known_args(args[1:])
+    sweep = load_experiments(Path(args[0]))
+    if early.only is not None:
+        if early.only not in sweep:
+            raise InputError(f"{args[0]}: no experiment is called {early.only!r}; there are {', '.join(sweep)}")
+        sweep = {early.only: sweep[early.only]}
+    parsed = {name: _with_flags(experiment, early.init_from, rest, args[0]) for name, experiment in sweep.items()}
+
+    from bert_jax.train import train as run
+
+    for name, given in parsed.items():
+        result = run(given.experiment, given.workdir / name)
+        print(json.dumps({"experiment": name or args[0], "step": result.get("step"), **result.get("metrics", {})}))
+
+
+def load_experiments(path: Path) -> dict[str, Experiment]:
+    """Runs an experiment file and returns its sweep; a single experiment is a sweep with the name "".
+
+    Raises:
+      InputError: there is no such file, it fails, or it defines neither `experiment` nor `sweep`.
+    """
+    if not path.is_file():
+        raise InputError(f"{path}: no such experiment file")
+    try:
+        names = runpy.run_path(str(path))
+    except InputError:
+        raise
+    except Exception as error:
+        raise InputError(f"{path}: {type(error).__name__}: {error}") from error
+    found = names.get("sweep", {"": names.get("experiment")})
+    if not isinstance(found, dict) or not found or not all(isinstance(e, Experiment) for e in found.values()):
+        raise InputError(f"{path}: define `experiment = Experiment(...)` or `sweep = {{name: Experiment(...)}}` in it")
+    return found
+
+
+def _with_flags(experiment: Experiment, init_from: str | None, flags: Sequence[str], file: str) -> _Train:
+    # Which model the --model flags change depends on init_from, so that one is settled first.
+    if init_from is not None:
+        experiment = dataclasses.replace(experiment, init_from=init_from)
+    if experiment.model is None and experiment.init_from is not None and any(f.startswith("--model.") for f in flags):
+        from bert_jax.pretrained import open_source
+
+        experiment = dataclasses.replace(experiment, model=open_source(experiment.init_from).config)
+    default = _Train(workdir=tyro.MISSING, experiment=experiment)
+    return tyro.cli(tyro.conf.AvoidSubcommands[_Train], default=default, args=flags, prog=f"bert_jax train {file}")
+
+
+def evaluate(source: Annotated[str, tyro.conf.Positional], data: str | None = None) -> None:
+    """Evaluates a trained model; prints its metrics, and stores them beside a run.
+
+    Args:
+        source: Anything that holds weights and a task: a run's workdir.
+        data: Rows to evaluate on, in the format of the training rows; the run's own evaluation rows if left out.
+    """
+    from bert_jax.predict import evaluate_source
+
+    print(json.dumps(evaluate_source(source, data), indent=2))
+
+
+def predict(source: Annotated[str, tyro.conf.Positional], input: str = "-") -> None:
+    """Answers JSON lines: with the run's task, or, for a pre-training run, the likeliest pieces for each [MASK].
+
+    Args:
+        source: Anything that holds weights: a run's workdir.
+        input: A file of JSON lines with the fields that the task reads (such as "text"); - for standard input.
+    """
+    from bert_jax.predict import predict_lines
+
+    with sys.stdin if input == "-" else _open(input) as lines:
+        for answer in predict_lines(source, lines, "stdin" if input == "-" else input):
+            print(json.dumps(answer, ensure_ascii=False))
+
+
+def _open(path: str) -> Any:
+    try:
+        return open(path, encoding="utf-8")
+    except OSError as error:
+        raise InputError(f"{path}: {error.strerror}") from None
+
+
+def report(
+    workdirs: Annotated[tuple[Path, ...], tyro.conf.Positional], out: Path = Path("report.html"), watch: bool = False
+) -> None:
+    """Writes one HTML page with the curves and tables of one run or several, side by side.
+
+    Args:
+        workdirs: Workdirs of runs, or folders of such.
+        out: The page to write.
+        watch: Follow one running workdir in the terminal instead.
+    """
+    from bert_jax import report as reports
+
+    if watch:
+        reports.watch(workdirs[0])
+        return
+    reports.report(workdirs, out)
+    print(f"wrote {out}")
+
+
+def quickstart(workdir: Path = Path("runs/quickstart"), minutes: float = 5.0, seed: int = 0) -> None:
+    """Pre-trains and fine-tunes a small BERT on text that is on every machine, and shows what that gained.
+
+    Args:
+        workdir: Folder for everything it makes.
+        minutes: Length of the pre-training, at the speed of a machine with 2 cores. The number of steps follows from it
+            alone, so that the same seed gives the same figures however busy the machine is.
+        seed: Of everything random.
+    """
+    from bert_jax.quickstart import quickstart as run
+
+    run(workdir, minutes, seed)
+
+
+COMMANDS: dict[str, Callable[..., Any]] = {
+    "quickstart": quickstart,
+    "tokenizer": tokenizer,
+    "prepare": prepare,
+    "train": train,
+    "evaluate": evaluate,
+    "predict": predict,
+    "report": report,
+}
+
+
+def _usage() -> str:
+    lines = ["usage: bert_jax COMMAND [--help] ...", ""]
+    lines += [f"  {name:11} {(command.__doc__ or '').splitlines()[0]}" for name, command in COMMANDS.items()]
+    return "\n".join(lines)
+
+
+def run(args: Sequence[str]) -> int:
+    """Runs one command; returns the exit code."""
+    if not args or args[0] in ("-h", "--help"):
+        print(_usage())
+        return 0 if args else 2
+    if args[0] not in COMMANDS:
+        raise InputError(f"no command is called {args[0]!r}; there are {', '.join(COMMANDS)}")
+    command = COMMANDS[args[0]]
+    if command is train:
+        train(args[1:])
+    else:
+        tyro.cli(command, args=list(args[1:]), prog=f"bert_jax {args[0]}")
+    return 0
+
+
+def main() -> None:
+    """The console script `bert_jax`."""
+    try:
+        code = run(sys.argv[1:])
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        code = 2
+    except KeyboardInterrupt:
+        code = 130
+    sys.exit(code)

@@ -1,0 +1,258 @@
+"""What `bert_jax.load` returns: a model to ask, with fill_mask, encode and predict."""
+
+import json
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from bert_jax import pretrained, tasks
+from bert_jax.config import BertConfig, Pretraining, TaskFields
+from bert_jax.data.pipeline import Arrays, Features, RowBatches
+from bert_jax.data.tables import Row
+from bert_jax.errors import InputError
+from bert_jax.evaluate import evaluate, examples_of
+from bert_jax.heads import BertForPreTraining
+from bert_jax.model import Bert
+from bert_jax.sharding import Devices
+from bert_jax.tokenizers import Tokenizer
+from bert_jax.workdir import write_json
+
+MASK = "[MASK]"
+
+
+class Encoded(NamedTuple):
+    """Vectors of some texts; T_i counts the tokens of text i, [CLS] and [SEP] included. All float32."""
+
+    tokens: list[list[str]]  # pieces of each text
+    hidden: list[np.ndarray]  # last layer of each text, [T_i, D]
+    mean: np.ndarray  # mean over each text's tokens of the last layer, [texts, D]
+    pooled: np.ndarray | None  # [CLS] through the pooler, [texts, D]; None where the source has no pooler
+    layers: list[np.ndarray] | None  # embeddings and every layer of each text, [L + 1, T_i, D], on request
+    attentions: list[np.ndarray] | None  # attention probabilities of each text, [L, H, T_i, T_i], on request
+
+
+@dataclass(frozen=True)
+class PretrainedBert:
+    """A loaded model: immutable, compiled once for each shape bucket it meets."""
+
+    config: BertConfig
+    params: Any  # nested dicts of arrays: {"bert": ..., HEAD: ...}
+    tokenizer: Tokenizer
+    task: TaskFields | None  # what it was trained for, where that is known
+    batch_size: int = 32  # texts computed at once
+
+    def fill_mask(self, text: str, top_k: int = 5) -> list[Any]:
+        """Returns the `top_k` likeliest pieces for [MASK] in `text`, as (piece, probability), likeliest first.
+
+        With several [MASK]s it returns such a list for each.
+
+        Raises:
+          InputError: there is no [MASK] in the text, the text is too long, or the source has no MLM head.
+        """
+        if "mlm" not in self.params:
+            raise InputError("fill_mask needs an MLM head, which this source lacks; load a pre-training run")
+        if MASK not in text:
+            raise InputError(f"fill_mask: no {MASK} in {text!r}; put it where a piece is to be guessed")
+        parts = self.tokenizer.encode_ids(text.split(MASK))
+        ids = [self.tokenizer.cls_id, *parts[0]]
+        for part in parts[1:]:
+            ids += [self.tokenizer.mask_id, *part]
+        ids.append(self.tokenizer.sep_id)
+        if len(ids) > self.config.max_position_embeddings:
+            raise InputError(
+                f"fill_mask: {len(ids)} tokens are more than the model's {self.config.max_position_embeddings}"
+            )
+        ((batch, _),) = self._batches([np.asarray(ids, np.int32)])
+        places = np.flatnonzero(batch["input_ids"][0] == self.tokenizer.mask_id)
+        # As many slots as there are positions: the number of masks then compiles nothing new.
+        slots = np.zeros_like(batch["input_ids"])
+        slots[0, : len(places)] = places
+        logits = np.asarray(self._mlm(self.params, batch | {"masked_positions": slots}))[0, : len(places)]
+        answers = []
+        for row in logits:
+            probabilities = np.exp(row - row.max())
+            probabilities /= probabilities.sum()
+            best = np.argsort(-probabilities, kind="stable")[:top_k]
+            answers.append(list(zip(self.tokenizer.pieces(best), probabilities[best].tolist(), strict=True)))
+        return answers[0] if len(answers) == 1 else answers
+
+    def encode(self, texts: Sequence[str], *, layers: bool = False, attentions: bool = False) -> Encoded:
+        """Returns the vectors of `texts`, each cut to the model's longest sequence."""
+        if isinstance(texts, str):
+            raise InputError("encode: give a list of texts, not one string")
+        room = self.config.max_position_embeddings - 2
+        cls, sep = [self.tokenizer.cls_id], [self.tokenizer.sep_id]
+        ids = [np.concatenate([cls, i[:room], sep]).astype(np.int32) for i in self.tokenizer.encode_ids(texts)]
+        width, count = self.config.hidden_size, len(texts)
+        hidden: list[Any] = [None] * count
+        every: list[Any] = [None] * count
+        maps: list[Any] = [None] * count
+        pooled = np.zeros((count, width), np.float32) if "pooler" in self.params["bert"] else None
+        for batch, rows in self._batches(ids):
+            states, attention, pools = self._encode(self.params["bert"], batch)
+            last = np.asarray(states[-1], np.float32)
+            states = np.stack(states, 1) if layers else None
+            attention = np.stack(attention, 1) if attentions else None
+            for slot, row in enumerate(rows):
+                length = len(ids[row])
+                hidden[row] = last[slot, :length]
+                if states is not None:
+                    every[row] = states[slot, :, :length].astype(np.float32)
+                if attention is not None:
+                    maps[row] = attention[slot, :, :, :length, :length].astype(np.float32)
+                if pooled is not None:
+                    pooled[row] = pools[slot]
+        return Encoded(
+            tokens=[self.tokenizer.pieces(i) for i in ids],
+            hidden=hidden,
+            mean=np.array([h.mean(0) for h in hidden], np.float32).reshape(count, width),
+            pooled=pooled,
+            layers=every if layers else None,
+            attentions=maps if attentions else None,
+        )
+
+    def predict(self, inputs: Sequence[str | dict[str, Any] | Row]) -> list[dict[str, Any]]:
+        """Returns what the run's task says of each input: a text, or a row with the fields that the task reads.
+
+        Raises:
+          InputError: the source was trained for no task, or a row lacks a field.
+        """
+        task = self._task
+        field = getattr(task.fields, "text", "text")
+        table = [
+            item if isinstance(item, Row) else Row({field: item} if isinstance(item, str) else item, f"input {number}")
+            for number, item in enumerate(inputs, 1)
+        ]
+        if not table:
+            return []
+        batches = RowBatches(
+            task.encode_rows(table),
+            table,
+            batch_size=self._rows(len(table)),
+            max_length=self.config.max_position_embeddings,
+        )
+        _, predictions = evaluate(task, self._predict, self.params, batches)
+        return task.decode(predictions, table)
+
+    def evaluate(self, data: str | None = None) -> dict[str, Any]:
+        """Returns {"metrics", "examples"} of the run's task on `data`, or on the run's own evaluation rows.
+
+        Raises:
+          InputError: the source was trained for no task, or there is nothing to evaluate on.
+        """
+        batches = self._task.eval_batches(batch_size=self.batch_size, data=data)
+        if batches is None:
+            raise InputError("evaluate: the run names no rows to evaluate on; give --data FILE")
+        metrics, predictions = evaluate(self._task, self._predict, self.params, batches)
+        return {"metrics": metrics, "examples": examples_of(self._task, predictions, batches)}
+
+    def _rows(self, count: int) -> int:
+        """Rows in a batch for `count` inputs: a power of two, so that few shapes are compiled."""
+        return min(self.batch_size, 1 << (count - 1).bit_length())
+
+    def _batches(self, ids: list[np.ndarray]) -> Iterator[tuple[Arrays, list[int]]]:
+        """Yields batches of the sequences and which of them each row holds."""
+        if not ids:
+            return
+        flat = np.concatenate(ids)
+        starts = np.concatenate([[0], np.cumsum([len(i) for i in ids])])
+        features = Features(flat, np.zeros_like(flat), starts, {})
+        batches = RowBatches(
+            features, ids, batch_size=self._rows(len(ids)), max_length=self.config.max_position_embeddings
+        )
+        for step in range(batches.num_steps):
+            yield batches(step), [int(row) for row in batches.rows(step) if row >= 0]
+
+    @cached_property
+    def _task(self) -> tasks.Task:
+        if self.task is None:
+            raise InputError("predict needs a source trained for a task; fine-tune one with `bert_jax train`")
+        return tasks.make(self.task, self.config, self.tokenizer)
+
+    @cached_property
+    def _predict(self) -> Callable:
+        return Devices("single", self.batch_size).evaluate_step(self._task.loss_fn)
+
+    @cached_property
+    def _mlm(self) -> Callable:
+        model = BertForPreTraining(self.config, pairs=False)
+        return jax.jit(lambda params, batch: model.apply({"params": params}, batch)["mlm"])
+
+    @cached_property
+    def _encode(self) -> Callable:
+        config, model = self.config, Bert(self.config)
+
+        def run(params: Any, batch: dict[str, jax.Array]) -> Any:
+            x_BTD, kept = model.apply({"params": params}, batch, mutable="intermediates")
+            kept = kept["intermediates"]
+            uses = [0] * config.layer_groups
+            attention = []
+            for layer in range(config.num_layers):
+                group = config.group(layer)
+                attention.append(kept[f"blocks_{group}"]["attention"]["attention"][uses[group]])
+                uses[group] += 1
+            pooled = None
+            if "pooler" in params:
+                pooled = model.apply({"params": params}, x_BTD, batch["cls_positions"], method="pool")[:, 0]
+            return kept["hidden"], attention, pooled
+
+        return jax.jit(run)
+
+
+def load(source: str | Path) -> PretrainedBert:
+    """Opens a SOURCE (a run's workdir) to be asked.
+
+    Raises:
+      InputError: it does not exist, or is incomplete.
+    """
+    opened = pretrained.open_source(source)
+    return PretrainedBert(
+        config=opened.config,
+        params=jax.tree.map(jax.numpy.asarray, opened.read_params()),
+        tokenizer=opened.tokenizer,
+        task=opened.task,
+    )
+
+
+def evaluate_source(source: str, data: str | None = None) -> dict[str, float]:
+    """Evaluates a SOURCE, keeps the result in its result.json if it is a workdir, and returns the metrics."""
+    found = load(source).evaluate(data)
+    path = Path(source) / "result.json"
+    if path.exists():
+        write_json(path, json.loads(path.read_text()) | found | {"data": data})
+    return found["metrics"]
+
+
+def predict_lines(source: str, lines: Iterable[str], where: str) -> Iterator[dict[str, Any]]:
+    """Yields the answer to each JSON line: what the task predicts or, after pre-training, the pieces for each [MASK].
+
+    Raises:
+      InputError: a line is no JSON object or lacks a field; it is named as `where`:number.
+    """
+    bert = load(source)
+    rows = []
+    for number, line in enumerate(lines, 1):
+        if line.strip():
+            rows.append(_json_row(line, f"{where}:{number}"))
+    if not isinstance(bert.task, Pretraining):
+        yield from bert.predict(rows)
+        return
+    for row in rows:
+        if "text" not in row.values:
+            raise InputError(f"{row.where}: no field 'text'")
+        yield {"text": row.values["text"], "fill_mask": bert.fill_mask(row.values["text"])}
+
+
+def _json_row(line: str, where: str) -> Row:
+    try:
+        values = json.loads(line)
+    except json.JSONDecodeError as error:
+        raise InputError(f"{where}: no JSON: {error}") from None
+    if not isinstance(values, dict):
+        raise InputError(f'{where}: expected a JSON object such as {{"text": "..."}}')
+    return Row(values, where)

@@ -1,0 +1,84 @@
+"""Masked language modelling with next-sentence or sentence-order prediction, on token stores."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from bert_jax.config import BertConfig, Pretraining
+from bert_jax.data.examples import PretrainingBatches
+from bert_jax.data.pipeline import Arrays, Features
+from bert_jax.data.store import TokenStore
+from bert_jax.data.tables import Row
+from bert_jax.errors import InputError
+from bert_jax.heads import BertForPreTraining
+from bert_jax.losses import Mean, Outcome, accuracy, cross_entropy
+from bert_jax.tokenizers import Tokenizer
+
+
+class PretrainingTask:
+    """See `bert_jax.tasks.Task`; the fields are `bert_jax.config.Pretraining`."""
+
+    def __init__(self, fields: Pretraining, config: BertConfig, tokenizer: Tokenizer):
+        self.fields = fields
+        self.config = config
+        self.tokenizer = tokenizer
+        self.model = BertForPreTraining(config, pairs=fields.pairs != "none")
+
+    @staticmethod
+    def resolve(fields: Pretraining) -> Pretraining:
+        if not fields.stores:
+            raise InputError("task.stores: name at least one token store, a folder written by `bert_jax prepare`")
+        return fields
+
+    def _batches(self, **options: Any) -> PretrainingBatches:
+        stores = [TokenStore.open(Path(store)) for store in self.fields.stores]
+        return PretrainingBatches(self.fields, stores, self.tokenizer, **options)
+
+    def train_batches(self, *, batch_size: int, steps: int, seed: int) -> PretrainingBatches:
+        return self._batches(batch_size=batch_size, steps=steps, seed=seed, split="train")
+
+    def eval_batches(self, *, batch_size: int, data: str | None = None) -> PretrainingBatches | None:
+        if data is None and not self.fields.held_out:
+            return None
+        if data is not None:
+            raise InputError(
+                f"--data {data}: a pre-training run is evaluated on the held-out documents of its own stores"
+            )
+        return self._batches(batch_size=batch_size, steps=1, seed=0, split="eval")
+
+    def loss_fn(self, params: Any, batch: dict[str, jax.Array], key: jax.Array | None) -> Outcome:
+        rngs = None if key is None else {"dropout": key}
+        logits = self.model.apply({"params": params}, batch, key is None, rngs=rngs)
+        target = batch["masked_labels"], batch["masked_weights"]
+        losses: dict[str, Mean] = {"mlm_loss": cross_entropy(logits["mlm"], *target)}
+        metrics = {"mlm_accuracy": accuracy(logits["mlm"], *target)}
+        if "pair" in logits:
+            pair = batch["pair_labels"], batch["pair_weights"]
+            losses["pair_loss"] = cross_entropy(logits["pair"], *pair)
+            metrics["pair_accuracy"] = accuracy(logits["pair"], *pair)
+        return Outcome(losses, metrics, predictions={})
+
+    def score(self, predictions: Arrays, batches: PretrainingBatches) -> dict[str, float]:
+        """The accuracy of always answering with the most frequent piece, to measure `mlm_accuracy` against."""
+        return {"unigram_accuracy": unigram_accuracy(batches)}
+
+    def encode_rows(self, rows: Sequence[Row]) -> Features:
+        raise InputError("a pre-training run fills masks; it has no task to predict with")
+
+    def decode(self, predictions: Arrays, rows: Sequence[Row]) -> list[dict[str, Any]]:
+        raise InputError("a pre-training run fills masks; it has no task to predict with")
+
+
+def unigram_accuracy(batches: PretrainingBatches) -> float:
+    """Share of masked tokens that are the most frequent one among them: the best that a constant answer can do."""
+    counts = np.zeros(0, np.int64)
+    for step in range(batches.num_steps):
+        batch = batches(step)
+        labels = batch["masked_labels"][batch["masked_weights"] > 0]
+        found = np.bincount(labels, minlength=len(counts))
+        found[: len(counts)] += counts
+        counts = found
+    return float(counts.max(initial=0) / max(counts.sum(), 1))

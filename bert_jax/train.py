@@ -1,0 +1,317 @@
+"""The training step, and the loop around it that every kind of run shares."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from flax import struct
+
+from bert_jax import optimizer, pretrained, tasks, tokenizers
+from bert_jax.checkpoint import Checkpoints
+from bert_jax.config import Experiment
+from bert_jax.data.pipeline import prefetch
+from bert_jax.errors import InputError
+from bert_jax.evaluate import add, divide, evaluate, examples_of
+from bert_jax.losses import Mean
+from bert_jax.pretrained import Source
+from bert_jax.progress import Progress, Stop
+from bert_jax.sharding import Devices
+from bert_jax.tasks import Task
+from bert_jax.tokenizers import Tokenizer
+from bert_jax.workdir import Workdir
+
+
+class TrainState(struct.PyTreeNode):
+    """What changes from step to step, and the optimizer that changes it."""
+
+    step: jax.Array  # int32 []: steps taken
+    params: Any  # nested dicts of arrays in param_dtype
+    opt_state: Any
+    key: jax.Array  # the run's key; each step folds its number in
+    optimizer: optax.GradientTransformation = struct.field(pytree_node=False)
+
+
+def train_step(
+    state: TrainState,
+    batch: dict[str, jax.Array],
+    *,
+    loss_fn: Callable,
+    axis_name: str | None = None,
+    microbatches: int = 1,
+) -> tuple[TrainState, dict[str, dict[str, Mean]]]:
+    """Takes one step: the only one there is, for pre-training, fine-tuning and distillation alike.
+
+    Each loss is divided by its count over the global batch (all devices, all microbatches) before the gradient is
+    taken, so that the same rows give the same step however they are split. A step whose gradient is not finite changes
+    nothing but the step number, and is counted.
+
+    Args:
+      batch: arrays [rows of this device, ...].
+      loss_fn: (params, batch, key) -> Outcome.
+      axis_name: the mapped axis to sum over, where the batch is split over devices.
+      microbatches: parts of the batch, computed one after another; must divide the rows of this device.
+
+    Returns:
+      The new state, and {"losses": {name: Mean}, "metrics": {name: Mean}} over the global batch.
+    """
+    key = jax.random.fold_in(state.key, state.step)
+    if axis_name is not None:
+        key = jax.random.fold_in(key, jax.lax.axis_index(axis_name))
+
+    def total(tree: Any) -> Any:
+        return tree if axis_name is None else jax.lax.psum(tree, axis_name)
+
+    # Counts depend on the batch alone: XLA drops the forward pass that computing them here seems to need.
+    counts = total({name: loss.count for name, loss in loss_fn(state.params, batch, key).losses.items()})
+
+    def objective(params: Any, part: dict[str, jax.Array], part_key: jax.Array) -> tuple[jax.Array, Any]:
+        outcome = loss_fn(params, part, part_key)
+        value = sum(loss.sum / jnp.maximum(counts[name], 1) for name, loss in outcome.losses.items())
+        return value, {"losses": outcome.losses, "metrics": outcome.metrics}
+
+    gradient = jax.grad(objective, has_aux=True)
+    if microbatches == 1:
+        grads, sums = gradient(state.params, batch, key)
+    else:
+        # [rows] -> [rows / k, k] -> [k, rows / k]: each part keeps rows of every device, so nothing moves between them.
+        parts = jax.tree.map(lambda x: jnp.swapaxes(x.reshape(-1, microbatches, *x.shape[1:]), 0, 1), batch)
+        keys = jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(microbatches))
+        shapes = jax.eval_shape(gradient, state.params, jax.tree.map(lambda x: x[0], parts), key)
+        zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
+
+        def accumulate(so_far: Any, part: Any) -> tuple[Any, None]:
+            return jax.tree.map(jnp.add, so_far, gradient(state.params, *part)), None
+
+        (grads, sums), _ = jax.lax.scan(accumulate, zeros, (parts, keys))
+    grads, sums = total((grads, sums))
+
+    norm = optax.global_norm(grads)
+    finite = jnp.isfinite(norm)
+    updates, opt_state = state.optimizer.update(grads, state.opt_state, state.params)
+    params = optax.apply_updates(state.params, updates)
+    params, opt_state = jax.tree.map(
+        lambda new, old: jnp.where(finite, new, old), (params, opt_state), (state.params, state.opt_state)
+    )
+    sums = jax.tree.map(lambda x: jnp.where(finite, x, 0), sums)
+    sums["metrics"] |= {
+        "grad_norm": Mean(jnp.where(finite, norm, 0), finite.astype(jnp.float32)),
+        "skipped": Mean(1 - finite.astype(jnp.float32), jnp.ones(())),
+    }
+    return state.replace(step=state.step + 1, params=params, opt_state=opt_state), sums
+
+
+@dataclass(frozen=True)
+class Run:
+    """An experiment with everything it left open filled in, and what it needs."""
+
+    experiment: Experiment  # model, label names and number of steps included
+    task: Task
+    tokenizer: Tokenizer
+    source: Source | None  # what init_from names, where it is still needed
+
+
+def resolve(experiment: Experiment, workdir: Workdir) -> Run:
+    """Fills in what the experiment leaves to its sources: model, vocabulary size, label names, number of steps.
+
+    Raises:
+      InputError: something is missing, or two sides disagree.
+    """
+    resuming = workdir.latest_step() is not None
+    source = None if resuming or experiment.init_from is None else pretrained.open_source(experiment.init_from)
+    if resuming:
+        tokenizer = tokenizers.load(workdir.tokenizer)
+        stored = pretrained.read_experiment(workdir.path).model
+    else:
+        tokenizer = _find_tokenizer(experiment, source)
+        stored = source.config if source else None
+    config = experiment.model or stored
+    if config is None:
+        raise InputError("experiment: give `model` (a BertConfig), or `init_from` to take the model from there")
+    config = replace(config, vocab_size=config.vocab_size or tokenizer.vocab_size)
+    if config.vocab_size != tokenizer.vocab_size:
+        raise InputError(
+            f"model.vocab_size: the model has {config.vocab_size} pieces and the tokenizer {tokenizer.vocab_size}; "
+            "set it to 0 to take the tokenizer's"
+        )
+    fields = tasks.TASKS[type(experiment.task).__name__].resolve(experiment.task)
+    task = tasks.make(fields, config, tokenizer)
+    steps = experiment.steps
+    if steps <= 0:
+        if experiment.epochs <= 0:
+            raise InputError("experiment: give `steps` or `epochs`")
+        batches = task.train_batches(batch_size=experiment.batch_size, steps=1, seed=experiment.seed)
+        steps = max(1, round(experiment.epochs * batches.num_examples / experiment.batch_size))
+    return Run(replace(experiment, task=fields, model=config, steps=steps), task, tokenizer, source)
+
+
+def _find_tokenizer(experiment: Experiment, source: Source | None) -> Tokenizer:
+    if experiment.tokenizer is not None:
+        tokenizer = tokenizers.load(Path(experiment.tokenizer))
+        if source is not None and source.tokenizer.fingerprint != tokenizer.fingerprint:
+            raise InputError(
+                f"tokenizer: {experiment.tokenizer} is not the one {source.where} was trained with; leave it out"
+            )
+        return tokenizer
+    if source is not None:
+        return source.tokenizer
+    stores = getattr(experiment.task, "stores", ())
+    if stores:
+        return tokenizers.load(Path(stores[0]) / "tokenizer")
+    raise InputError("experiment: give `tokenizer` (a folder written by `bert_jax tokenizer`) or `init_from`")
+
+
+def initial_params(run: Run, say: Callable[[str], None]) -> Any:
+    """Parameters before the first step: random, and from `init_from` whatever is there."""
+    key = jax.random.fold_in(jax.random.key(run.experiment.seed), 0x1717)
+    params = jax.jit(run.task.model.init)(key, tasks.dummy_batch(run.task))["params"]
+    if run.source is not None:
+        params, report = pretrained.fit(params, run.source)
+        say(str(report))
+    return params
+
+
+def initial_state(run: Run, say: Callable[[str], None] = print) -> TrainState:
+    """The state before the first step."""
+    params = initial_params(run, say)
+    transformation = optimizer.make(run.experiment.optimizer, run.experiment.steps)
+    return TrainState(
+        step=jnp.zeros((), jnp.int32),
+        params=params,
+        opt_state=jax.jit(transformation.init)(params),
+        key=jax.random.key(run.experiment.seed),
+        optimizer=transformation,
+    )
+
+
+def train(experiment: Experiment, workdir: str | Path, *, say: Callable[[str], None] = print) -> dict[str, Any]:
+    """Runs `experiment` in `workdir`, or continues it there exactly, and returns what result.json holds.
+
+    Raises:
+      InputError: the experiment, its data or the workdir is not usable; what the workdir held is untouched.
+    """
+    with Workdir(Path(workdir)) as place:
+        run = resolve(experiment, place)
+        place.claim(run.experiment, run.tokenizer)
+        return Loop(run, place, say).run()
+
+
+class Loop:
+    """One run's loop: steps, figures, evaluations and checkpoints, each when it is due."""
+
+    def __init__(self, run: Run, place: Workdir, say: Callable[[str], None]):
+        self.experiment, self.task, self.place, self.say = run.experiment, run.task, place, say
+        e = run.experiment
+        self.devices = Devices(e.sharding, e.batch_size)
+        if e.batch_size % (self.devices.count * e.microbatches):
+            raise InputError(
+                f"microbatches: {e.microbatches} does not divide the {e.batch_size // self.devices.count} rows of each "
+                "device; choose a divisor"
+            )
+        self.batches = self.task.train_batches(batch_size=e.batch_size, steps=e.steps, seed=e.seed)
+        self.eval_batches = self.task.eval_batches(batch_size=e.batch_size)
+        self.schedule = optimizer.learning_rate(e.optimizer, e.steps)
+        self.checkpoints = Checkpoints(place.checkpoints, e.keep_checkpoints)
+        # Sums since the last line of figures, and totals since the start: saved with each checkpoint, so that a
+        # continued run writes the very lines that an uninterrupted one would.
+        self.meta: dict[str, Any] = {"losses": {}, "metrics": {}, "tokens": 0, "slots": 0, "seconds": 0.0}
+        self.state = self._start(run)
+        self.compiled = self.devices.train_step(train_step, loss_fn=self.task.loss_fn, microbatches=e.microbatches)
+        self.compiled_eval = self.devices.evaluate_step(self.task.loss_fn)
+
+    def _start(self, run: Run) -> TrainState:
+        # 1. A checkpoint in this workdir: go on from there, exactly.
+        # 2. `init_from`: its encoder and every head that fits (in `initial_params`).
+        # 3. Nothing: random.
+        latest = self.checkpoints.latest()
+        if latest is None:
+            self.place.rewind(0)
+            return initial_state(run, self.say)
+        like = jax.eval_shape(lambda: initial_state(replace(run, source=None), lambda _: None))
+        here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+        like = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=here), like)
+        params, opt_state, self.meta = self.checkpoints.restore(latest, like.params, like.opt_state)
+        self.place.rewind(latest)
+        self.say(f"Continuing {self.place.path} at step {latest} of {self.experiment.steps}")
+        return TrainState(
+            step=jnp.asarray(latest, jnp.int32),
+            params=params,
+            opt_state=opt_state,
+            key=jax.random.key(self.experiment.seed),
+            optimizer=like.optimizer,
+        )
+
+    def run(self) -> dict[str, Any]:
+        e = self.experiment
+        start = int(self.state.step)
+        if start == e.steps and (result := self.place.result()) is not None:
+            self.say(f"{self.place.path}: finished already, at step {start}")
+            return result
+        pending: list[Any] = []  # figures still on the device: reading them at once would make it wait for us
+        with Stop() as stop, Progress(start, e.steps, self.say) as progress:
+            for step, batch in enumerate(prefetch(self.batches, start, e.steps), start + 1):
+                self.state, sums = self.compiled(self.state, batch)
+                pending.append((step, sums, np.count_nonzero(batch["sequence_ids"]), batch["sequence_ids"].size))
+                last = step == e.steps
+                due_log = step % e.log_every == 0 or last
+                due_eval = last or (e.eval_every > 0 and step % e.eval_every == 0)
+                due_save = last or step % e.checkpoint_every == 0 or stop.requested
+                if due_log or due_save or due_eval or len(pending) >= 100:
+                    self._collect(pending, progress)
+                if due_log:
+                    self._log(step, progress)
+                if due_eval:
+                    self._evaluate(step, progress)
+                if due_save:
+                    self.checkpoints.save(step, self.state.params, self.state.opt_state, self.meta)
+                if stop.requested and not last:
+                    break
+        self.checkpoints.close()
+        if int(self.state.step) < e.steps:
+            self.say(f"Stopped at step {int(self.state.step)} of {e.steps}; the same command goes on from there")
+        elif start == e.steps:
+            self._evaluate(e.steps, progress)
+        return self.place.result() or {}
+
+    def _collect(self, pending: list[Any], progress: Progress) -> None:
+        for step, sums, tokens, slots in jax.device_get(pending):
+            add(self.meta["losses"], sums["losses"])
+            add(self.meta["metrics"], sums["metrics"])
+            self.meta["tokens"] += int(tokens)
+            self.meta["slots"] += int(slots)
+            progress.advance(step, int(tokens), int(slots))
+        pending.clear()
+        self.meta["seconds"] += progress.lap()
+
+    def _log(self, step: int, progress: Progress) -> None:
+        losses = divide(self.meta["losses"])
+        figures = {"loss": sum(losses.values()), **losses, **divide(self.meta["metrics"])}
+        figures["skipped"] = self.meta["metrics"]["skipped"][0]
+        figures["learning_rate"] = float(self.schedule(step - 1))
+        self.meta["losses"], self.meta["metrics"] = {}, {}
+        self.place.write_figures(step, "train", figures)
+        self.place.write_speed(step, self.meta["seconds"], progress.speed())
+        progress.show(step, figures)
+
+    def _evaluate(self, step: int, progress: Progress) -> None:
+        metrics: dict[str, float] = {}
+        examples: list[Any] = []
+        if self.eval_batches is not None:
+            metrics, predictions = evaluate(
+                self.task, self.compiled_eval, self.state.params, self.eval_batches, progress.evaluating
+            )
+            self.place.write_figures(step, "eval", metrics)
+            examples = examples_of(self.task, predictions, self.eval_batches)
+        result = {
+            "step": step,
+            "metrics": metrics,
+            "tokens": self.meta["tokens"],
+            "seconds": round(self.meta["seconds"], 3),
+            "examples": examples,
+        }
+        self.place.write_result(result)
+        progress.evaluated(step, metrics)
