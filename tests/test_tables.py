@@ -1,0 +1,239 @@
+"""Rows come out of every format the same, and what is wrong with them is said with file and line."""
+
+import gzip
+import json
+
+import numpy as np
+import pytest
+import tensorflow_datasets as tfds
+
+from bert_jax.data import tables
+from bert_jax.errors import InputError
+
+ROWS = [{"text": "naïve café", "label": "good"}, {"text": "line\u2028separator", "label": "bad"}]
+
+
+def write(path, data: str | bytes):
+    data = data.encode() if isinstance(data, str) else data
+    path.write_bytes(gzip.compress(data) if path.suffix == ".gz" else data)
+    return str(path)
+
+
+def jsonl(rows):
+    return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+
+
+@pytest.mark.parametrize("compressed", ["", ".gz"])
+@pytest.mark.parametrize(
+    ("ending", "data"),
+    [
+        (".jsonl", jsonl(ROWS)),
+        (".json", jsonl(ROWS)),
+        (".jsonl", "\ufeff" + jsonl(ROWS).replace("\n", "\r\n\r\n")),
+        (".tsv", "text\tlabel\nnaïve café\tgood\nline\u2028separator\tbad"),
+        (".csv", '\ufefftext,label\r\n"naïve café",good\r\nline\u2028separator,bad\r\n'),
+    ],
+    ids=["jsonl", "json", "bom-crlf-blanks", "tsv", "csv"],
+)
+def test_all_formats_give_the_same_rows(tmp_path, ending, data, compressed):
+    rows = tables.read_rows(write(tmp_path / f"rows{ending}{compressed}", data))
+    assert [row.values for row in rows] == ROWS
+
+
+def test_where_is_the_line_on_which_a_row_begins(tmp_path):
+    path = write(tmp_path / "rows.csv", 'text,label\n"two\nlines",a\n\nplain,b\n')
+    assert [(row.values["text"], row.where) for row in tables.read_rows(path)] == [
+        ("two\nlines", f"{path}:2"),
+        ("plain", f"{path}:5"),
+    ]
+
+
+def test_quotes_in_tsv_are_only_characters(tmp_path):
+    path = write(tmp_path / "rows.tsv", 'text\tlabel\n"a lone quote\t1\nplain\t0\n')
+    assert [row.values["text"] for row in tables.read_rows(path)] == ['"a lone quote', "plain"]
+
+
+def test_conll_columns_become_sentences(tmp_path):
+    data = "-DOCSTART- -X- O O\n\nEU NNP I-NP I-ORG\nrejects VBZ I-VP O\n\n\nPeter NNP I-NP I-PER"
+    path = write(tmp_path / "eng.train", data)
+    rows = tables.read_rows(f"conll:{path}")
+    assert [(row.values["tokens"], row.values["tags"]) for row in rows] == [
+        (["EU", "rejects"], ["I-ORG", "O"]),
+        (["Peter"], ["I-PER"]),
+    ]
+    assert rows[0].values["column_2"] == ["NNP", "VBZ"]
+    assert [row.where for row in rows] == [f"{path}:3", f"{path}:7"]
+    spaced = tables.read_rows(write(tmp_path / "words.conll", "New York\tB-LOC\nis\tO\n"))
+    assert spaced[0].values == {"tokens": ["New York", "is"], "tags": ["B-LOC", "O"]}
+
+
+@pytest.mark.parametrize("indent", [None, 2])
+def test_squad_gives_a_row_a_question(tmp_path, indent):
+    answer = {"text": "Paris", "answer_start": 0}
+    questions = [
+        {"id": "q1", "question": "Where?", "answers": [answer]},
+        {"id": "q2", "question": "Who?", "answers": [], "is_impossible": True},
+    ]
+    squad = {
+        "version": "v2.0",
+        "data": [{"title": "t", "paragraphs": [{"context": "Paris is big.", "qas": questions}]}],
+    }
+    path = write(tmp_path / "dev.json.gz", json.dumps(squad, indent=indent))
+    first, second = tables.read_rows(path)
+    assert first.values == questions[0] | {"title": "t", "context": "Paris is big."}
+    assert second.values["is_impossible"] is True
+    assert second.where == f"{path}: question 'q2'"
+
+
+class TinySet(tfds.core.GeneratorBasedBuilder):
+    """Two reviews with every kind of feature that text tasks use."""
+
+    VERSION = tfds.core.Version("1.0.0")
+
+    def _info(self):
+        label = tfds.features.ClassLabel(names=["neg", "pos"])
+        features = {
+            "text": tfds.features.Text(),
+            "label": label,
+            "score": np.float32,
+            "tokens": tfds.features.Sequence(tfds.features.Text()),
+            "tags": tfds.features.Sequence(label),
+            "answers": tfds.features.Sequence({"text": tfds.features.Text(), "answer_start": np.int32}),
+        }
+        return tfds.core.DatasetInfo(builder=self, features=tfds.features.FeaturesDict(features))
+
+    def _split_generators(self, dl_manager):
+        return {"train": self._generate_examples(4), "test": self._generate_examples(1)}
+
+    def _generate_examples(self, count):
+        for i in range(count):
+            answers = {"text": ["né"], "answer_start": [i]}
+            tags = ["neg", "pos"]
+            yield (
+                i,
+                {
+                    "text": f"né {i}",
+                    "label": -1 if i == 3 else i % 2,
+                    "score": i / 2,
+                    "tokens": tags,
+                    "tags": tags,
+                    "answers": answers,
+                },
+            )
+
+
+@pytest.fixture
+def tiny_set(tmp_path, monkeypatch):
+    monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path))
+    TinySet(data_dir=str(tmp_path), file_format="array_record").download_and_prepare()
+    return tmp_path / "tiny_set" / "1.0.0"
+
+
+def test_tfds_rows_are_plain_values_with_label_names(tiny_set):
+    rows = sorted(tables.read_rows("tfds:tiny_set:train"), key=lambda row: row.values["text"])
+    assert [row.values["label"] for row in rows] == ["neg", "pos", "neg", None]
+    assert rows[1].values == {
+        "text": "né 1",
+        "label": "pos",
+        "score": 0.5,
+        "tokens": ["neg", "pos"],
+        "tags": ["neg", "pos"],
+        "answers": {"text": ["né"], "answer_start": [1]},
+    }
+    assert json.dumps([row.values for row in rows])
+    assert len(tables.read_rows("tfds:tiny_set:1.0.0:train[:50%]")) == 2
+    assert len(tables.read_rows(f"tfds:{tiny_set}:test")) == 1
+
+
+def test_tfds_errors_name_the_splits(tiny_set, monkeypatch):
+    with pytest.raises(InputError, match=r"there are train, test"):
+        tables.read_rows("tfds:tiny_set")
+    with pytest.raises(InputError, match=r"tfds:tiny_set:dev: .*train, test"):
+        tables.read_rows("tfds:tiny_set:dev")
+    with pytest.raises(InputError, match=r"tfds:no_such_set:train: .*cannot be opened"):
+        tables.read_rows("tfds:no_such_set:train")
+
+
+BAD_FILES = {
+    "empty.jsonl": ("", r"empty\.jsonl: the file holds no rows"),
+    "header-only.tsv": ("text\tlabel\n", r"header-only\.tsv: the file holds no rows"),
+    "binary.jsonl": (b"\x7fELF\x00\x01", r"binary\.jsonl:1: this is a binary file"),
+    "latin.tsv": ("text\tlabel\ncafé\t1\n".encode("latin-1"), r"latin\.tsv:2: byte 0xe9 is not UTF-8"),
+    "broken.jsonl": ('{"text": "a"}\n{"text": \n', r"broken\.jsonl:2: this line is no JSON"),
+    "list.jsonl": ('["text"]\n', r"list\.jsonl:1: expected one JSON object"),
+    "other.json": ('{\n"a": 1}\n', r"other\.json: this is neither JSON lines nor SQuAD"),
+    "ragged.tsv": ("text\tlabel\na\t1\nb\n", r"ragged\.tsv:3: 1 columns, but the header has 2: text, label"),
+    "twice.csv": ("text,text\na,b\n", r"twice\.csv:1: the header names column 'text' twice"),
+    "quote.csv": ('text,label\na,1\n"b,1\nc,0\n', r"quote\.csv:3: the row that begins here is no CSV"),
+    "ragged.conll": ("EU B-ORG\nis\n", r"ragged\.conll:2: 1 columns, but the first line of the file has 2"),
+    "half.jsonl.gz": (None, r"half\.jsonl\.gz: cannot be read after line"),
+    "no-gzip.jsonl.gz": (None, r"no-gzip\.jsonl\.gz: cannot be read after line 0"),
+    "rows.xyz": ("a", r"rows\.xyz: the ending '\.xyz' tells no format; .*conll:"),
+}
+
+
+@pytest.mark.parametrize("name", BAD_FILES)
+def test_a_bad_file_is_named_with_the_line(tmp_path, name):
+    data, message = BAD_FILES[name]
+    path = tmp_path / name
+    if name == "half.jsonl.gz":
+        path.write_bytes(gzip.compress(np.random.default_rng(0).bytes(10_000).hex().encode())[:-500])
+    elif name == "no-gzip.jsonl.gz":
+        path.write_bytes(b'{"text": "a"}\n')
+    else:
+        write(path, data)
+    with pytest.raises(InputError, match=message):
+        tables.read_rows(str(path))
+
+
+def test_a_missing_file_and_a_folder_are_named(tmp_path):
+    with pytest.raises(InputError, match=r"none\.tsv: there is no such file"):
+        tables.read_rows(str(tmp_path / "none.tsv"))
+    (tmp_path / "folder.tsv").mkdir()
+    with pytest.raises(InputError, match=r"this is a folder"):
+        tables.read_rows(str(tmp_path / "folder.tsv"))
+
+
+def test_a_field_that_no_row_has_is_answered_with_those_that_there_are(tmp_path):
+    rows = tables.read_rows(write(tmp_path / "rows.tsv", "text\tlabel\na\t1\n"))
+    tables.check_fields(rows, ["text", "label"])
+    with pytest.raises(InputError, match=r"no row has a field or column 'lable'; this one has 'text', 'label'"):
+        tables.check_fields(rows, ["text", "lable"])
+
+
+def test_bad_values_are_reported_with_file_and_line_up_to_twenty(tmp_path):
+    rows = [{"text": " ", "label": [1], "score": "nan", "tags": "a"}, {"text": 3, "score": True, "tags": [[]]}] + 20 * [
+        {}
+    ]
+    errors = tables.RowErrors()
+    for row in tables.read_rows(write(tmp_path / "rows.jsonl", jsonl(rows))):
+        assert tables.text_of(row, "text", errors) == ""
+        assert tables.label_of(row, "label", errors) == ""
+        assert tables.number_of(row, "score", errors) == 0
+        assert tables.labels_of(row, "tags", errors) == []
+    with pytest.raises(InputError) as caught:
+        errors.check()
+    path = tmp_path / "rows.jsonl"
+    lines = str(caught.value).splitlines()
+    assert lines[:8] == [
+        f"{path}:1: field 'text' is empty",
+        f"{path}:1: field 'label' should be one label, not [1]",
+        f"{path}:1: field 'score' should be a number, not \"nan\"",
+        f"{path}:1: field 'tags' should be a list of labels, not \"a\"",
+        f"{path}:2: field 'text' should be a text, not 3",
+        f"{path}:2: field 'label' is missing",
+        f"{path}:2: field 'score' should be a number, not true",
+        f"{path}:2: field 'tags' should be a list of labels, not [[]]",
+    ]
+    assert len(lines) == 21
+    assert lines[-1] == f"... and {4 * 22 - 20} more"
+
+
+def test_good_values_are_read_as_what_they_mean():
+    errors = tables.RowErrors()
+    row = tables.Row({"text": "a", "one": 1, "yes": True, "word": "pos", "score": "2.5", "tags": ["x", 2]}, "f:1")
+    assert tables.text_of(row, "text", errors) == "a"
+    assert [tables.label_of(row, field, errors) for field in ("one", "yes", "word")] == ["1", "true", "pos"]
+    assert tables.number_of(row, "score", errors) == 2.5
+    assert tables.labels_of(row, "tags", errors) == ["x", "2"]
+    errors.check()
