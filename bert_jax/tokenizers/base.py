@@ -1,0 +1,149 @@
+"""What every tokenizer here is: pieces with ids, character offsets, five special tokens, and a fingerprint."""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+
+from bert_jax.errors import InputError
+
+SPECIAL_ROLES = ("pad", "unk", "cls", "sep", "mask")
+SPECIAL_NAMES = {"pad": "[PAD]", "unk": "[UNK]", "cls": "[CLS]", "sep": "[SEP]", "mask": "[MASK]"}
+
+
+class Encoding(NamedTuple):
+    """The pieces of one text."""
+
+    ids: np.ndarray  # int32 [pieces]
+    offsets: np.ndarray  # int32 [pieces, 2]: the characters of the given text a piece covers, half open
+
+
+class Tokenizer(Protocol):
+    """Turns text into ids and back; the same for WordPiece and SentencePiece.
+
+    Special tokens are never read from text: a text that contains "[MASK]" yields the pieces of those six characters.
+    Whoever wants the token puts `mask_id` between the ids.
+    """
+
+    kind: str  # "wordpiece" or "sentencepiece"
+    vocab_size: int
+    pad_id: int
+    unk_id: int
+    cls_id: int
+    sep_id: int
+    mask_id: int
+    special_ids: tuple[int, ...]  # the five above, ascending
+    fingerprint: str  # sha256 (hex) of everything that decides ids; survives saving, loading and export
+    word_starts: np.ndarray  # bool [vocab_size]: the piece begins a word; never true of special tokens but WordPiece's UNK
+
+    def encode_ids(self, texts: Sequence[str]) -> list[np.ndarray]:
+        """Returns the ids of each text, int32 [pieces], without special tokens: the fast path."""
+        ...
+
+    def encode(self, texts: Sequence[str]) -> list[Encoding]:
+        """Returns ids and character offsets of each text, without special tokens."""
+        ...
+
+    def decode(self, ids: Sequence[int] | np.ndarray) -> str:
+        """Returns readable text; padding is left out, other special tokens stand by their names."""
+        ...
+
+    def pieces(self, ids: Sequence[int] | np.ndarray) -> list[str]:
+        """Returns the piece of each id as the vocabulary spells it."""
+        ...
+
+    def piece_id(self, piece: str) -> int | None:
+        """Returns the id of a piece as the vocabulary spells it, or None."""
+        ...
+
+    def save(self, folder: Path) -> None:
+        """Writes files that `load` and Hugging Face's tokenizers read."""
+        ...
+
+
+def special_ids(pieces: Sequence[str], names: dict[str, str], where: str) -> dict[str, int]:
+    """Finds the special tokens in a vocabulary.
+
+    Args:
+      pieces: the vocabulary, in the order of the ids.
+      names: role (one of SPECIAL_ROLES) -> piece.
+      where: the file, for the message.
+
+    Raises:
+      InputError: one is missing.
+    """
+    index = {piece: i for i, piece in enumerate(pieces)}
+    for role in SPECIAL_ROLES:
+        if names[role] not in index:
+            raise InputError(f"{where}: the vocabulary lacks the {role} token {names[role]!r}")
+    return {role: index[names[role]] for role in SPECIAL_ROLES}
+
+
+def check_unique(pieces: Sequence[str], where: str) -> None:
+    """Raises InputError, naming both places, where a vocabulary holds a piece twice or an empty one."""
+    seen: dict[str, int] = {}
+    for i, piece in enumerate(pieces):
+        if not piece:
+            raise InputError(f"{where}: entry {i + 1} is empty; every entry must be a piece")
+        if piece in seen:
+            raise InputError(
+                f"{where}: {piece!r} stands in the vocabulary twice, as entries {seen[piece] + 1} and {i + 1}"
+            )
+        seen[piece] = i
+
+
+def fingerprint(facts: dict[str, Any]) -> str:
+    """Returns the sha256 (hex) of facts that `json` can write, whatever the order of their keys."""
+    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
+
+
+def without_surrogates(texts: Sequence[str]) -> list[str]:
+    """Replaces halves of surrogate pairs, which no encoder takes, by U+FFFD; offsets stay the same."""
+    return ["".join("\ufffd" if "\ud800" <= c <= "\udfff" else c for c in text) for text in texts]
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Reads a JSON object.
+
+    Raises:
+      InputError: the file cannot be read, is no UTF-8, no JSON, or no object.
+    """
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read: {error.strerror}") from None
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path}: not UTF-8 at byte {error.start}") from None
+    except json.JSONDecodeError as error:
+        raise InputError(f"{path}: line {error.lineno}: not JSON: {error.msg}") from None
+    if not isinstance(value, dict):
+        raise InputError(f"{path}: expected a JSON object, found {type(value).__name__}")
+    return value
+
+
+def write_json(path: Path, value: dict[str, Any]) -> None:
+    """Writes a JSON object, indented, in UTF-8."""
+    path.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def special_names(folder: Path, config: dict[str, Any], defaults: dict[str, str]) -> dict[str, str]:
+    """Returns role -> piece as a Hugging Face folder names its special tokens.
+
+    Args:
+      folder: where an older special_tokens_map.json may stand.
+      config: tokenizer_config.json, which goes first.
+      defaults: the names of roles that neither file mentions.
+    """
+    older = folder / "special_tokens_map.json"
+    found = (read_json(older) if older.exists() else {}) | config
+    names = dict(defaults)
+    for role in SPECIAL_ROLES:
+        value = found.get(f"{role}_token")
+        if isinstance(value, dict):
+            value = value.get("content")
+        if isinstance(value, str):
+            names[role] = value
+    return names

@@ -1,0 +1,288 @@
+"""WordPiece as BERT uses it, through the library `tokenizers`."""
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tokenizers
+from tokenizers import decoders, models, normalizers, pre_tokenizers, processors, trainers
+
+from bert_jax.errors import InputError
+from bert_jax.tokenizers import base
+
+CONTINUING = "##"
+# Rarer characters become [UNK]: each costs up to two entries, alone and inside a word.
+MAX_ALPHABET = 1000
+
+
+@dataclass(frozen=True)
+class Normalization:
+    """What happens to a text before it is split into words; control characters are always removed."""
+
+    lowercase: bool = True  # as in the uncased models
+    strip_accents: bool = True  # é becomes e; BERT ties it to lowercase unless told otherwise
+    split_chinese: bool = True  # every CJK ideograph is a word of its own
+
+
+class WordPiece:
+    """BERT's tokenizer: words by whitespace and punctuation, each cut into the longest pieces from the left.
+
+    Satisfies `base.Tokenizer`. The reference is Devlin et al. 2019, and the `BertTokenizer` of transformers.
+
+    Args:
+      pieces: the vocabulary in the order of the ids; pieces inside a word begin with "##".
+      normalization: how text is prepared.
+      names: role -> special token, see `base.SPECIAL_ROLES`.
+      where: the file the vocabulary came from, for messages.
+
+    Raises:
+      InputError: a piece stands twice, or a special token is missing.
+    """
+
+    kind = "wordpiece"
+
+    def __init__(
+        self,
+        pieces: Sequence[str],
+        normalization: Normalization = Normalization(),
+        names: dict[str, str] = base.SPECIAL_NAMES,
+        where: str = "vocabulary",
+    ):
+        base.check_unique(pieces, where)
+        ids = base.special_ids(pieces, names, where)
+        self.pad_id, self.unk_id, self.cls_id, self.sep_id, self.mask_id = (ids[role] for role in base.SPECIAL_ROLES)
+        self.special_ids = tuple(sorted(ids.values()))
+        self.vocabulary = tuple(pieces)
+        self.vocab_size = len(pieces)
+        self.normalization = normalization
+        self.names = dict(names)
+        self.fingerprint = base.fingerprint(
+            {"kind": self.kind, "pieces": list(pieces), "names": self.names} | asdict(normalization)
+        )
+        self.word_starts = np.array([not piece.startswith(CONTINUING) for piece in pieces])
+        self.word_starts[[i for i in self.special_ids if i != self.unk_id]] = False
+        self._index = {piece: i for i, piece in enumerate(pieces)}
+        # No special token is registered with the library here, so none is matched in text.
+        self._library = self._build()
+        self._decoder = decoders.WordPiece(prefix=CONTINUING)
+
+    def _build(self) -> tokenizers.Tokenizer:
+        library = tokenizers.Tokenizer(models.WordPiece(self._index, unk_token=self.names["unk"]))
+        library.normalizer = _normalizer(self.normalization)
+        library.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+        return library
+
+    def encode_ids(self, texts: Sequence[str]) -> list[np.ndarray]:
+        """See `base.Tokenizer.encode_ids`."""
+        texts = _encodable(texts)
+        return [np.array(e.ids, np.int32) for e in self._library.encode_batch_fast(texts, add_special_tokens=False)]
+
+    def encode(self, texts: Sequence[str]) -> list[base.Encoding]:
+        """See `base.Tokenizer.encode`."""
+        encoded = self._library.encode_batch(_encodable(texts), add_special_tokens=False)
+        return [
+            base.Encoding(np.array(e.ids, np.int32), np.array(e.offsets, np.int32).reshape(-1, 2)) for e in encoded
+        ]
+
+    def decode(self, ids: Sequence[int] | np.ndarray) -> str:
+        """See `base.Tokenizer.decode`."""
+        return self._decoder.decode([self.vocabulary[i] for i in ids if i != self.pad_id])
+
+    def pieces(self, ids: Sequence[int] | np.ndarray) -> list[str]:
+        """See `base.Tokenizer.pieces`."""
+        return [self.vocabulary[i] for i in ids]
+
+    def piece_id(self, piece: str) -> int | None:
+        """See `base.Tokenizer.piece_id`."""
+        return self._index.get(piece)
+
+    def words(self, texts: Iterable[str]) -> Counter[str]:
+        """Counts the normalised words of texts: what is cut into pieces."""
+        counts: Counter[str] = Counter()
+        normalizer, splitter = self._library.normalizer, self._library.pre_tokenizer
+        for text in texts:
+            normal = normalizer.normalize_str(base.without_surrogates([text])[0])
+            counts.update(word for word, _ in splitter.pre_tokenize_str(normal))
+        return counts
+
+    def save(self, folder: Path) -> None:
+        """Writes vocab.txt, tokenizer.json and tokenizer_config.json, as `BertTokenizer` of transformers reads them."""
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "vocab.txt").write_text("".join(f"{piece}\n" for piece in self.vocabulary), encoding="utf-8")
+        library = self._build()
+        library.add_special_tokens([self.names[role] for role in base.SPECIAL_ROLES])
+        cls, sep = self.names["cls"], self.names["sep"]
+        library.post_processor = processors.TemplateProcessing(
+            single=f"{cls}:0 $A:0 {sep}:0",
+            pair=f"{cls}:0 $A:0 {sep}:0 $B:1 {sep}:1",
+            special_tokens=[(cls, self.cls_id), (sep, self.sep_id)],
+        )
+        library.decoder = self._decoder
+        library.save(str(folder / "tokenizer.json"))
+        base.write_json(
+            folder / "tokenizer_config.json",
+            {
+                "tokenizer_class": "BertTokenizer",
+                "do_lower_case": self.normalization.lowercase,
+                "strip_accents": self.normalization.strip_accents,
+                "tokenize_chinese_chars": self.normalization.split_chinese,
+            }
+            | {f"{role}_token": name for role, name in self.names.items()},
+        )
+
+
+def _normalizer(normalization: Normalization) -> normalizers.Normalizer:
+    return normalizers.BertNormalizer(
+        clean_text=True,
+        handle_chinese_chars=normalization.split_chinese,
+        strip_accents=normalization.strip_accents,
+        lowercase=normalization.lowercase,
+    )
+
+
+def _encodable(texts: Sequence[str]) -> list[str]:
+    try:
+        for text in texts:
+            text.encode()
+    except UnicodeEncodeError:
+        return base.without_surrogates(texts)
+    return list(texts)
+
+
+def load(folder: Path) -> WordPiece:
+    """Reads a folder with vocab.txt or a WordPiece tokenizer.json, and tokenizer_config.json where there is one.
+
+    Where no file says whether text is lowercased (Google's checkpoints don't), it is unless the vocabulary has pieces
+    with capital letters.
+
+    Raises:
+      InputError: a file is missing, broken, or describes something BERT's WordPiece is not; vocab.txt and
+        tokenizer.json disagree.
+    """
+    config_file, vocab_file, library_file = (
+        folder / name for name in ("tokenizer_config.json", "vocab.txt", "tokenizer.json")
+    )
+    config = base.read_json(config_file) if config_file.exists() else {}
+    normalizer: dict[str, Any] = {}
+    where, pieces = str(vocab_file), _read_vocabulary(vocab_file) if vocab_file.exists() else None
+    if library_file.exists():
+        listed, normalizer = _read_library_file(library_file)
+        if pieces is not None and pieces != listed:
+            raise InputError(f"{vocab_file} and {library_file} hold different vocabularies; remove the wrong one")
+        where, pieces = str(library_file), listed
+    if pieces is None:
+        raise InputError(f"{folder}: no vocab.txt and no tokenizer.json")
+    names = base.special_names(folder, config, base.SPECIAL_NAMES)
+    found = normalizer | {
+        ours: config[theirs]
+        for theirs, ours in (
+            ("do_lower_case", "lowercase"),
+            ("strip_accents", "strip_accents"),
+            ("tokenize_chinese_chars", "handle_chinese_chars"),
+        )
+        if theirs in config
+    }
+    lowercase = found.get("lowercase")
+    if lowercase is None:
+        lowercase = not any(piece != piece.lower() for piece in pieces if not piece.startswith("["))
+    strip_accents = found.get("strip_accents")
+    return WordPiece(
+        pieces,
+        Normalization(
+            lowercase=lowercase,
+            strip_accents=lowercase if strip_accents is None else strip_accents,
+            split_chinese=found.get("handle_chinese_chars", True),
+        ),
+        names,
+        where,
+    )
+
+
+def _read_vocabulary(path: Path) -> list[str]:
+    try:
+        text = path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path}: not UTF-8 at byte {error.start}; expected one piece a line") from None
+    return text.rstrip("\n").split("\n")
+
+
+def _read_library_file(path: Path) -> tuple[list[str], dict[str, Any]]:
+    """Returns the vocabulary and the normaliser's settings of a tokenizer.json."""
+    content = base.read_json(path)
+    model, normalizer = content.get("model") or {}, content.get("normalizer") or {}
+    expected = {
+        "model.type": (model.get("type", "WordPiece"), "WordPiece"),
+        "model.continuing_subword_prefix": (model.get("continuing_subword_prefix"), CONTINUING),
+        "model.max_input_chars_per_word": (model.get("max_input_chars_per_word"), 100),
+        "normalizer.type": (normalizer.get("type"), "BertNormalizer"),
+        "normalizer.clean_text": (normalizer.get("clean_text"), True),
+        "pre_tokenizer.type": ((content.get("pre_tokenizer") or {}).get("type"), "BertPreTokenizer"),
+    }
+    for name, (found, wanted) in expected.items():
+        if found != wanted:
+            raise InputError(f"{path}: {name} is {found!r}; BERT's WordPiece has {wanted!r}, and no other is supported")
+    index = model.get("vocab")
+    if not isinstance(index, dict) or sorted(index.values()) != list(range(len(index))):
+        raise InputError(f"{path}: model.vocab must map pieces to the ids 0, 1, 2... without a gap")
+    added = [token["content"] for token in content.get("added_tokens", []) if token["content"] not in index]
+    if added:
+        raise InputError(
+            f"{path}: {len(added)} tokens were added beside the vocabulary (first {added[0]!r}); "
+            "only pieces of the vocabulary itself are supported"
+        )
+    return sorted(index, key=index.__getitem__), normalizer
+
+
+def train(texts: Iterable[str], vocab_size: int, *, lowercase: bool = True) -> WordPiece:
+    """Learns a vocabulary; the same texts give the same vocabulary, in any order and on any machine.
+
+    Args:
+      texts: held in memory while training; pass a sample of a large corpus.
+      vocab_size: pieces, the five special tokens (ids 0 to 4) included.
+      lowercase: lowercase and strip accents, as the uncased models do.
+
+    Raises:
+      InputError: there is no text, or too little for so many pieces.
+    """
+    normalization = Normalization(lowercase=lowercase, strip_accents=lowercase)
+    library = tokenizers.Tokenizer(models.WordPiece({}, unk_token=base.SPECIAL_NAMES["unk"]))
+    library.normalizer = _normalizer(normalization)
+    library.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    texts = _encodable(list(texts))
+    specials = list(base.SPECIAL_NAMES.values())
+    alphabet, inside = _alphabet(library, texts, min(MAX_ALPHABET, vocab_size // 4))
+    # The trainer numbers pieces as it meets them in a hash table, and breaks ties between merges by number: left to
+    # itself it differs from run to run. Numbering every starting piece beforehand leaves nothing to chance.
+    trainer = trainers.WordPieceTrainer(
+        vocab_size=vocab_size,
+        min_frequency=2,
+        special_tokens=specials + [CONTINUING + character for character in inside],
+        initial_alphabet=alphabet,
+        limit_alphabet=len(alphabet),
+        continuing_subword_prefix=CONTINUING,
+        show_progress=False,
+    )
+    library.train_from_iterator(texts, trainer)
+    index = library.get_vocab(with_added_tokens=True)
+    if len(index) != vocab_size:
+        raise InputError(
+            f"vocab_size {vocab_size} does not fit: {len(texts)} texts yield {len(index)} pieces; "
+            f"give more text or vocab_size {len(index)}"
+        )
+    return WordPiece(sorted(index, key=index.__getitem__), normalization)
+
+
+def _alphabet(library: tokenizers.Tokenizer, texts: Sequence[str], limit: int) -> tuple[list[str], list[str]]:
+    """Returns the commonest characters of words, sorted, and those of them that can stand inside a word."""
+    counts: Counter[str] = Counter()
+    for text in texts:
+        counts.update(library.normalizer.normalize_str(text))
+    counts = Counter({c: n for c, n in counts.items() if not c.isspace()})
+    if not counts:
+        raise InputError("there is no text to learn a vocabulary from")
+    common = sorted(counts, key=lambda c: (-counts[c], c))[:limit]
+    inside = [c for c in common if len(library.pre_tokenizer.pre_tokenize_str("a" + c)) == 1]
+    return sorted(common), sorted(inside)
