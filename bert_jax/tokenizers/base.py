@@ -37,7 +37,7 @@ class Tokenizer(Protocol):
     mask_id: int
     special_ids: tuple[int, ...]  # the five above, ascending
     fingerprint: str  # sha256 (hex) of everything that decides ids; survives saving, loading and export
-    word_starts: np.ndarray  # bool [vocab_size]: the piece begins a word; never true of special tokens but WordPiece's UNK
+    word_starts: np.ndarray  # bool [vocab_size]: the piece begins a word; true of no special token but WordPiece's UNK
 
     def encode_ids(self, texts: Sequence[str]) -> list[np.ndarray]:
         """Returns the ids of each text, int32 [pieces], without special tokens: the fast path."""

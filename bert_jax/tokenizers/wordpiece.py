@@ -83,9 +83,7 @@ class WordPiece:
     def encode(self, texts: Sequence[str]) -> list[base.Encoding]:
         """See `base.Tokenizer.encode`."""
         encoded = self._library.encode_batch(_encodable(texts), add_special_tokens=False)
-        return [
-            base.Encoding(np.array(e.ids, np.int32), np.array(e.offsets, np.int32).reshape(-1, 2)) for e in encoded
-        ]
+        return [base.Encoding(np.array(e.ids, np.int32), np.array(e.offsets, np.int32).reshape(-1, 2)) for e in encoded]
 
     def decode(self, ids: Sequence[int] | np.ndarray) -> str:
         """See `base.Tokenizer.decode`."""
