@@ -1,0 +1,201 @@
+"""Properties of the forward pass."""
+
+from dataclasses import replace
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from bert_jax.config import PRESETS, BertConfig, preset
+from bert_jax.errors import InputError
+from bert_jax.heads import BertForPreTraining, BertForSequences
+from bert_jax.model import Bert
+
+TINY = BertConfig(
+    vocab_size=60,
+    hidden_size=16,
+    num_layers=4,
+    num_heads=2,
+    intermediate_size=32,
+    max_position_embeddings=32,
+)
+
+# BertForPreTraining with the preset's own vocabulary; base and large as Google published them.
+PARAMETERS = {
+    "bert-tiny": 4_433_468,
+    "bert-mini": 11_267_900,
+    "bert-small": 29_058_876,
+    "bert-medium": 41_668_412,
+    "bert-base": 110_106_428,
+    "bert-large": 336_226_108,
+    "albert-base": 11_813_810,
+    "albert-large": 17_847_474,
+    "albert-xlarge": 59_021_490,
+    "albert-xxlarge": 223_158_450,
+}
+
+
+def batch_of(*rows: list[list[int]], length: int) -> dict[str, np.ndarray]:
+    """One row for each argument, which lists the sequences packed in it."""
+    batch = {
+        name: np.zeros((len(rows), length), np.int32)
+        for name in ("input_ids", "token_type_ids", "position_ids", "sequence_ids")
+    }
+    batch["cls_positions"] = np.zeros((len(rows), max(map(len, rows))), np.int32)
+    for r, sequences in enumerate(rows):
+        start = 0
+        for n, ids in enumerate(sequences):
+            here = slice(start, start + len(ids))
+            batch["input_ids"][r, here] = ids
+            batch["token_type_ids"][r, here] = np.arange(len(ids)) > len(ids) // 2
+            batch["position_ids"][r, here] = np.arange(len(ids))
+            batch["sequence_ids"][r, here] = n + 1
+            batch["cls_positions"][r, n] = start
+            start += len(ids)
+    return batch
+
+
+def random_ids(*lengths: int, seed: int = 0) -> list[list[int]]:
+    rng = np.random.default_rng(seed)
+    return [rng.integers(0, TINY.vocab_size, length).tolist() for length in lengths]
+
+
+def encoder(config: BertConfig = TINY):
+    model = Bert(config)
+
+    def everything(module, batch):
+        return module.pool(module(batch), batch["cls_positions"])
+
+    params = model.init(jax.random.key(0), batch_of([[1]], length=1), method=everything)
+    return model, params
+
+
+def parameter_count(config: BertConfig) -> int:
+    model = BertForPreTraining(config)
+    batch = batch_of([[1]], length=1) | {"masked_positions": np.zeros((1, 1), np.int32)}
+    return sum(x.size for x in jax.tree.leaves(jax.eval_shape(model.init, jax.random.key(0), batch)))
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_every_preset_has_its_pinned_number_of_parameters(name):
+    assert parameter_count(PRESETS[name]) == PARAMETERS[name]
+
+
+def test_padding_changes_nothing():
+    model, params = encoder()
+    (ids,) = random_ids(7)
+    short = model.apply(params, batch_of([ids], length=7))
+    long = batch_of([ids], length=19)
+    long["input_ids"][0, 7:] = 5  # what stands on padding must not matter
+    np.testing.assert_allclose(model.apply(params, long)[:, :7], short, atol=1e-6)
+
+
+def test_a_row_of_nothing_but_padding_is_finite():
+    model, params = encoder()
+    assert np.isfinite(model.apply(params, batch_of([], length=5))).all()
+
+
+def test_packed_gives_what_the_same_sequences_give_alone():
+    model, params = encoder()
+    a, b, c = random_ids(5, 9, 3)
+    packed_batch = batch_of([a, b, c], length=20)
+    packed = model.apply(params, packed_batch)
+    pooled = model.apply(params, packed, packed_batch["cls_positions"], method="pool")
+    start = 0
+    for n, ids in enumerate((a, b, c)):
+        alone_batch = batch_of([ids], length=len(ids))
+        alone = model.apply(params, alone_batch)
+        np.testing.assert_allclose(packed[0, start : start + len(ids)], alone[0], atol=1e-5)
+        alone_pooled = model.apply(params, alone, alone_batch["cls_positions"], method="pool")
+        np.testing.assert_allclose(pooled[0, n], alone_pooled[0, 0], atol=1e-5)
+        start += len(ids)
+
+
+def test_remat_changes_no_gradient():
+    batch = batch_of(random_ids(9), length=12)
+
+    def gradient(config):
+        model, params = encoder(config)
+        return jax.grad(lambda p: (model.apply(p, batch) ** 2).sum())(params)
+
+    for a, b in zip(*map(jax.tree.leaves, (gradient(TINY), gradient(replace(TINY, remat=True)))), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
+
+
+def test_shared_layers_have_the_parameters_of_one_block():
+    def blocks(config):
+        _, params = encoder(config)
+        return [name for name in params["params"] if name.startswith("blocks")]
+
+    assert blocks(TINY) == [f"blocks_{i}" for i in range(4)]
+    assert blocks(replace(TINY, num_layer_groups=1)) == ["blocks_0"]
+    assert blocks(replace(TINY, num_layer_groups=2)) == ["blocks_0", "blocks_1"]
+
+
+def test_shared_layers_equal_unshared_ones_with_the_same_weights():
+    shared, params = encoder(replace(TINY, num_layer_groups=2))
+    copies = dict(params["params"])
+    for layer, group in enumerate((0, 0, 1, 1)):
+        copies[f"blocks_{layer}"] = params["params"][f"blocks_{group}"]
+    batch = batch_of(random_ids(6), length=6)
+    np.testing.assert_allclose(
+        shared.apply(params, batch), Bert(TINY).apply({"params": copies}, batch), rtol=1e-6, atol=1e-6
+    )
+
+
+def test_factorized_embeddings_have_a_narrow_table_and_a_projection():
+    model, params = encoder(replace(TINY, embedding_size=4))
+    embeddings = params["params"]["embeddings"]
+    assert embeddings["word"]["embedding"].shape == (60, 4)
+    assert embeddings["projection"]["kernel"].shape == (4, 16)
+    assert model.apply(params, batch_of(random_ids(3), length=3)).shape == (1, 3, 16)
+
+
+def test_mlm_logits_are_those_of_the_asked_positions():
+    model = BertForPreTraining(TINY)
+    batch = batch_of(random_ids(8), length=8)
+    params = model.init(jax.random.key(0), batch | {"masked_positions": np.zeros((1, 1), np.int32)})
+    every = model.apply(params, batch | {"masked_positions": np.arange(8, dtype=np.int32)[None]})["mlm"]
+    some = model.apply(params, batch | {"masked_positions": np.array([[6, 2]], np.int32)})["mlm"]
+    assert every.shape == (1, 8, 60)
+    np.testing.assert_allclose(some[0], every[0, jnp.array([6, 2])], atol=1e-6)
+
+
+def test_bfloat16_computes_in_bfloat16_from_float32_parameters_to_float32_logits():
+    config = replace(TINY, dtype="bfloat16")
+    model = BertForSequences(config, num_classes=3)
+    batch = batch_of(random_ids(8), length=8)
+    params = model.init(jax.random.key(0), batch)
+    assert {x.dtype for x in jax.tree.leaves(params)} == {jnp.dtype("float32")}
+    low = model.apply(params, batch)
+    assert low.dtype == jnp.float32
+    assert Bert(config).apply({"params": params["params"]["bert"]}, batch).dtype == jnp.bfloat16
+    full = BertForSequences(TINY, num_classes=3).apply(params, batch)
+    np.testing.assert_allclose(low, full, atol=0.02)
+    assert not np.array_equal(low, full)
+
+
+def test_dropout_needs_its_key_and_changes_the_output():
+    model, params = encoder()
+    batch = batch_of(random_ids(8), length=8)
+    a, b = (model.apply(params, batch, False, rngs={"dropout": jax.random.key(i)}) for i in (1, 2))
+    assert not np.allclose(a, b)
+
+
+@pytest.mark.parametrize(
+    ("change", "field"),
+    [
+        ({"num_heads": 3}, "num_heads"),
+        ({"num_layer_groups": 9}, "num_layer_groups"),
+        ({"hidden_dropout": 1.0}, "dropout"),
+    ],
+)
+def test_an_impossible_config_names_its_field(change, field):
+    with pytest.raises(InputError, match=field):
+        replace(TINY, **change)
+
+
+def test_an_unknown_preset_is_refused_with_the_known_ones():
+    with pytest.raises(InputError, match="bert-tiny"):
+        preset("bert-huge")
