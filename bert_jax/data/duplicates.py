@@ -1,0 +1,87 @@
+"""Which documents repeat an earlier one: to the letter, or nearly.
+
+Two documents are near-exact duplicates where their sets of five-token runs overlap by about 0.8 of their union or more.
+The overlap is estimated by MinHash with one permutation (Li, Owen and Zhang 2012, "One Permutation Hashing"): the runs
+of a document are hashed into 32 bins, and the smallest hash of each bin is kept. Documents that agree in a whole band
+of 8 bins are compared. An overlap of 0.95 is found 99 times of 100, one of 0.8 every second time.
+"""
+
+import numpy as np
+
+RUN = 5  # tokens hashed together
+BINS = 32  # kept hashes of a document
+BANDS = 4  # groups of bins; equal ones make two documents candidates
+AGREEMENT = 0.8  # share of the bins in use that must be equal
+EMPTY = np.uint32(0xFFFFFFFF)  # a bin into which no run fell
+
+_FACTORS = np.random.default_rng(0).integers(1 << 32, 1 << 63, 8, dtype=np.uint64) * np.uint64(2) + np.uint64(1)
+
+
+def sketches(tokens: np.ndarray, document_sizes: np.ndarray) -> np.ndarray:
+    """Summarises documents for comparison.
+
+    Args:
+      tokens: integer [tokens], the documents one after another.
+      document_sizes: integer [documents], in tokens, each at least 1.
+
+    Returns:
+      uint32 [documents, BINS]; EMPTY where no run fell into a bin.
+    """
+    documents = np.repeat(np.arange(len(document_sizes)), document_sizes)
+    # Zeros between the documents, so that no run reaches into the next one.
+    slots = np.arange(len(tokens)) + (RUN - 1) * documents
+    padded = np.zeros(len(tokens) + (RUN - 1) * len(document_sizes), np.uint64)
+    padded[slots] = tokens
+    padded[slots] += np.uint64(1)
+    hashes = padded * _FACTORS[0]
+    for j in range(1, RUN):
+        hashes[:-j] += padded[j:] * _FACTORS[j]
+    hashes = hashes[slots]
+    hashes ^= hashes >> np.uint64(29)
+    hashes *= _FACTORS[RUN]
+    kept = np.full(len(document_sizes) * BINS, EMPTY)
+    bins = documents * BINS + (hashes >> np.uint64(59)).astype(np.int64)
+    np.minimum.at(kept, bins, (hashes >> np.uint64(20)).astype(np.uint32))
+    return kept.reshape(-1, BINS)
+
+
+def find_duplicates(content_hashes: np.ndarray, kept: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Finds the documents that repeat an earlier one; takes about 24 bytes of memory a document.
+
+    Args:
+      content_hashes: uint64 [documents].
+      kept: uint32 [documents, BINS], from `sketches`; may be a memory map.
+
+    Returns:
+      Two masks, bool [documents]: exact duplicates, and near-exact ones that are not exact.
+    """
+    exact = np.zeros(len(content_hashes), bool)
+    later, _ = _repeats(content_hashes)
+    exact[later] = True
+    near = np.zeros(len(content_hashes), bool)
+    width = BINS // BANDS
+    for band in range(0, BINS, width):
+        keys = np.zeros(len(kept), np.uint64)
+        for j in range(width):
+            keys += kept[:, band + j] * _FACTORS[j]
+        candidates = np.flatnonzero(~exact & (kept[:, band : band + width] != EMPTY).any(axis=1))
+        later, first = _repeats(keys[candidates])
+        later, first = candidates[later], candidates[first]
+        for start in range(0, len(later), 1 << 16):
+            some = later[start : start + (1 << 16)]
+            near[some] |= _similar(kept[some], kept[first[start : start + (1 << 16)]])
+    return exact, near
+
+
+def _repeats(keys: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Returns the indices of keys that occurred before, and for each the index of the first occurrence."""
+    order = np.argsort(keys, kind="stable")
+    in_order = keys[order]
+    new = np.concatenate([[True], in_order[1:] != in_order[:-1]])[: len(keys)]
+    first = order[np.flatnonzero(new)[np.cumsum(new) - 1]] if len(keys) else order
+    return order[~new], first[~new]
+
+
+def _similar(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    used = (a != EMPTY) | (b != EMPTY)
+    return ((a == b) & used).sum(axis=1) >= AGREEMENT * used.sum(axis=1)

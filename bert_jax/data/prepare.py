@@ -1,0 +1,438 @@
+"""Text to a token store: in one pass, in flat memory, and to be continued where it was interrupted.
+
+One process reads; workers split documents into sentences and tokenise them; the reader appends what they send, in
+order, to arrays in `<out>.partial`. Every few seconds `progress.json` there records how much of the sources the arrays
+hold. After a crash the arrays are cut back to that record and the work goes on from there, so the store comes out the
+same to the byte. When all is read, duplicates are found, and the folder is renamed to `<out>`.
+"""
+
+import concurrent.futures
+import contextlib
+import errno
+import itertools
+import json
+import multiprocessing
+import os
+import signal
+import sys
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, BinaryIO, NamedTuple
+
+import numpy as np
+
+from bert_jax import tokenizers
+from bert_jax.data import corpus, duplicates
+from bert_jax.data.store import ARRAYS, FORMAT, LONG_SENTENCE, array_dtypes, content_hash, partial, read_header
+from bert_jax.errors import InputError
+
+BLOCK_CHARACTERS = 1 << 20  # documents are handed to a worker in blocks of about this size
+SENTENCES_AT_ONCE = 20_000  # a document of ten million tokens is not held as Python integers all at once
+RECORD_SECONDS = 5.0  # work that a crash can lose
+
+# Beside the store's own arrays, what finding and dropping duplicates needs of each document.
+_SCRATCH: dict[str, np.dtype] = {"document_entries": np.dtype("<i8"), "sketches": np.dtype("<u4")}
+_COUNTS = ("documents", "sentences", "tokens", "words", "unknown", "bytes")
+
+
+class Block(NamedTuple):
+    """Some documents, tokenised."""
+
+    arrays: dict[str, np.ndarray]  # ARRAYS and _SCRATCH by name; document_starts holds ends, counted from the block
+    counts: dict[str, int]  # _COUNTS by name
+
+
+class Cursor(NamedTuple):
+    """How far the sources have been read."""
+
+    source: int  # index of the source being read
+    documents: int  # of it that were read
+    position: int  # in it, in the unit of its size
+
+
+class Progress(NamedTuple):
+    """How a preparation stands."""
+
+    documents: int  # in the store so far
+    tokens: int  # in the store so far
+    bytes_per_second: float  # of text, in this run
+    share: float  # of the sources, 0 to 1
+    seconds_left: float
+
+
+def prepare(
+    sources: Sequence[str],
+    tokenizer_folder: str | Path,
+    out: str | Path,
+    *,
+    workers: int = 1,
+    drop_duplicates: bool = False,
+    progress: Callable[[Progress], None] | None = None,
+) -> dict[str, Any]:
+    """Writes a token store, or continues one whose preparation was interrupted.
+
+    Args:
+      sources: what `corpus.documents` takes.
+      tokenizer_folder: a tokenizer; the store gets a copy.
+      out: the folder to write. A store of the same sources and tokenizer that is there already is left as it is.
+      workers: processes that tokenise; with more than one, reading has a process of its own beside them.
+      drop_duplicates: leave out documents that repeat an earlier one, exactly or nearly.
+      progress: is called after every block of about a megabyte.
+
+    Returns:
+      The header of the store, whose `summary` counts documents, sentences, tokens, words, bytes and duplicates.
+
+    Raises:
+      InputError: a source is not as `corpus.documents` wants it; `out` holds something else; the disk is full.
+    """
+    found = corpus.find_sources(sources)
+    tokenizer = tokenizers.load(Path(tokenizer_folder))
+    recipe = {
+        "format": FORMAT,
+        "tokenizer": {"kind": tokenizer.kind, "fingerprint": tokenizer.fingerprint, "vocab_size": tokenizer.vocab_size},
+        "sources": [[source.name, source.size] for source in found],
+        "drop_duplicates": drop_duplicates,
+    }
+    out = Path(out)
+    finished = _finished(out, recipe)
+    if finished is not None:
+        return finished
+    with _full_disk_explained(out), Writer(out, recipe) as writer:
+        if not writer.complete:
+            encode = _encode_here if workers == 1 else _encode_in_workers
+            follow = _follower(found, writer, progress)
+            for block, cursor in encode(read_blocks(found, writer.cursor), tokenizer_folder, workers):
+                writer.append(block, cursor)
+                follow()
+        return writer.finish(tokenizer)
+
+
+def print_progress(progress: Progress) -> None:
+    """Shows the state on one line of standard error."""
+    minutes, seconds = divmod(int(progress.seconds_left), 60)
+    line = (
+        f"{progress.share:4.0%}  {progress.documents:,} documents  {progress.tokens:,} tokens  "
+        f"{progress.bytes_per_second / 1e6:.1f} MB/s  {minutes}:{seconds:02d} left"
+    )
+    end = "\n" if progress.share >= 1 else ""
+    print(f"\r{line:<79}", end=end, file=sys.stderr, flush=True)
+
+
+# Documents to tokens ------------------------------------------------------------------------------------------------
+
+
+def encode_documents(texts: Sequence[str], tokenizer: tokenizers.Tokenizer) -> Block:
+    """Tokenises documents, sentence by sentence; those that yield no token are left out."""
+    dtypes = array_dtypes(tokenizer.vocab_size)
+    split = [corpus.sentences(text) for text in texts]
+    sentences = list(itertools.chain.from_iterable(split))
+    document = np.repeat(np.arange(len(texts)), [len(found) for found in split])
+    sizes = np.zeros(len(sentences), np.int64)
+    tokens = [np.zeros(0, dtypes["tokens"])]
+    for start in range(0, len(sentences), SENTENCES_AT_ONCE):
+        ids = tokenizer.encode_ids(sentences[start : start + SENTENCES_AT_ONCE])
+        sizes[start : start + SENTENCES_AT_ONCE] = [len(some) for some in ids]
+        tokens.append(np.concatenate(ids).astype(dtypes["tokens"]))
+    all_tokens = np.concatenate(tokens)
+
+    document, sizes = document[sizes > 0], sizes[sizes > 0]
+    entries = sizes // LONG_SENTENCE + 1
+    lengths = np.full(entries.sum(), LONG_SENTENCE, np.uint8)
+    lengths[np.cumsum(entries) - 1] = sizes % LONG_SENTENCE
+    document_sizes = np.bincount(document, sizes, len(texts)).astype(np.int64)
+    kept = np.flatnonzero(document_sizes).tolist()
+    text_bytes = np.frombuffer("\n".join(texts).encode("utf-8", "surrogatepass"), np.uint8)
+    space = text_bytes <= ord(" ")
+    arrays = {
+        "tokens": all_tokens,
+        "sentence_lengths": lengths,
+        "document_starts": np.cumsum(document_sizes[kept]),
+        "document_hashes": np.array([content_hash(texts[i]) for i in kept], np.uint64),
+        "document_entries": np.bincount(document, entries, len(texts)).astype(np.int64)[kept],
+        "sketches": duplicates.sketches(all_tokens, document_sizes[kept]).reshape(-1),
+    }
+    counts = {
+        "documents": len(kept),
+        "sentences": len(sizes),
+        "tokens": len(all_tokens),
+        "words": int(np.count_nonzero(space[:-1] & ~space[1:])) + int(not space[0]),
+        "unknown": int(np.count_nonzero(all_tokens == tokenizer.unk_id)),
+        "bytes": len(text_bytes) - len(texts) + 1,
+    }
+    return Block(arrays, counts)
+
+
+def read_blocks(sources: Sequence[corpus.Source], cursor: Cursor) -> Iterator[tuple[list[str], Cursor]]:
+    """Yields documents in blocks of at least BLOCK_CHARACTERS (but the last), each with the cursor behind it."""
+    texts: list[str] = []
+    size = 0
+    for index in range(cursor.source, len(sources)):
+        number = 0
+        for text, position in corpus.read_source(sources[index]):
+            number += 1
+            if index == cursor.source and number <= cursor.documents:
+                continue
+            texts.append(text)
+            size += len(text)
+            if size >= BLOCK_CHARACTERS:
+                yield texts, Cursor(index, number, position)
+                texts, size = [], 0
+    if texts:
+        yield texts, Cursor(len(sources), 0, 0)
+
+
+def _encode_here(blocks: Iterator, folder: str | Path, workers: int) -> Iterator[tuple[Block, Cursor]]:
+    tokenizer = tokenizers.load(Path(folder))
+    for texts, cursor in blocks:
+        yield encode_documents(texts, tokenizer), cursor
+
+
+def _encode_in_workers(blocks: Iterator, folder: str | Path, workers: int) -> Iterator[tuple[Block, Cursor]]:
+    # A fresh interpreter for each worker: forking a process in which JAX has started threads can hang.
+    pool = concurrent.futures.ProcessPoolExecutor(
+        workers, multiprocessing.get_context("spawn"), _start_worker, (str(folder),)
+    )
+    waiting: deque = deque()
+    try:
+        for texts, cursor in blocks:
+            waiting.append((pool.submit(_encode_in_worker, texts), cursor))
+            if len(waiting) > 2 * workers:
+                done, cursor = waiting.popleft()
+                yield done.result(), cursor
+        while waiting:
+            done, cursor = waiting.popleft()
+            yield done.result(), cursor
+    except concurrent.futures.process.BrokenProcessPool as error:
+        raise InputError(
+            "a worker process ended unexpectedly (out of memory?); try again with fewer workers"
+        ) from error
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+_worker_tokenizer: tokenizers.Tokenizer
+
+
+def _start_worker(folder: str) -> None:
+    global _worker_tokenizer
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the reader answers Ctrl-C
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    _worker_tokenizer = tokenizers.load(Path(folder))
+
+
+def _end_with_parent() -> None:
+    """Without this, workers of a reader that was killed wait for work for ever."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(1)
+
+
+def _encode_in_worker(texts: list[str]) -> Block:
+    return encode_documents(texts, _worker_tokenizer)
+
+
+# Tokens to disk -----------------------------------------------------------------------------------------------------
+
+
+class Writer:
+    """Appends blocks to the arrays of an unfinished store, and finishes it."""
+
+    def __init__(self, out: Path, recipe: dict[str, Any]):
+        self.out = out
+        self.recipe = recipe
+        self.folder = partial(out)
+        self.dtypes: dict[str, np.dtype] = array_dtypes(recipe["tokenizer"]["vocab_size"]) | _SCRATCH
+        self.cursor = Cursor(0, 0, 0)
+        self.complete = False
+        self.entries = dict.fromkeys(self.dtypes, 0)
+        self.counts = dict.fromkeys(_COUNTS, 0)
+        self._files: dict[str, BinaryIO] = {}
+        self._recorded_at = time.monotonic()
+
+    def __enter__(self) -> "Writer":
+        record = self.folder / "progress.json"
+        if record.is_file():
+            state = json.loads(record.read_text())
+            if state["recipe"] != self.recipe:
+                raise InputError(
+                    f"{self.folder}: holds an unfinished store of other text, options or another tokenizer; "
+                    "delete it, or choose another folder"
+                )
+            self.cursor = Cursor(*state["cursor"])
+            self.complete, self.entries, self.counts = state["complete"], state["entries"], state["counts"]
+        else:
+            self.folder.mkdir(parents=True, exist_ok=True)
+        if not self.complete:
+            for name, dtype in self.dtypes.items():
+                self._files[name] = open(self.folder / f"{name}.bin", "ab")
+                self._files[name].truncate(self.entries[name] * dtype.itemsize)
+            if not record.is_file():
+                self._write("document_starts", np.zeros(1, np.int64))
+                self.record()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        for file in self._files.values():
+            with contextlib.suppress(OSError):  # a full disk has been reported by then
+                file.close()
+
+    def _write(self, name: str, array: np.ndarray) -> None:
+        self._files[name].write(np.ascontiguousarray(array, self.dtypes[name]).data)
+        self.entries[name] += len(array)
+
+    def append(self, block: Block, cursor: Cursor) -> None:
+        """Adds a block, and from time to time records how far the sources are in."""
+        start = self.entries["tokens"]
+        for name, array in block.arrays.items():
+            self._write(name, array + start if name == "document_starts" else array)
+        self.counts = {name: count + block.counts[name] for name, count in self.counts.items()}
+        self.cursor = cursor
+        if time.monotonic() - self._recorded_at > RECORD_SECONDS:
+            self.record()
+
+    def record(self) -> None:
+        """Makes what was appended so far survive a crash."""
+        for file in self._files.values():
+            file.flush()
+            os.fsync(file.fileno())
+        state = {name: getattr(self, name) for name in ("recipe", "cursor", "complete", "entries", "counts")}
+        write_json(self.folder / "progress.json", state)
+        self._recorded_at = time.monotonic()
+
+    def finish(self, tokenizer: tokenizers.Tokenizer) -> dict[str, Any]:
+        """Finds duplicates, drops them if asked, and puts the store in its place; returns its header.
+
+        Each step may be interrupted and done again: arrays without the dropped documents are written beside the others,
+        `complete` is recorded, and only then do they take their places.
+        """
+        if not self.complete:
+            self._finish_arrays()
+            self.complete = True
+            self.record()
+        for name in ARRAYS:
+            if (self.folder / f"{name}.kept").exists():
+                os.replace(self.folder / f"{name}.kept", self.folder / f"{name}.bin")
+        tokenizer.save(self.folder / "tokenizer")
+        header = self.recipe | {"entries": {name: self.entries[name] for name in ARRAYS}, "summary": self.counts}
+        write_json(self.folder / "header.json", header)
+        put_in_place(self.out)
+        return header
+
+    def _finish_arrays(self) -> None:
+        if not self.counts["documents"]:
+            raise InputError(f"{self.recipe['sources'][0][0]}: no document with any token in it")
+        for file in self._files.values():
+            file.flush()
+        arrays = {name: np.memmap(self.folder / f"{name}.bin", dtype, mode="r") for name, dtype in self.dtypes.items()}
+        exact, near = duplicates.find_duplicates(
+            arrays["document_hashes"], arrays["sketches"].reshape(-1, duplicates.BINS)
+        )
+        self.counts |= {"exact_duplicates": int(exact.sum()), "near_duplicates": int(near.sum()), "dropped": 0}
+        if self.recipe["drop_duplicates"] and (exact | near).any():
+            self._write_kept(arrays, ~(exact | near))
+
+    def _write_kept(self, arrays: dict[str, np.ndarray], kept: np.ndarray) -> None:
+        """Writes each array without the documents that are not kept, in bounded memory."""
+        starts = arrays["document_starts"]
+        entry_ends = np.cumsum(arrays["document_entries"])
+        with contextlib.ExitStack() as stack:
+            files = {name: stack.enter_context(open(self.folder / f"{name}.kept", "wb")) for name in ARRAYS}
+            files["document_starts"].write(np.zeros(1, "<i8").data)
+            end = first = 0
+            while first < len(kept):
+                # As many documents as fit in a few million tokens, and one at least.
+                last = max(first + 1, int(np.searchsorted(starts, starts[first] + (1 << 22))) - 1)
+                keep, some = kept[first:last], slice(first, last)
+                sizes, entries = np.diff(starts[first : last + 1]), arrays["document_entries"][some]
+                tokens = arrays["tokens"][starts[first] : starts[last]]
+                lengths = arrays["sentence_lengths"][entry_ends[first] - entries[0] : entry_ends[last - 1]]
+                ends = end + np.cumsum(sizes[keep])
+                end = int(ends[-1]) if len(ends) else end
+                files["tokens"].write(tokens[np.repeat(keep, sizes)].data)
+                files["sentence_lengths"].write(lengths[np.repeat(keep, entries)].data)
+                files["document_starts"].write(ends.astype("<i8").data)
+                files["document_hashes"].write(arrays["document_hashes"][some][keep].data)
+                first = last
+            self.entries |= {name: file.tell() // self.dtypes[name].itemsize for name, file in files.items()}
+        self.counts["dropped"] = int(np.count_nonzero(~kept))
+
+
+def put_in_place(out: Path) -> None:
+    """Turns a finished store beside `out` into `out`."""
+    folder = partial(out)
+    for name in (*(f"{name}.bin" for name in _SCRATCH), "progress.json"):
+        (folder / name).unlink(missing_ok=True)
+    os.rename(folder, out)
+
+
+def _finished(out: Path, recipe: dict[str, Any]) -> dict[str, Any] | None:
+    """Returns the header of the store if it is already there, None if there is work to do; refuses anything else."""
+    if (partial(out) / "header.json").exists():
+        put_in_place(out)
+    header = read_header(out)
+    if header is None:
+        if out.exists() and (not out.is_dir() or any(out.iterdir())):
+            raise InputError(f"{out}: exists and is no token store; choose another folder")
+        return None
+    if any(header.get(name) != recipe[name] for name in recipe):
+        raise InputError(
+            f"{out}: already holds a store of other text, options or another tokenizer; "
+            "delete it, or choose another folder"
+        )
+    return header
+
+
+@contextlib.contextmanager
+def _full_disk_explained(out: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        raise InputError(
+            f"{out}: the disk is full; free some space and run the same command again: it continues where it stopped"
+        ) from error
+
+
+def _follower(
+    sources: Sequence[corpus.Source], writer: Writer, report: Callable[[Progress], None] | None
+) -> Callable[[], None]:
+    """Returns what to call after each block: it works out speed and time left and passes them to `report`."""
+    # Bytes and TFDS examples do not add up; where both occur, every source counts the same.
+    alike = len({source.is_tfds for source in sources}) == 1
+    weights = [source.size if alike else 1 for source in sources]
+
+    def share() -> float:
+        index, _, position = writer.cursor
+        if index == len(sources):
+            return 1.0
+        within = min(1.0, position / sources[index].size)
+        return (sum(weights[:index]) + within * weights[index]) / sum(weights)
+
+    began, share_before, bytes_before = time.monotonic(), share(), writer.counts["bytes"]
+
+    def follow() -> None:
+        if report is None:
+            return
+        seconds = max(time.monotonic() - began, 1e-9)
+        speed = (writer.counts["bytes"] - bytes_before) / seconds
+        left = seconds * (1 - share()) / max(share() - share_before, 1e-9)
+        report(Progress(writer.counts["documents"], writer.counts["tokens"], speed, share(), left))
+
+    return follow
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Replaces a file as a whole: a reader sees the old content or the new."""
+    beside = path.with_name(path.name + ".new")
+    with open(beside, "w", encoding="utf-8") as file:
+        json.dump(value, file, indent=1)
+        file.write("\n")
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(beside, path)
