@@ -154,6 +154,7 @@ def test_conllevals_published_example():
         ("Paris", [], 0, 0),
         ("", ["Paris"], 0, 0),
         ("", [".", "the"], 1, 1),  # answers of nothing but punctuation and articles are none
+        ("", ["Paris", "."], 0, 0),
     ],
 )
 def test_answers_are_compared_as_squad_compares_them(predicted, answers, exact, f1):
