@@ -1,0 +1,304 @@
+"""The main job as one short story: text, vocabulary, pre-training, fine-tuning with and without it, a report.
+
+The text is what every machine with this package has: the documentation inside the Python packages it depends on and the
+standard library, read from their source files. Nothing is downloaded.
+"""
+
+import ast
+import hashlib
+import inspect
+import json
+import re
+import statistics
+import sysconfig
+import textwrap
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from bert_jax import report, tokenizers
+from bert_jax.config import Experiment, Optimizer, Pretraining, Sequences, preset
+from bert_jax.data.store import prepare
+from bert_jax.predict import load
+from bert_jax.train import train
+from bert_jax.workdir import write_json
+
+# Package folder -> the name its documentation goes by; the standard library is read as well.
+LIBRARIES = {
+    "flax": "Flax",
+    "jax": "JAX",
+    "matplotlib": "Matplotlib",
+    "numpy": "NumPy",
+    "optax": "Optax",
+    "orbax": "Orbax",
+    "scipy": "SciPy",
+    "sklearn": "scikit-learn",
+    "tensorflow_datasets": "TensorFlow Datasets",
+}
+STANDARD_LIBRARY = "standard library"
+# What is told apart in the fine-tuning task. The others have too few descriptions, or much the same ones as JAX.
+LABELS = ("JAX", "Matplotlib", "NumPy", "Orbax", "SciPy", "TensorFlow Datasets", "scikit-learn", STANDARD_LIBRARY)
+GIVEAWAYS = re.compile(
+    r"\b(?:numpy|np|jnp|jax|lax|scipy|scikit-learn|scikit|sklearn|learn|matplotlib|mpl|pyplot|plt|orbax|ocp|flax|linen|"
+    r"optax|tensorflow_datasets|tensorflow|tfds|tf|python|xla)\b[\w.]*",
+    re.IGNORECASE,
+)
+TRAIN_PER_LABEL = 32
+TEST_PER_LABEL = 150
+SEEDS = 5  # fine-tuning runs from each start
+VOCAB_SIZE = 4096
+# What two cores do in a minute. Counting steps and not seconds is what makes a run repeatable.
+STEPS_PER_MINUTE = 1200
+
+
+@dataclass(frozen=True)
+class Document:
+    """One docstring."""
+
+    library: str
+    text: str  # prose only: paragraphs between line feeds
+
+
+def prose(docstring: str) -> str:
+    """The paragraphs of a docstring that are sentences, one a line: no code, tables, headings or markup.
+
+    >>> prose("Adds `x` to it.\\n\\nUse it often,\\nor never.\\n\\n>>> add(1)\\n2\\n\\nNotes\\n-----\\n")
+    'Adds x to it.\\nUse it often, or never.'
+    """
+    kept = []
+    for block in re.split(r"\n\s*\n", inspect.cleandoc(docstring)):
+        lines = [line.strip() for line in block.splitlines()]
+        if ">>>" in block or any(re.fullmatch(r"[-=~^*+|: ]{3,}", line) for line in lines):
+            # Code, a table or a heading; under a heading's line there may be descriptions of parameters.
+            lines = _descriptions(block) if ">>>" not in block else []
+        text = " ".join(lines)
+        text = re.sub(r":[\w:]+:`~?([^`<]*)[^`]*`", r"\1", text)
+        text = re.sub(r"[`*]+|\.\. \w+::|\\\w+", "", text)
+        text = re.sub(r"\s+", " ", text).strip()
+        letters = sum(c.isalpha() or c.isspace() for c in text)
+        if len(text.split()) >= 3 and letters > 0.8 * len(text) and text[-1] in ".:!?":
+            kept.append(text)
+    return "\n".join(kept)
+
+
+def _descriptions(block: str) -> list[str]:
+    """The indented lines of a parameter list: what each parameter is, without its name and type."""
+    return [line.strip() for line in block.splitlines() if line.startswith("  ")]
+
+
+def gather() -> list[Document]:
+    """Reads the docstrings of the libraries' source files, without importing them; equal texts once."""
+    paths = sysconfig.get_paths()
+    folders = [(name, Path(paths["purelib"]) / folder) for folder, name in LIBRARIES.items()]
+    folders.append((STANDARD_LIBRARY, Path(paths["stdlib"])))
+    documents: dict[str, Document] = {}
+    for library, folder in folders:
+        for docstring in _docstrings(folder):
+            text = prose(docstring)
+            if len(text) >= 80:
+                documents.setdefault(text, Document(library, text))
+    return list(documents.values())
+
+
+def _docstrings(folder: Path) -> Iterator[str]:
+    for path in sorted(folder.rglob("*.py")):
+        if {"test", "tests", "site-packages", "idlelib", "lib2to3"} & set(path.relative_to(folder).parts):
+            continue
+        try:
+            tree = ast.parse(path.read_bytes())
+        except (SyntaxError, ValueError):  # kept as examples of what Python cannot read
+            continue
+        for node in ast.walk(tree):
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef | ast.Module):
+                docstring = ast.get_docstring(node, clean=False)
+                if docstring:
+                    yield docstring
+
+
+def labelled_sets(documents: list[Document]) -> dict[str, list[Document]]:
+    """Draws the labelled descriptions: {"train": ..., "test": ...}, as many of each library, names and code removed.
+
+    Which ones is decided by a hash of their text, so that it does not depend on what else is there.
+    """
+    by_text: dict[str, Document] = {}
+    for document in documents:
+        text = description(document.text)
+        if document.library in LABELS and len(text.split()) >= 8:
+            by_text.setdefault(text, Document(document.library, text))
+    shuffled = sorted(by_text.values(), key=lambda d: hashlib.sha256(d.text.encode()).digest())
+    sets: dict[str, list[Document]] = {"train": [], "test": []}
+    for label in LABELS:
+        mine = [d for d in shuffled if d.library == label]
+        sets["train"] += mine[:TRAIN_PER_LABEL]
+        sets["test"] += mine[TRAIN_PER_LABEL : TRAIN_PER_LABEL + TEST_PER_LABEL]
+    return sets
+
+
+def description(text: str) -> str:
+    """What a text says, without the words that name its library: its first sentences, as plain words."""
+    text = GIVEAWAYS.sub("", text.replace("\n", " "))
+    text = re.sub(r"\b\w*[_.]\w[\w.]*|\b\w+\(\)", "", text)  # identifiers
+    return textwrap.shorten(text, 240, placeholder="")
+
+
+def write_tfds(folder: Path, sets: dict[str, list[Document]]) -> Path:
+    """Writes the labelled sets as a data set of TensorFlow Datasets, and returns its folder."""
+    import tensorflow_datasets as tfds  # slow to import, and needed here alone
+
+    class LibraryDocs(tfds.core.GeneratorBasedBuilder):
+        """Descriptions of functions and classes, labelled with the library they come from."""
+
+        VERSION = tfds.core.Version("1.0.0")
+
+        def _info(self) -> Any:
+            features = {"text": tfds.features.Text(), "label": tfds.features.ClassLabel(names=LABELS)}
+            return self.dataset_info_from_configs(features=tfds.features.FeaturesDict(features))
+
+        def _split_generators(self, dl_manager: Any) -> dict[str, Any]:
+            return {split: self._generate_examples(documents) for split, documents in sets.items()}
+
+        def _generate_examples(self, documents: list[Document]) -> Iterator[Any]:
+            for number, document in enumerate(documents):
+                yield number, {"text": document.text, "label": document.library}
+
+    tfds.disable_progress_bar()
+    builder = LibraryDocs(data_dir=str(folder), file_format="array_record")
+    builder.download_and_prepare()
+    return Path(builder.data_dir)
+
+
+def pretraining(store: Path, minutes: float, seed: int) -> Experiment:
+    """MLM and NSP for `minutes`: short sequences and many steps, which a small model gains most from."""
+    steps = max(20, round(minutes * STEPS_PER_MINUTE))
+    return Experiment(
+        task=Pretraining(stores=(str(store),), sequence_length=64, held_out=0.02, eval_sequences=1000),
+        model=preset("bert-tiny", vocab_size=0, max_position_embeddings=64, hidden_dropout=0.0, attention_dropout=0.0),
+        optimizer=Optimizer(learning_rate=2e-3, warmup_share=0.05),
+        batch_size=16,
+        steps=steps,
+        seed=seed,
+        log_every=max(1, steps // 60),
+        eval_every=max(1, steps // 6),
+        checkpoint_every=max(1, steps // 6),
+    )
+
+
+def fine_tuning(pretrained: Path, labelled: Path, start: str, seed: int) -> Experiment:
+    """The labelled task, from the pre-trained encoder or from random weights; all else is the same."""
+    model = replace(load(pretrained).config, classifier_dropout=0.1, hidden_dropout=0.1)
+    return Experiment(
+        task=Sequences(train=f"tfds:{labelled}:train", eval=f"tfds:{labelled}:test", labels=LABELS, max_length=64),
+        model=model,
+        tokenizer=str(pretrained / "tokenizer"),
+        init_from=str(pretrained) if start == "pre-trained" else None,
+        optimizer=Optimizer(learning_rate=5e-4, warmup_share=0.1),
+        batch_size=16,
+        epochs=12,
+        seed=seed,
+        log_every=16,
+        eval_every=64,
+        checkpoint_every=10_000,
+    )
+
+
+BLANKS = (
+    "Returns the number of [MASK] in the array.",
+    "If True, a copy of the [MASK] is returned.",
+    "Raises an error if the [MASK] is not valid.",
+    "Fit the [MASK] to the training data.",
+)
+
+
+def quickstart(workdir: Path, minutes: float = 5.0, seed: int = 0) -> dict[str, Any]:
+    """Runs the whole story in `workdir`, shows it, and returns its figures; run again, it goes on where it stopped."""
+    console = Console()
+    say = console.print
+    workdir.mkdir(parents=True, exist_ok=True)
+
+    say("[bold]1. Text[/]: the documentation inside the installed Python packages")
+    documents = gather()
+    sets = labelled_sets(documents)
+    kept_apart = {d.text for documents in sets.values() for d in documents}
+    corpus = workdir / "corpus.jsonl"
+    texts = [d.text for d in documents if description(d.text) not in kept_apart]
+    corpus.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
+    say(f"   {len(texts):,} documents, {sum(map(len, texts)) / 1e6:.1f} MB to pre-train on")
+    labelled = write_tfds(workdir / "tfds", sets)
+    say(f"   {len(sets['train'])} + {len(sets['test']):,} labelled descriptions, which are kept apart, as {labelled}")
+
+    say(f"[bold]2. Vocabulary[/]: {VOCAB_SIZE:,} WordPieces, and the text as a token store")
+    if not (workdir / "tokenizer").exists():
+        tokenizers.train("wordpiece", texts, VOCAB_SIZE).save(workdir / "tokenizer")
+    prepare([str(corpus)], workdir / "tokenizer", workdir / "store")
+
+    experiment = pretraining(workdir / "store", minutes, seed)
+    say(f"[bold]3. Pre-training[/]: {experiment.steps:,} steps of MLM and NSP, about {minutes:g} minutes on two cores")
+    pretrained = train(experiment, workdir / "pretrain", say=say)["metrics"]
+
+    accuracies: dict[str, list[float]] = {}
+    for start in ("pre-trained", "random"):
+        say(f"[bold]4. Fine-tuning[/] from {start} weights: which library is described? {SEEDS} seeds")
+        for number in range(SEEDS):
+            folder = workdir / "finetune" / f"{start}-{number}"
+            tuned = train(fine_tuning(workdir / "pretrain", labelled, start, seed + number), folder, say=quiet)
+            accuracies.setdefault(start, []).append(tuned["metrics"]["accuracy"])
+            say(f"   seed {seed + number}: accuracy {accuracies[start][-1]:.1%}")
+
+    blanks = guesses(workdir / "pretrain")
+    rows = summary(pretrained, accuracies)
+    show(console, rows, blanks)
+    notes = {
+        "tables": [{"title": "What pre-training gained", "columns": ["figure", "value", "compare"], "rows": rows}],
+        "texts": [{"title": "Filling in blanks", "lines": blanks}],
+    }
+    write_json(workdir / "notes.json", notes)
+    report.report([workdir], workdir / "report.html")
+    say(f"Curves and all the rest: {workdir / 'report.html'}")
+    return {"pretrained": pretrained, "accuracy": accuracies}
+
+
+def quiet(text: str) -> None:
+    """Says nothing."""
+
+
+def guesses(pretrained: Path) -> list[str]:
+    """What the pre-trained model puts into the blanks, a line each."""
+    bert = load(pretrained)
+    lines = []
+    for text in BLANKS:
+        best = ", ".join(f"{piece} {probability:.0%}" for piece, probability in bert.fill_mask(text, 4))
+        lines.append(f"{text}  ->  {best}")
+    return lines
+
+
+def summary(pretrained: dict[str, float], accuracies: dict[str, list[float]]) -> list[list[str]]:
+    """The rows of the closing table: figure, value, what to compare it with."""
+
+    def spread(start: str) -> str:
+        scores = accuracies[start]
+        return f"{statistics.mean(scores):.1%} ± {statistics.stdev(scores):.1%}"
+
+    return [
+        [
+            "masked words guessed right",
+            f"{pretrained['mlm_accuracy']:.1%}",
+            f"{pretrained['unigram_accuracy']:.1%} by always saying the commonest",
+        ],
+        ["next sentence told from another", f"{pretrained['pair_accuracy']:.1%}", "50.0% by chance"],
+        ["library told, pre-trained start", spread("pre-trained"), f"{1 / len(LABELS):.1%} by chance"],
+        ["library told, random start", spread("random"), f"the same {SEEDS} seeds, data and steps"],
+    ]
+
+
+def show(console: Console, rows: list[list[str]], blanks: list[str]) -> None:
+    """Prints the closing table and the blanks."""
+    table = Table("figure", "value", "compare", title="What pre-training gained")
+    for row in rows:
+        table.add_row(*row)
+    console.print(table)
+    for line in blanks:
+        console.print("  " + line, highlight=False, markup=False)
