@@ -69,6 +69,18 @@ class Normalization(dict[int, str]):
         return np.repeat(np.arange(len(text), dtype=np.int32), counts)
 
 
+class Visible(dict[str, bool]):
+    """Says of a character whether SentencePiece's normalisation leaves anything but a space of it."""
+
+    def __init__(self, library: sentencepiece.SentencePieceProcessor):
+        super().__init__()
+        self._library = library
+
+    def __missing__(self, character: str) -> bool:
+        self[character] = visible = bool(self._library.normalize(character).strip(SPACE))
+        return visible
+
+
 class SentencePiece:
     """ALBERT's tokenizer: a unigram or BPE model over text in which a space is a character.
 
@@ -119,6 +131,7 @@ class SentencePiece:
             self._library = sentencepiece.SentencePieceProcessor(model_proto=model.SerializeToString())
         except RuntimeError as error:
             raise InputError(f"{where}: SentencePiece does not take this model: {error}") from None
+        self._visible = Visible(self._library)
 
     def encode_ids(self, texts: Sequence[str]) -> list[np.ndarray]:
         """See `base.Tokenizer.encode_ids`."""
@@ -132,7 +145,7 @@ class SentencePiece:
         return [
             base.Encoding(
                 np.array(found["ids"], np.int32),
-                _offsets(found["offsets"], new, self._normalization.sources(old)),
+                _offsets(found["offsets"], [self._visible[c] for c in new], self._normalization.sources(old)),
             )
             for old, new, found in zip(texts, prepared, encoded, strict=True)
         ]
@@ -203,15 +216,24 @@ class SentencePiece:
         return fast
 
 
-def _offsets(spans: Sequence[tuple[int, int]], prepared: str, sources: np.ndarray) -> np.ndarray:
-    """Moves spans of the prepared text, which begin with the space before a word, to characters of the given text."""
+def _offsets(spans: Sequence[tuple[int, int]], visible: Sequence[bool], sources: np.ndarray) -> np.ndarray:
+    """Moves spans of prepared text to characters of the given text, less spaces and the like at either end.
+
+    Args:
+      spans: of the pieces; that of a word's first piece begins with the space before it.
+      visible: of each prepared character, whether it leaves a trace in a piece.
+      sources: of each prepared character, the given one it comes from.
+
+    Returns:
+      int32 [pieces, 2].
+    """
     offsets = np.zeros((len(spans), 2), np.int32)
     for row, (start, end) in enumerate(spans):
-        while start < end and prepared[start].isspace():
+        while start < len(visible) - 1 and not visible[start]:
             start += 1
-        end = min(max(end, start + 1), len(sources))
-        if start < end:
-            offsets[row] = sources[start], sources[end - 1] + 1
+        while end > start + 1 and not visible[end - 1]:
+            end -= 1
+        offsets[row] = sources[start], sources[max(start, end - 1)] + 1
     return offsets
 
 
