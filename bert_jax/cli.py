@@ -44,7 +44,7 @@ def tokenizer(
     from bert_jax import tokenizers
     from bert_jax.data import corpus as corpora
 
-    texts = corpora.sample(corpus, int(sample_mb * 1e6), seed)
+    texts = corpora.sample(corpora.documents(corpus), int(sample_mb * 1e6), seed)
     options: dict[str, Any] = {"model_type": model_type} if kind == "sentencepiece" else {}
     trained = tokenizers.train(kind, texts, vocab_size, lowercase=lowercase, **options)
     trained.save(out)
@@ -71,10 +71,17 @@ def prepare(
         workers: Processes that tokenise.
         drop_duplicates: Whether documents that were seen before are left out; they are counted in any case.
     """
-    from bert_jax.data.store import prepare as write_store
+    from bert_jax.data import prepare as preparing
 
-    summary = write_store(corpus, tokenizer, out, workers=workers, drop_duplicates=drop_duplicates)
-    for name, value in summary.items():
+    header = preparing.prepare(
+        corpus,
+        tokenizer,
+        out,
+        workers=workers,
+        drop_duplicates=drop_duplicates,
+        progress=preparing.print_progress,
+    )
+    for name, value in header["summary"].items():
         print(f"{name:24} {value:,}" if isinstance(value, int) else f"{name:24} {value}")
 
 
@@ -200,6 +207,7 @@ def report(
         reports.watch(workdirs[0])
         return
     reports.report(workdirs, out)
+    reports.print_summary(workdirs)
     print(f"wrote {out}")
 
 

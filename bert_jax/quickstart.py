@@ -22,7 +22,7 @@ from rich.table import Table
 
 from bert_jax import report, tokenizers
 from bert_jax.config import Experiment, Optimizer, Pretraining, Sequences, preset
-from bert_jax.data.store import prepare
+from bert_jax.data.prepare import prepare
 from bert_jax.predict import load
 from bert_jax.train import train
 from bert_jax.workdir import write_json
