@@ -90,7 +90,7 @@ def train_step(
         (grads, sums), _ = jax.lax.scan(accumulate, zeros, (parts, keys))
     grads, sums = total((grads, sums))
 
-    norm = optax.global_norm(grads)
+    norm = optax.tree.norm(grads)
     finite = jnp.isfinite(norm)
     updates, opt_state = state.optimizer.update(grads, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)

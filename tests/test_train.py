@@ -1,0 +1,366 @@
+"""Properties of the training step and of the loop around it."""
+
+import json
+import os
+import signal
+import threading
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from bert_jax import optimizer, tokenizers, train
+from bert_jax.config import BertConfig, Experiment, Optimizer, Pretraining, Sequences
+from bert_jax.data.prepare import prepare
+from bert_jax.errors import InputError
+from bert_jax.losses import Mean, Outcome
+from bert_jax.sharding import Devices
+from bert_jax.tasks.pretraining import PretrainingTask
+
+MODEL = BertConfig(
+    vocab_size=0,
+    hidden_size=16,
+    num_layers=2,
+    num_heads=2,
+    intermediate_size=32,
+    max_position_embeddings=32,
+)
+QUIET = MODEL.__class__(**(MODEL.__dict__ | {"hidden_dropout": 0.0, "attention_dropout": 0.0}))
+WORDS = [
+    "red",
+    "blue",
+    "green",
+    "gold",
+    "small",
+    "large",
+    "old",
+    "new",
+    "cat",
+    "dog",
+    "bird",
+    "fish",
+    "runs",
+    "sleeps",
+    "eats",
+    "sings",
+    "here",
+    "there",
+    "now",
+    "then",
+]
+
+
+def texts(count: int, seed: int = 0) -> list[str]:
+    rng = np.random.default_rng(seed)
+    return [
+        "\n".join(" ".join(rng.choice(WORDS, rng.integers(4, 9))).capitalize() + "." for _ in range(rng.integers(3, 8)))
+        for _ in range(count)
+    ]
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory) -> Path:
+    """A tokenizer, a token store, and labelled rows whose label is a word in them."""
+    folder = tmp_path_factory.mktemp("data")
+    tokenizers.train("wordpiece", texts(200), 80).save(folder / "tokenizer")
+    (folder / "corpus.txt").write_text("\n\n".join(texts(200)))
+    prepare([str(folder / "corpus.txt")], folder / "tokenizer", folder / "store")
+    for name, seed in (("train", 1), ("dev", 2)):
+        rng = np.random.default_rng(seed)
+        rows = [{"text": " ".join(rng.choice(WORDS, 5)), "label": ["no", "yes"][n % 2]} for n in range(64)]
+        for row in rows:
+            row["text"] += " cat" if row["label"] == "yes" else " dog"
+        (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return folder
+
+
+def pretraining(data: Path, **changes) -> Experiment:
+    experiment = Experiment(
+        task=Pretraining(stores=(str(data / "store"),), sequence_length=32, held_out=0.1),
+        model=MODEL,
+        optimizer=Optimizer(learning_rate=1e-3),
+        batch_size=8,
+        steps=12,
+        log_every=5,
+        eval_every=6,
+        checkpoint_every=4,
+        sharding="single",
+    )
+    return replace(experiment, **changes)
+
+
+def fine_tuning(data: Path, **changes) -> Experiment:
+    experiment = Experiment(
+        task=Sequences(train=str(data / "train.jsonl"), eval=str(data / "dev.jsonl"), max_length=16),
+        model=QUIET,
+        tokenizer=str(data / "tokenizer"),
+        optimizer=Optimizer(learning_rate=3e-3),
+        batch_size=16,
+        steps=60,
+        eval_every=0,
+        sharding="single",
+    )
+    return replace(experiment, **changes)
+
+
+def silent(text: str) -> None:
+    del text
+
+
+def lines(path: Path) -> list[dict]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+# The step --------------------------------------------------------------------------------------------------------
+
+
+def uneven_batch(rows: int = 16, length: int = 12, slots: int = 4) -> dict[str, np.ndarray]:
+    """Rows of unequal length with unequal numbers of masked tokens and some without a pair label."""
+    rng = np.random.default_rng(0)
+    present = (np.arange(length) < rng.integers(4, length + 1, rows)[:, None]).astype(np.int32)
+    return {
+        "input_ids": rng.integers(0, 50, (rows, length)).astype(np.int32) * present,
+        "token_type_ids": np.zeros((rows, length), np.int32),
+        "position_ids": np.tile(np.arange(length, dtype=np.int32), (rows, 1)),
+        "sequence_ids": present,
+        "cls_positions": np.zeros((rows, 1), np.int32),
+        "masked_positions": rng.integers(0, 4, (rows, slots)).astype(np.int32),
+        "masked_labels": rng.integers(0, 50, (rows, slots)).astype(np.int32),
+        "masked_weights": (rng.random((rows, slots)) < rng.random((rows, 1))).astype(np.float32),
+        "pair_labels": rng.integers(0, 2, (rows, 1)).astype(np.int32),
+        "pair_weights": (rng.random((rows, 1)) < 0.7).astype(np.float32),
+    }
+
+
+# An optimizer that moves nothing and keeps the gradient as its state, where a test can read it.
+KEEP_GRADIENT = optax.GradientTransformation(
+    lambda params: jax.tree.map(jnp.zeros_like, params),
+    lambda grads, state, params: (jax.tree.map(jnp.zeros_like, grads), grads),
+)
+
+
+class _NoTokenizer:
+    pass
+
+
+def gradient(config: BertConfig, sharding: str, microbatches: int = 1):
+    """Gradients and sums of MLM and NSP on the uneven batch."""
+    task = PretrainingTask(Pretraining(), config, _NoTokenizer())
+    batch = uneven_batch()
+    params = task.model.init(jax.random.key(0), batch)["params"]
+    state = train.TrainState(
+        step=jnp.zeros((), jnp.int32),
+        params=params,
+        opt_state=KEEP_GRADIENT.init(params),
+        key=jax.random.key(1),
+        optimizer=KEEP_GRADIENT,
+    )
+    step = Devices(sharding, len(batch["input_ids"])).train_step(
+        train.train_step, loss_fn=task.loss_fn, microbatches=microbatches
+    )
+    state, sums = step(state, batch)
+    return jax.device_get((state.opt_state, sums))
+
+
+@pytest.mark.parametrize(("sharding", "microbatches"), [("single", 2), ("single", 4), ("pmap", 1), ("pmap", 2)])
+def test_the_gradient_does_not_depend_on_how_the_batch_is_split(sharding, microbatches):
+    config = replace(QUIET, vocab_size=50)
+    whole, whole_sums = gradient(config, "single")
+    split, split_sums = gradient(config, sharding, microbatches)
+    for a, b in zip(jax.tree.leaves(whole), jax.tree.leaves(split), strict=True):
+        np.testing.assert_allclose(b, a, rtol=1e-5, atol=1e-5 * np.abs(a).max())
+    for a, b in zip(jax.tree.leaves(whole_sums), jax.tree.leaves(split_sums), strict=True):
+        np.testing.assert_allclose(b, a, rtol=1e-5)
+
+
+def test_a_gradient_that_is_not_finite_changes_nothing_and_is_counted():
+    transformation = optimizer.make(Optimizer(), 10)
+    params = {"kernel": jnp.ones(3)}
+
+    def loss_fn(params, batch, key):
+        return Outcome({"loss": Mean(jnp.sum(params["kernel"] * batch["x"]), jnp.ones(()))}, {}, {})
+
+    state = train.TrainState(
+        jnp.zeros((), jnp.int32), params, transformation.init(params), jax.random.key(0), transformation
+    )
+    bad, sums = train.train_step(state, {"x": jnp.array([1.0, jnp.nan, 1.0])}, loss_fn=loss_fn)
+    np.testing.assert_array_equal(bad.params["kernel"], params["kernel"])
+    assert bad.step == 1
+    assert sums["metrics"]["skipped"].sum == 1
+    assert sums["losses"]["loss"].sum == 0
+    good, sums = train.train_step(bad, {"x": jnp.ones(3)}, loss_fn=loss_fn)
+    assert sums["metrics"]["skipped"].sum == 0
+    assert int(good.step) == 2
+
+
+def test_biases_and_layer_norm_do_not_decay():
+    params = {
+        "out": {"kernel": 1, "bias": 1},
+        "norm": {"scale": 1, "bias": 1},
+        "word": {"embedding": 1},
+        "mlm": {"bias": 1},
+    }
+    assert optimizer.decay_mask(params) == {
+        "out": {"kernel": True, "bias": False},
+        "norm": {"scale": False, "bias": False},
+        "word": {"embedding": True},
+        "mlm": {"bias": False},
+    }
+
+
+def test_the_learning_rate_rises_then_falls_to_zero():
+    schedule = optimizer.learning_rate(Optimizer(learning_rate=1.0, warmup_share=0.1), 100)
+    rates = [float(schedule(step)) for step in range(101)]
+    assert rates[0] == 0
+    assert rates[10] == max(rates) == 1
+    np.testing.assert_allclose(np.diff(rates[10:]), -1 / 90, rtol=1e-4)
+    assert rates[100] == pytest.approx(0, abs=1e-6)
+
+
+def test_without_bias_correction_the_first_update_is_googles():
+    fields = Optimizer(
+        learning_rate=1.0,
+        warmup_share=0.0,
+        weight_decay=0.0,
+        bias_correction=False,
+        max_grad_norm=0,
+        schedule="constant",
+    )
+    transformation = optimizer.make(fields, 10)
+    params = {"kernel": jnp.ones(2)}
+    grads = {"kernel": jnp.array([0.5, -2.0])}
+    updates, _ = transformation.update(grads, transformation.init(params), params)
+    expected = -0.1 * np.array([0.5, -2.0]) / (np.sqrt(0.001) * np.array([0.5, 2.0]) + 1e-6)
+    np.testing.assert_allclose(updates["kernel"], expected, rtol=1e-5)
+
+
+def test_gradients_are_clipped_to_their_global_norm():
+    fields = Optimizer(learning_rate=1.0, max_grad_norm=1.0)
+    clip = optimizer.make(fields, 10)
+    big = {"kernel": jnp.array([300.0, 400.0])}
+    small = {"kernel": jnp.array([0.6, 0.8])}
+    params = {"kernel": jnp.zeros(2)}
+    (_, a), (_, b) = (clip.update(g, clip.init(params), params) for g in (big, small))
+    for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True):
+        np.testing.assert_allclose(x, y, rtol=1e-5)
+
+
+# The loop --------------------------------------------------------------------------------------------------------
+
+
+def test_a_model_learns_eight_sentences_by_heart(data, tmp_path):
+    rows = [
+        json.dumps({"text": f"{a} {b} {c}", "label": str(n)})
+        for n, (a, b, c) in enumerate(zip(WORDS[:8], WORDS[3:11], WORDS[6:14], strict=True))
+    ]
+    (tmp_path / "eight.jsonl").write_text("\n".join(rows))
+    task = Sequences(train=str(tmp_path / "eight.jsonl"), eval=str(tmp_path / "eight.jsonl"), max_length=16)
+    result = train.train(fine_tuning(data, task=task, batch_size=8, steps=150), tmp_path / "run", say=silent)
+    assert result["metrics"]["accuracy"] == 1
+    assert result["metrics"]["loss"] < 0.05
+
+
+@pytest.mark.parametrize(
+    "make",
+    [pretraining, partial(fine_tuning, steps=12, eval_every=6, checkpoint_every=4, log_every=5, model=MODEL)],
+    ids=["pretraining", "fine-tuning"],
+)
+def test_a_stopped_run_goes_on_as_if_nothing_had_happened(data, tmp_path, monkeypatch, make):
+    whole = train.train(make(data), tmp_path / "whole", say=silent)
+    collect = train.Loop._collect
+    taken = []
+
+    def collect_then_stop(self, pending, progress):
+        taken.extend(pending)
+        collect(self, pending, progress)
+        if len(taken) == 5:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    # The signal comes at step 5, where a line is due: step 6 is the last, in the middle of a window of figures.
+    monkeypatch.setattr(train.Loop, "_collect", collect_then_stop)
+    train.train(make(data), tmp_path / "stopped", say=silent)
+    monkeypatch.undo()
+    assert 0 < lines(tmp_path / "stopped" / "metrics.jsonl")[-1]["step"] < 12
+    again = train.train(make(data), tmp_path / "stopped", say=silent)
+    assert (tmp_path / "stopped/metrics.jsonl").read_text() == (tmp_path / "whole/metrics.jsonl").read_text()
+    assert again["metrics"] == whole["metrics"]
+    assert again["tokens"] == whole["tokens"]
+
+
+def test_lines_written_after_the_last_checkpoint_are_written_once(data, tmp_path):
+    train.train(pretraining(data), tmp_path / "whole", say=silent)
+    train.train(pretraining(data), tmp_path / "crashed", say=silent)
+    # What a kill -9 after step 10 leaves: checkpoints 4 and 8, lines up to 10, the last one cut short.
+    import shutil
+
+    shutil.rmtree(tmp_path / "crashed/checkpoints/12")
+    (tmp_path / "crashed/result.json").unlink()
+    metrics = tmp_path / "crashed/metrics.jsonl"
+    kept = [line for line in metrics.read_text().splitlines(keepends=True) if json.loads(line)["step"] <= 10]
+    metrics.write_text("".join(kept) + '{"step": 11, "spl')
+    train.train(pretraining(data), tmp_path / "crashed", say=silent)
+    assert metrics.read_text() == (tmp_path / "whole/metrics.jsonl").read_text()
+
+
+def test_fine_tuning_starts_from_the_pretrained_encoder_and_says_what_is_new(data, tmp_path):
+    train.train(pretraining(data), tmp_path / "pretrained", say=silent)
+    said = []
+    experiment = fine_tuning(data, model=None, tokenizer=None, init_from=str(tmp_path / "pretrained"), steps=1)
+    train.train(experiment, tmp_path / "tuned", say=said.append)
+    report = next(text for text in said if text.startswith("Weights from"))
+    assert "newly initialised: sequence/out/bias, sequence/out/kernel" in report
+    assert "left out: mlm/bias" in report
+    stored = json.loads((tmp_path / "tuned/experiment.json").read_text())
+    assert stored["model"]["hidden_size"] == 16
+    assert stored["task"]["labels"] == ["no", "yes"]
+
+
+def test_a_workdir_of_another_experiment_is_refused_and_left_alone(data, tmp_path):
+    train.train(fine_tuning(data, steps=2), tmp_path / "run", say=silent)
+    before = {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()}
+    with pytest.raises(InputError, match=r"optimizer\.learning_rate is 0\.003 there and 0\.5 here"):
+        train.train(fine_tuning(data, steps=2, optimizer=Optimizer(learning_rate=0.5)), tmp_path / "run", say=silent)
+    assert {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()} == before
+
+
+def test_a_workdir_in_use_is_refused(data, tmp_path):
+    with train.Workdir(tmp_path / "run"), pytest.raises(InputError, match="another process"):
+        train.train(fine_tuning(data), tmp_path / "run", say=silent)
+
+
+def test_a_finished_run_is_not_run_again(data, tmp_path):
+    first = train.train(fine_tuning(data, steps=2), tmp_path / "run", say=silent)
+    said = []
+    assert train.train(fine_tuning(data, steps=2), tmp_path / "run", say=said.append) == first
+    assert "finished already" in said[-1]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"model": None}, "give `model`"),
+        ({"tokenizer": None}, "give `tokenizer`"),
+        ({"steps": 0}, "give `steps` or `epochs`"),
+        ({"model": replace(MODEL, vocab_size=999)}, "999 pieces and the tokenizer"),
+        ({"microbatches": 3}, "microbatches: 3 does not divide"),
+        ({"sharding": "pmap", "batch_size": 12}, "does not divide by the 8 devices"),
+    ],
+)
+def test_an_experiment_that_cannot_run_says_which_field(data, tmp_path, changes, message):
+    with pytest.raises(InputError, match=message):
+        train.train(fine_tuning(data, **changes), tmp_path / "run", say=silent)
+
+
+def test_training_works_outside_the_main_thread(data, tmp_path):
+    results = []
+    thread = threading.Thread(
+        target=lambda: results.append(train.train(fine_tuning(data, steps=2), tmp_path / "run", say=silent))
+    )
+    thread.start()
+    thread.join()
+    assert results[0]["step"] == 2
