@@ -78,3 +78,44 @@ class BertForSequences(nn.Module):
     def __call__(self, batch: Batch, deterministic: bool = True) -> jax.Array:
         x_BTD = self.bert(batch, deterministic)
         return self.sequence(self.bert.pool(x_BTD, batch["cls_positions"]), deterministic)
+
+
+class BertForTokens(nn.Module):
+    """`num_classes` scores for each token: [B, T, C], float32."""
+
+    config: BertConfig
+    num_classes: int
+
+    def setup(self):
+        self.bert = Bert(self.config)
+        self.token = ClassHead(self.config, self.num_classes)
+
+    def __call__(self, batch: Batch, deterministic: bool = True) -> jax.Array:
+        return self.token(self.bert(batch, deterministic), deterministic)
+
+
+class BertForSpans(nn.Module):
+    """How well an answer begins and ends at each token: [B, T, 2], float32."""
+
+    config: BertConfig
+
+    def setup(self):
+        self.bert = Bert(self.config)
+        self.span = ClassHead(self.config, 2, dropout=False)
+
+    def __call__(self, batch: Batch, deterministic: bool = True) -> jax.Array:
+        return self.span(self.bert(batch, deterministic), deterministic)
+
+
+class BertForChoices(nn.Module):
+    """One score for each choice, where the choices of an example are the sequences of its row: [B, N], float32."""
+
+    config: BertConfig
+
+    def setup(self):
+        self.bert = Bert(self.config)
+        self.choice = ClassHead(self.config, 1)
+
+    def __call__(self, batch: Batch, deterministic: bool = True) -> jax.Array:
+        x_BTD = self.bert(batch, deterministic)
+        return self.choice(self.bert.pool(x_BTD, batch["cls_positions"]), deterministic)[..., 0]
