@@ -1,0 +1,289 @@
+"""Workdirs as found on disk: runs, read leniently, and variants, which are runs that differ only in their seed.
+
+A report is often wanted while work is still going on, or after it was killed. So a file that is missing, cut off or of
+another shape costs what it held and nothing more: the run says so in `Run.problems`.
+"""
+
+import dataclasses
+import json
+import math
+import os
+import re
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from bert_jax.errors import InputError
+
+# Folders inside a workdir that hold no runs and may hold very many files.
+_NOT_RUNS = frozenset({"checkpoints", "tokenizer", "store"})
+_RUN_FILES = ("experiment.json", "metrics.jsonl", "result.json")
+
+
+@dataclass(frozen=True)
+class Run:
+    """One workdir of `bert_jax train`."""
+
+    path: Path  # the folder
+    name: str  # the folder, as short as tells it from the others of a report
+    experiment: dict[str, Any]  # experiment.json; empty if it could not be read
+    figures: dict[tuple[str, str], dict[int, float]]  # {(figure, split): {step: value}}, from metrics.jsonl
+    speed: list[dict[str, float]]  # the lines of speed.jsonl
+    result: dict[str, Any]  # result.json; empty if there is none yet
+    problems: tuple[str, ...]  # what was missing, cut off or not a number, a sentence each
+
+    @property
+    def kind(self) -> str:
+        """The name of the task's dataclass: only runs of one kind are compared."""
+        task = self.experiment.get("task")
+        return str(task["kind"]) if isinstance(task, dict) and "kind" in task else "Unknown task"
+
+    @property
+    def step(self) -> int:
+        """The last step that any file tells of."""
+        steps = [step for curve in self.figures.values() for step in curve]
+        steps += [int(line["step"]) for line in self.speed if "step" in line]
+        return max([*steps, _whole(self.result.get("step"))])
+
+    @property
+    def planned_steps(self) -> int | None:
+        """The steps the experiment asks for; None where it counts in epochs."""
+        return _whole(self.experiment.get("steps")) or None
+
+    @property
+    def finished(self) -> bool:
+        """Whether the last step planned was evaluated; where no number was planned, whether any evaluation was kept."""
+        return bool(self.result) and _whole(self.result.get("step")) >= (self.planned_steps or 0)
+
+    @property
+    def scores(self) -> dict[str, float]:
+        """The result's metrics, or, while there is no result, the last evaluation in metrics.jsonl."""
+        if self.result:
+            return numbers(self.result.get("metrics"))
+        return {name: curve[max(curve)] for (name, split), curve in self.figures.items() if split == "eval"}
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One experiment, run with one seed or with several."""
+
+    name: str  # what its runs' names have in common
+    runs: tuple[Run, ...]  # in the order of their names
+
+    @property
+    def fields(self) -> dict[str, Any]:
+        """{path of a field: value} of the experiment, without the seed."""
+        return dict(_flatten({key: value for key, value in self.runs[0].experiment.items() if key != "seed"}))
+
+
+@dataclass(frozen=True)
+class Notes:
+    """What a notes.json adds at the top of a report."""
+
+    tables: list[dict[str, Any]] = field(default_factory=list)  # each with "title", "columns" and "rows"
+    texts: list[dict[str, Any]] = field(default_factory=list)  # each with "title" and "lines"
+    problems: tuple[str, ...] = ()  # why a notes.json is not shown
+
+
+def find_runs(workdirs: Sequence[Path]) -> tuple[list[Run], Notes]:
+    """Reads every run in the given folders and in the folders below them, in natural order of their names.
+
+    Raises:
+      InputError: a path is no folder, or holds neither a run nor a notes.json.
+    """
+    folders, noted = find_folders(workdirs)
+    top = Path(os.path.commonpath(folders or noted))
+    runs = [read_run(path, path.relative_to(top).as_posix() if path != top else path.name) for path in folders]
+    return sorted(runs, key=lambda run: _natural(run.name)), _read_notes(noted)
+
+
+def find_folders(workdirs: Sequence[Path]) -> tuple[list[Path], list[Path]]:
+    """Returns the folders that hold a run and those that hold a notes.json, each once, without reading them.
+
+    Raises:
+      InputError: a path is no folder, or holds neither a run nor a notes.json.
+    """
+    runs: dict[Path, None] = {}
+    noted: dict[Path, None] = {}
+    for workdir in workdirs:
+        if not workdir.is_dir():
+            what = "is a file" if workdir.exists() else "does not exist"
+            raise InputError(f"{workdir}: {what}; give a workdir of `bert_jax train`, or a folder of such workdirs")
+        folders = [folder.resolve() for folder in _folders(workdir)]
+        here = [folder for folder in folders if any((folder / name).is_file() for name in _RUN_FILES)]
+        with_notes = [folder for folder in folders if (folder / "notes.json").is_file()]
+        if not here and not with_notes:
+            raise InputError(
+                f"{workdir}: no run in this folder or below it; a run has the experiment.json "
+                "that `bert_jax train --workdir` writes"
+            )
+        runs |= dict.fromkeys(here)
+        noted |= dict.fromkeys(with_notes)
+    return list(runs), list(noted)
+
+
+def read_run(path: Path, name: str) -> Run:
+    """Reads one workdir, whatever state it is in."""
+    problems: list[str] = []
+    figures: dict[tuple[str, str], dict[int, float]] = defaultdict(dict)
+    not_finite: dict[str, int] = {}
+    for line in _read_lines(path / "metrics.jsonl", problems):
+        for figure, value in line.items():
+            if figure in ("step", "split") or not is_number(value):
+                continue
+            if _is_finite(value):
+                figures[figure, str(line.get("split", "train"))][_whole(line.get("step"))] = value
+            else:
+                not_finite.setdefault(figure, _whole(line.get("step")))
+    problems += [f"{figure} was not a finite number at step {step:,}" for figure, step in not_finite.items()]
+    speed = path / "speed.jsonl"
+    result = path / "result.json"
+    run = Run(
+        path,
+        name,
+        _read_object(path / "experiment.json", problems),
+        dict(figures),
+        [numbers(line) for line in _read_lines(speed, problems)] if speed.exists() else [],
+        _read_object(result, problems) if result.exists() else {},
+        (),
+    )
+    if not run.finished:
+        steps = f"{run.step:,} of {run.planned_steps:,}" if run.planned_steps else f"{run.step:,}"
+        problems.insert(0, f"still running, or stopped, at step {steps}: its scores are those of the last evaluation")
+    return dataclasses.replace(run, problems=tuple(problems))
+
+
+def group_seeds(runs: Iterable[Run]) -> list[Variant]:
+    """Puts runs together whose experiments differ only in `seed`, in the order of their first run.
+
+    Where one seed occurs twice, the runs are repetitions rather than a sample, and each folder counts by itself.
+    """
+    same: dict[str, list[Run]] = defaultdict(list)
+    for run in runs:
+        rest = {key: value for key, value in run.experiment.items() if key != "seed"}
+        same[json.dumps(rest, sort_keys=True) if rest else run.name].append(run)
+    variants = []
+    for group in same.values():
+        by_folder: dict[Path, list[Run]] = defaultdict(list)
+        repeated = len({str(run.experiment.get("seed")) for run in group}) < len(group)
+        for run in group:
+            by_folder[run.path.parent if repeated else Path()].append(run)
+        variants += [Variant(_common_name(part), tuple(part)) for part in by_folder.values()]
+    names = [variant.name for variant in variants]
+    return [
+        Variant(v.runs[0].name, v.runs) if names.count(v.name) > 1 else v
+        for v in sorted(variants, key=lambda v: _natural(v.runs[0].name))
+    ]
+
+
+def numbers(value: Any) -> dict[str, float]:
+    """Returns the entries of an object that are finite numbers; {} for anything that is no object."""
+    if not isinstance(value, dict):
+        return {}
+    return {str(key): item for key, item in value.items() if is_number(item) and _is_finite(item)}
+
+
+def is_number(value: Any) -> bool:
+    """Whether a JSON value is a number that a float can hold; true and false are none."""
+    if isinstance(value, int):
+        return not isinstance(value, bool) and abs(value) < 2**63
+    return isinstance(value, float)
+
+
+def _whole(value: Any) -> int:
+    return int(value) if is_number(value) and _is_finite(value) else 0
+
+
+def _is_finite(value: float) -> bool:
+    # Beyond any float32: only a broken file holds such numbers, and their squares overflow.
+    return math.isfinite(value) and abs(value) < 1e100
+
+
+def _natural(name: str) -> list[tuple[float, str]]:
+    # Digits compare as numbers, so that limit-1000 follows limit-100, and lr3e-5 stands before lr1e-4.
+    parts = re.split(r"(\d+(?:\.\d+)?(?:e-?\d+)?)", name)
+    return [(float(part), "") if i % 2 else (-1.0, part) for i, part in enumerate(parts)]
+
+
+def _folders(top: Path) -> Iterator[Path]:
+    for folder, below, _ in os.walk(top):
+        below[:] = [name for name in below if name not in _NOT_RUNS and not name.startswith(".")]
+        yield Path(folder)
+
+
+def _flatten(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
+    if not isinstance(value, dict):
+        yield path, value
+        return
+    for key, item in value.items():
+        yield from _flatten(item, f"{path}.{key}" if path else str(key))
+
+
+def _common_name(runs: list[Run]) -> str:
+    """Names a group of seeds: its runs' names without the part that counts the seeds."""
+    if len(runs) == 1:
+        return runs[0].name
+    kept = []
+    for column in zip(*(run.name.split("/") for run in runs), strict=False):
+        parts = set(column)
+        if len(parts) > 1:
+            parts = {re.sub(r"(?:(?:^|[-_ .]+)(?:seed|s)?)?[-_ .=]*\d+$", "", part) for part in parts}
+        kept.append(parts.pop() if len(parts) == 1 else "")
+    return "/".join(filter(None, kept)) or runs[0].path.parent.name
+
+
+def _read_object(path: Path, problems: list[str]) -> dict[str, Any]:
+    try:
+        value = json.loads(path.read_bytes())
+    except FileNotFoundError:
+        problems.append(f"{path.name} is missing")
+        return {}
+    except (OSError, ValueError, RecursionError):
+        problems.append(f"{path.name} could not be read as JSON: it may be half-written")
+        return {}
+    if not isinstance(value, dict):
+        problems.append(f"{path.name} holds no JSON object")
+        return {}
+    return value
+
+
+def _read_lines(path: Path, problems: list[str]) -> list[dict[str, Any]]:
+    try:
+        lines = path.read_bytes().splitlines()
+    except OSError:
+        problems.append(f"{path.name} is missing")
+        return []
+    found = []
+    for number, line in enumerate(lines, start=1):
+        try:
+            value = json.loads(line)
+            if not isinstance(value, dict):
+                raise ValueError
+            found.append(value)
+        except (ValueError, RecursionError):
+            problems.append(
+                f"{path.name}: its last line is cut off"
+                if number == len(lines)
+                else f"{path.name}:{number} is no JSON object"
+            )
+    return found
+
+
+def _read_notes(folders: Iterable[Path]) -> Notes:
+    tables: list[dict[str, Any]] = []
+    texts: list[dict[str, Any]] = []
+    problems: list[str] = []
+    for folder in folders:
+        broken: list[str] = []
+        value = _read_object(folder / "notes.json", broken)
+        problems += [f"{folder.name}: {problem}" for problem in broken]
+        for key, into, content in (("tables", tables, "rows"), ("texts", texts, "lines")):
+            items = value.get(key, [])
+            for item in items if isinstance(items, list) else [None]:
+                if isinstance(item, dict) and isinstance(item.get(content), list):
+                    into.append(item)
+                else:
+                    problems.append(f'{folder.name}: notes.json: an entry of "{key}" has no list of {content}')
+    return Notes(tables, texts, tuple(problems))

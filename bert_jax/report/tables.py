@@ -1,0 +1,312 @@
+"""A report's tables as data: final scores, what differs between experiments, cost, each run, and figures by label."""
+
+import math
+import statistics
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from bert_jax.report.runs import Run, Variant, numbers
+
+
+@dataclass(frozen=True)
+class Measure:
+    """A figure of one variant: a value for each of its runs."""
+
+    values: tuple[float, ...]  # in the order of the runs that have it; never empty
+    unit: str = ""  # "" a score, "count", "seconds", "flop", "bytes" or "share"
+
+    @property
+    def mean(self) -> float:
+        """The mean over the runs."""
+        return statistics.fmean(self.values)
+
+    @property
+    def deviation(self) -> float | None:
+        """The sample standard deviation over the runs (divided by n - 1); None for a single run."""
+        return statistics.stdev(self.values) if len(self.values) > 1 else None
+
+    def text(self, decimals: int | None = None) -> str:
+        """Returns the figure as printed: scores with their spread, everything else as a mean with its unit.
+
+        >>> Measure((0.91, 0.93)).text()
+        '0.9200 ± 0.0141'
+        >>> Measure((3_200_000.0,), "count").text()
+        '3.2M'
+        """
+        if self.unit:
+            return _UNITS[self.unit](self.mean)
+        if self.mean >= 2 and self.mean.is_integer() and len(set(self.values)) == 1:
+            return f"{self.mean:,.0f}"  # a count, the same in every run
+        decimals = score_decimals([self.mean]) if decimals is None else decimals
+        spread = "" if self.deviation is None else f" ± {self.deviation:.{decimals}f}"
+        return f"{self.mean:.{decimals}f}{spread}"
+
+
+@dataclass(frozen=True)
+class Table:
+    """A titled table; a cell is text, a number, a `Measure`, or None where there is nothing to say."""
+
+    title: str
+    columns: tuple[str, ...]
+    rows: tuple[tuple[Any, ...], ...]
+
+    def texts(self) -> list[list[str]]:
+        """Returns every cell as printed, the scores of a column all with the same number of decimals."""
+        columns = []
+        for column in zip(*self.rows, strict=True):
+            scores = [cell.mean for cell in column if isinstance(cell, Measure) and not cell.unit]
+            decimals = score_decimals(scores) if scores else None
+            columns.append([cell_text(cell, decimals) for cell in column])
+        return [list(row) for row in zip(*columns, strict=True)]
+
+
+def by_kind(variants: Iterable[Variant]) -> dict[str, list[Variant]]:
+    """Parts variants by the kind of their task, pre-training first: figures of one kind alone can be compared."""
+    kinds: dict[str, list[Variant]] = {}
+    for variant in sorted(variants, key=lambda variant: variant.runs[0].kind != "Pretraining"):
+        kinds.setdefault(variant.runs[0].kind, []).append(variant)
+    return kinds
+
+
+def score_table(variants: Sequence[Variant]) -> Table:
+    """The final scores: a row a variant, a column a figure, losses after scores."""
+    names = figure_names([run.scores for variant in variants for run in variant.runs])
+    rows = [
+        (v.name, len(v.runs), *(_measure(run.scores.get(name) for run in v.runs) for name in names)) for v in variants
+    ]
+    return Table("Final scores", ("experiment", "runs", *names), tuple(rows))
+
+
+def difference_table(variants: Sequence[Variant]) -> Table:
+    """The fields in which the experiments differ, and only those; the longer side of the table runs downwards."""
+    paths, given = _fields(variants)
+    differing = [path for path in paths if _differs([fields.get(path, _ABSENT) for fields in given])]
+    cells = [tuple(_field_text(fields.get(path, _ABSENT)) for fields in given) for path in differing]
+    title = "What differs"
+    if len(differing) > len(variants):
+        rows = [(path, *row) for path, row in zip(differing, cells, strict=True)]
+        return Table(title, ("field", *(variant.name for variant in variants)), tuple(rows))
+    turned = zip(*cells, strict=True) if cells else [() for _ in variants]
+    rows = [(variant.name, *row) for variant, row in zip(variants, turned, strict=True)]
+    return Table(title, ("experiment", *differing), tuple(rows))
+
+
+def shared_table(variants: Sequence[Variant]) -> Table:
+    """The fields all the experiments have in common, in the order of the configuration."""
+    paths, given = _fields(variants)
+    same = [path for path in paths if not _differs([fields.get(path, _ABSENT) for fields in given])]
+    values = [next(fields[path] for fields in given if path in fields) for path in same]
+    return Table("Fields", ("field", "value"), tuple(zip(same, map(_field_text, values), strict=True)))
+
+
+def cost_table(variants: Sequence[Variant]) -> Table:
+    """What one run cost, as the mean over a variant's runs; the last row adds up all of them."""
+    columns = {
+        "steps": ("count", lambda run: run.step),
+        "tokens": ("count", lambda run: run.result.get("tokens")),
+        "time": ("seconds", _seconds),
+        "compute": ("flop", lambda run: run.result.get("flops")),
+        "tokens/s": ("count", lambda run: _median(run, "tokens_per_second")),
+        "padding": ("share", lambda run: _median(run, "padding_share")),
+        "MFU": ("share", lambda run: _median(run, "mfu")),
+        "memory": (
+            "bytes",
+            lambda run: max((line["memory_bytes"] for line in run.speed if "memory_bytes" in line), default=None),
+        ),
+    }
+    rows = [(v.name, *(_measure(map(of, v.runs), unit) for unit, of in columns.values())) for v in variants]
+    kept = [i for i in range(1, len(columns) + 1) if any(row[i] is not None for row in rows)]
+    names = ["", *columns]
+    rows = [(row[0], *(row[i] for i in kept)) for row in rows]
+    runs = [run for variant in variants for run in variant.runs]
+    if len(runs) > 1:
+        totals = []
+        for name in (names[i] for i in kept):
+            unit, of = columns[name]
+            whole = _measure(map(of, runs), unit) if name in ("tokens", "time", "compute") else None
+            totals.append(whole and Measure((math.fsum(whole.values),), unit))
+        rows.append((f"all {len(runs)} runs", *totals))
+    return Table("Cost", ("experiment", *(names[i] for i in kept)), tuple(rows))
+
+
+def run_table(variants: Sequence[Variant]) -> Table:
+    """Every run by itself: its seed, the step it reached and its scores."""
+    runs = [run for variant in variants for run in variant.runs]
+    names = figure_names([run.scores for run in runs])
+    rows = [
+        (run.name, _field_text(run.experiment.get("seed")), run.step, *(_measure([run.scores.get(n)]) for n in names))
+        for run in runs
+    ]
+    return Table("Each run", ("run", "seed", "step", *names), tuple(rows))
+
+
+def label_table(variant: Variant) -> Table | None:
+    """The result's figures by label, over a variant's runs; None where no run has any."""
+    given = [run.result["tables"]["per_label"] for run in variant.runs if _has_table(run, "per_label")]
+    given = [{str(k): v if isinstance(v, dict) else {"value": v} for k, v in table.items()} for table in given]
+    labels = list(dict.fromkeys(label for table in given for label in table))
+    columns = list(dict.fromkeys(name for table in given for row in table.values() for name in numbers(row)))
+    if not labels or not columns:
+        return None
+    rows = [
+        (label, *(_measure(numbers(table.get(label)).get(name) for table in given) for name in columns))
+        for label in labels
+    ]
+    return Table(f"By label: {variant.name}", ("label", *columns), tuple(rows))
+
+
+def confusion_counts(variant: Variant) -> tuple[list[str], list[list[float]]] | None:
+    """The confusion matrix added up over a variant's runs, as (labels, counts[true][predicted]); None without one."""
+    labels: list[str] = []
+    total: list[list[float]] = []
+    for run in variant.runs:
+        table = run.result["tables"]["confusion"] if _has_table(run, "confusion") else {}
+        names: Any = table.get("labels")
+        counts: Any = table.get("counts")
+        if not isinstance(names, list) or not _is_square(counts, len(names)):
+            continue
+        if not total:
+            labels, total = [str(name) for name in names], counts
+        elif labels == [str(name) for name in names]:
+            total = [[a + b for a, b in zip(*rows, strict=True)] for rows in zip(total, counts, strict=True)]
+    return (labels, total) if total else None
+
+
+def figure_names(scores: Iterable[dict[str, float]]) -> list[str]:
+    """Returns the names in the order they first occur, losses last; a loss under a second name is left out."""
+    rows = list(scores)
+    names: dict[tuple, str] = {}
+    for name in dict.fromkeys(name for row in rows for name in row):
+        values = tuple(row.get(name) for row in rows)
+        names.setdefault(values if lower_is_better(name) else (name,), name)
+    return sorted(names.values(), key=lower_is_better)
+
+
+def lower_is_better(figure: str) -> bool:
+    """Whether a figure is a loss of some kind, going by its name."""
+    return any(word in figure.lower() for word in ("loss", "perplexity", "error"))
+
+
+def score_decimals(values: Iterable[float]) -> int:
+    """Decimals that show the largest value in four digits, and never more than four decimals."""
+    largest = max(map(abs, values))
+    return 4 if largest < 1 else max(0, 3 - math.floor(math.log10(largest)))
+
+
+def cell_text(cell: Any, decimals: int | None = None) -> str:
+    """Returns a cell as printed."""
+    if cell is None:
+        return ""
+    if isinstance(cell, Measure):
+        return cell.text(decimals)
+    if isinstance(cell, int) and not isinstance(cell, bool):
+        return f"{cell:,}"
+    return f"{cell:.4g}" if isinstance(cell, float) else str(cell)
+
+
+_ABSENT = object()  # the path does not occur in an experiment, for instance a field of another task
+
+
+def _fields(variants: Sequence[Variant]) -> tuple[list[str], list[dict[str, Any]]]:
+    given = [variant.fields for variant in variants]
+    paths = list(dict.fromkeys(path for fields in given for path in fields))
+    return paths, given
+
+
+def _differs(values: list[Any]) -> bool:
+    # A field that only some have is told by the field that decides it, say `model` None against a model given.
+    present = [value for value in values if value is not _ABSENT]
+    return any(value != present[0] for value in present) or (None in present and len(present) < len(values))
+
+
+def _field_text(value: Any) -> str:
+    if value is _ABSENT:
+        return "·"
+    if value is None:
+        return "none"
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, list):
+        return ", ".join(map(_field_text, value)) or "none"
+    if isinstance(value, int | float):
+        return f"{value:g}" if isinstance(value, float) else str(value)
+    return str(value) if value != "" else '""'
+
+
+def _measure(values: Iterable[Any], unit: str = "") -> Measure | None:
+    kept = tuple(value for value in numbers(dict(enumerate(values))).values())
+    return Measure(kept, unit) if kept else None
+
+
+def _seconds(run: Run) -> float | None:
+    return run.result.get("seconds", run.speed[-1].get("seconds") if run.speed else None)
+
+
+def _median(run: Run, name: str) -> float | None:
+    # The median leaves out the first lines, in which the step was compiled.
+    values = _told(run, name)
+    return statistics.median(values) if values else None
+
+
+def _told(run: Run, name: str) -> list[float]:
+    return [line[name] for line in run.speed if name in line]
+
+
+def _has_table(run: Run, name: str) -> bool:
+    tables = run.result.get("tables")
+    return isinstance(tables, dict) and isinstance(tables.get(name), dict)
+
+
+def _is_square(counts: Any, size: int) -> bool:
+    return (
+        isinstance(counts, list)
+        and len(counts) == size
+        and all(isinstance(row, list) and len(row) == size == len(numbers(dict(enumerate(row)))) for row in counts)
+    )
+
+
+def count_text(value: float) -> str:
+    """Returns a count in at most three digits.
+
+    >>> count_text(12_345), count_text(640)
+    ('12.3k', '640')
+    """
+    for size, letter in ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "k")):
+        if abs(value) >= 0.9995 * size:
+            return f"{value / size:.3g}{letter}"
+    return f"{value:.3g}"
+
+
+def time_text(seconds: float) -> str:
+    """Returns a duration in its two largest units.
+
+    >>> time_text(3725), time_text(42)
+    ('1 h 02 min', '42 s')
+    """
+    whole = round(seconds)
+    if whole < 60:
+        return f"{seconds:.1f} s" if seconds < 10 else f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02} s"
+    return f"{whole // 3600} h {whole % 3600 // 60:02} min"
+
+
+def _flop_text(value: float) -> str:
+    for size, letter in ((1e21, "Z"), (1e18, "E"), (1e15, "P"), (1e12, "T"), (1e9, "G")):
+        if value >= size:
+            return f"{value / size:.3g} {letter}FLOP"
+    return f"{value:.3g} FLOP"
+
+
+def _bytes_text(value: float) -> str:
+    return f"{value / 2**30:.3g} GiB" if value >= 2**30 else f"{value / 2**20:.3g} MiB"
+
+
+_UNITS = {
+    "count": count_text,
+    "seconds": time_text,
+    "flop": _flop_text,
+    "bytes": _bytes_text,
+    "share": lambda value: f"{value:.1%}",
+}

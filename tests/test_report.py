@@ -1,0 +1,493 @@
+"""The report: what it computes from workdirs' files, that it survives their being broken, and that it loads nothing."""
+
+import json
+import math
+import os
+import random
+import re
+import threading
+import time
+from html.parser import HTMLParser
+from io import StringIO
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from bert_jax.config import Experiment, Optimizer, Pretraining, Sequences, preset, to_json
+from bert_jax.errors import InputError
+from bert_jax.report import print_summary, report, summary, watch
+from bert_jax.report.charts import make_axis
+from bert_jax.report.runs import find_runs, group_seeds
+from bert_jax.report.tables import shared_table
+
+LABELS = ("numpy", "scipy", "sklearn", "jax")
+TEXTS = (
+    "Return a new array of given shape and type, filled with ones. The order is that of the memory layout.",
+    "Compute the singular value decomposition of a banded matrix <b>in place</b> & return the factors.",
+    "Fit the estimator on the training rows and return the score of a held-out part of them.",
+    "Map a function over leading axes, with the compiled one called once for each device.",
+)
+
+
+def write_lines(path: Path, lines: list[dict]) -> None:
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+
+
+def write_run(folder: Path, experiment: Experiment, target: float, *, pace: float = 0.2, stop_at: float = 1.0) -> Path:
+    """Writes a workdir with curves like real ones, which end near `target`; `stop_at` cuts the run at a share of it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "experiment.json").write_text(json.dumps(to_json(experiment)))
+    noise = random.Random(f"{target} {experiment.seed}")
+    target += noise.gauss(0, 0.012)
+    reached = int(experiment.steps * stop_at)
+    metrics: list[dict] = []
+    speed = []
+    for step in range(experiment.log_every, reached + 1, experiment.log_every):
+        share = step / experiment.steps
+        learned = 1 - math.exp(-share / pace)
+        rate = experiment.optimizer.learning_rate * min(share / 0.1, (1 - share) / 0.9)
+        shaky = {"grad_norm": abs(noise.gauss(1.4, 0.2)) + 3 * math.exp(-share / 0.05), "skipped": 0.0}
+        line = figures(experiment, learned, target, noise) | shaky | {"learning_rate": rate}
+        metrics.append({"step": step, "split": "train", **line})
+        if step % experiment.eval_every == 0:
+            metrics.append({"step": step, "split": "eval", **figures(experiment, learned, target - 0.03, noise, 0.25)})
+        fast = {"tokens_per_second": noise.gauss(13_000, 500), "padding_share": 0.12, "mfu": 0.34}
+        speed.append({"step": step, "seconds": 15 + 0.04 * step, **fast, "memory_bytes": 9.1e8})
+    write_lines(folder / "metrics.jsonl", metrics)
+    write_lines(folder / "speed.jsonl", speed)
+    if stop_at == 1.0:
+        (folder / "result.json").write_text(json.dumps(make_result(experiment, metrics, noise)))
+    return folder
+
+
+def figures(experiment: Experiment, learned: float, target: float, noise: random.Random, shaky: float = 1) -> dict:
+    score = target * (0.25 + 0.75 * learned) + shaky * noise.gauss(0, 0.01)
+    if isinstance(experiment.task, Sequences):
+        loss = 1.4 - 1.3 * score + shaky * noise.gauss(0, 0.02)
+        return {"loss": loss, "class_loss": loss, "accuracy": score}
+    mlm, pair = 9 - 5 * learned + shaky * noise.gauss(0, 0.05), 0.7 - 0.15 * learned + shaky * noise.gauss(0, 0.01)
+    scores = {"mlm_accuracy": 0.42 * score, "pair_accuracy": 0.5 + 0.3 * score}
+    return {"loss": mlm + pair, "mlm_loss": mlm, "pair_loss": pair} | scores
+
+
+def make_result(experiment: Experiment, metrics: list[dict], noise: random.Random) -> dict:
+    final = [line for line in metrics if line["split"] == "eval"][-1]
+    scores = {name: value for name, value in final.items() if name not in ("step", "split")}
+    examples, tables = [], {}
+    if isinstance(experiment.task, Sequences):
+        for i, text in enumerate(TEXTS):
+            weights = [noise.random() + 3 * (i == j) for j in range(len(LABELS))]
+            shares = [weight / sum(weights) for weight in weights]
+            best = max(range(len(LABELS)), key=shares.__getitem__)
+            answer = {
+                "label": LABELS[best],
+                "probability": shares[best],
+                "probabilities": dict(zip(LABELS, shares, strict=True)),
+            }
+            examples.append({"input": {"text": text, "label": LABELS[(i + (i == 3)) % 4]}, **answer})
+        counts = [[60 + noise.randrange(20) if i == j else noise.randrange(14) for j in range(4)] for i in range(4)]
+        per_label = {name: {"precision": 0.8 + noise.random() / 9, "recall": 0.8, "support": 100} for name in LABELS}
+        tables = {"confusion": {"labels": list(LABELS), "counts": counts}, "per_label": per_label}
+    tokens = experiment.steps * 1024
+    cost = {"tokens": tokens, "seconds": tokens / 13_000, "flops": 6.0 * tokens * 5e6}
+    return {"step": experiment.steps, "metrics": scores, **cost, "examples": examples, "tables": tables}
+
+
+def classify(seed: int = 0, **changes) -> Experiment:
+    task = Sequences(train="train.jsonl", eval="test.jsonl", labels=LABELS, limit=changes.pop("limit", 256))
+    model = preset(changes.pop("model", "bert-tiny"), vocab_size=8000)
+    return Experiment(task, model=model, seed=seed, steps=400, log_every=20, eval_every=80, **changes)
+
+
+def pretrain(**changes) -> Experiment:
+    task = Pretraining(stores=("store",), sequence_length=32)
+    optimizer = Optimizer(learning_rate=1e-3)
+    shape = {"model": preset("bert-tiny", vocab_size=8000), "steps": 6000, "eval_every": 1000, "optimizer": optimizer}
+    return Experiment(task, **(shape | changes))
+
+
+def write_quickstart(folder: Path, seeds: int = 5) -> Path:
+    """A pre-training run and a labelled task from its weights and from random ones, several seeds each, with notes."""
+    write_run(folder / "pretrained", pretrain(), 0.9)
+    for seed in range(seeds):
+        write_run(folder / f"from-pretrained/seed{seed}", classify(seed, init_from="pretrained"), 0.87, pace=0.12)
+        write_run(folder / f"from-random/seed{seed}", classify(seed), 0.71, pace=0.3)
+    rows = [["MLM accuracy", 0.378, 0.051], ["sentence-pair accuracy", 0.81, 0.5]]
+    table = {"title": "Against what costs nothing", "columns": ["", "this run", "baseline"], "rows": rows}
+    lines = [
+        "Return the [MASK] of the array.   shape 0.31   size 0.12   sum 0.08",
+        "Raises a [MASK] error.   value 0.44",
+    ]
+    notes = {"tables": [table], "texts": [{"title": "Filling masks", "lines": lines}]}
+    (folder / "notes.json").write_text(json.dumps(notes))
+    return folder
+
+
+class Page(HTMLParser):
+    """A report page taken apart: its elements with their attributes, its text, and whether every tag is closed."""
+
+    VOID = frozenset({"meta", "br", "path"})
+
+    def __init__(self, source: str):
+        super().__init__()
+        self.source = source
+        self.elements: list[tuple[str, dict[str, str | None]]] = []
+        self.open: list[str] = []
+        self.text = ""
+        self.feed(source)
+
+    def handle_starttag(self, tag, attrs):
+        self.elements.append((tag, dict(attrs)))
+        if tag not in self.VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attrs):
+        self.elements.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        if not self.open or self.open[-1] not in ("style", "script"):
+            self.text += data + " "
+
+    def lines(self, figure: str) -> dict[str, list[tuple[float, float]]]:
+        """{name: [(step, value)]} as drawn in the first chart of `figure`, read back from the paths and the axes."""
+        chart = next(c for c in self.source.split("<figure")[1:] if f"<b>{figure}</b>" in c)
+        steps, low, high, logarithmic = map(float, re.search(r'data-axes="([^"]*)"', chart)[1].split())
+        assert not logarithmic
+        found = {}
+        for name, path in re.findall(r'data-name="([^"]*)">.*?class="line" d="M([^"]*)"', chart):
+            points = (map(float, point.split()) for point in path.split("L"))
+            found[name] = [(x / 1000 * steps, low + (1 - y / 1000) * (high - low)) for x, y in points]
+        return found
+
+
+def page_of(*workdirs: Path) -> Page:
+    out = workdirs[0].parent / "report.html"
+    report(workdirs, out)
+    page = Page(out.read_text())
+    assert page.open == []
+    return page
+
+
+def score_rows(workdir: Path) -> dict[str, dict]:
+    table = next(table for table in summary([workdir]) if "scores" in table.title)
+    return {row[0]: dict(zip(table.columns, row, strict=True)) for row in table.rows}
+
+
+def write_bare(folder: Path, experiment: Experiment, **scores: float) -> Path:
+    """A finished run with nothing but an experiment and scores."""
+    folder.mkdir(parents=True)
+    (folder / "experiment.json").write_text(json.dumps(to_json(experiment)))
+    (folder / "result.json").write_text(json.dumps({"step": experiment.steps, "metrics": scores}))
+    return folder
+
+
+def test_runs_that_differ_in_the_seed_alone_are_one_experiment_with_its_spread(tmp_path):
+    for seed, accuracy in enumerate((0.80, 0.84, 0.88)):
+        write_bare(tmp_path / f"sweep/wide/seed{seed}", classify(seed, model="bert-mini"), accuracy=accuracy)
+        write_bare(tmp_path / f"sweep/narrow-{seed}", classify(seed), accuracy=accuracy / 2)
+    rows = score_rows(tmp_path / "sweep")
+    assert list(rows) == ["narrow", "wide"]
+    assert rows["wide"]["runs"] == 3
+    assert rows["wide"]["accuracy"].values == (0.80, 0.84, 0.88)
+    assert rows["wide"]["accuracy"].mean == pytest.approx(0.84)
+    assert rows["wide"]["accuracy"].deviation == pytest.approx(0.04)  # the sample's, divided by n - 1
+    assert rows["wide"]["accuracy"].text() == "0.8400 ± 0.0400"
+
+
+def test_a_seed_that_was_run_twice_does_not_count_as_two_seeds(tmp_path):
+    for copy in ("first", "second"):
+        for seed in (0, 1):
+            write_bare(tmp_path / copy / f"seed{seed}", classify(seed), accuracy=0.8 + seed / 10)
+    rows = score_rows(tmp_path)
+    assert {name: row["runs"] for name, row in rows.items()} == {"first": 2, "second": 2}
+
+
+def test_every_field_is_told_once_either_as_shared_or_as_differing(tmp_path):
+    write_bare(tmp_path / "a", classify(0, model="bert-tiny"), accuracy=0.5)
+    write_bare(tmp_path / "b", classify(1, model="bert-mini", batch_size=64), accuracy=0.5)
+    differing = next(table for table in summary([tmp_path]) if "differs" in table.title)
+    rows = {row[0]: row[1:] for row in differing.rows}
+    shape = ("hidden_size", "num_layers", "num_heads", "intermediate_size")
+    assert set(rows) == {"batch_size", *(f"model.{field}" for field in shape)}
+    assert rows["batch_size"] == ("32", "64")
+    assert rows["model.num_layers"] == ("2", "4")
+    variants = group_seeds(find_runs([tmp_path])[0])
+    shared = {row[0] for row in shared_table(variants).rows}
+    assert not shared & set(rows)
+    assert shared | set(rows) == set(variants[0].fields)
+
+
+def test_experiments_come_in_the_order_of_the_numbers_in_their_names(tmp_path):
+    for limit in (1000, 100, 10_000):
+        write_bare(tmp_path / f"limit{limit}", classify(limit=limit), accuracy=0.5)
+    assert list(score_rows(tmp_path)) == ["limit100", "limit1000", "limit10000"]
+
+
+def test_cost_is_the_mean_of_one_run_and_the_sum_of_all(tmp_path):
+    for name, count in (("few", 2), ("many", 3)):
+        for seed in range(count):
+            write_run(tmp_path / f"{name}{seed}", classify(seed, batch_size=count), 0.8)
+    table = next(table for table in summary([tmp_path]) if "cost" in table.title)
+    tokens = {row[0]: row[table.columns.index("tokens")].mean for row in table.rows}
+    assert tokens == {"few": 400 * 1024, "many": 400 * 1024, "all 5 runs": 5 * 400 * 1024}
+
+
+def test_curves_show_what_the_files_hold(tmp_path):
+    folder = write_run(tmp_path / "run", pretrain(), 0.9)
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    drawn = page_of(folder).lines("MLM loss")
+    for name, split in (("training", "train"), ("evaluation", "eval")):
+        wanted = [(line["step"], line["mlm_loss"]) for line in lines if line["split"] == split]
+        assert [step for step, _ in drawn[name]] == pytest.approx([step for step, _ in wanted], abs=1)
+        assert [value for _, value in drawn[name]] == pytest.approx([value for _, value in wanted], abs=2e-3)
+
+
+def test_a_curve_over_seeds_is_their_mean_and_its_band_one_standard_deviation(tmp_path):
+    for seed, value in enumerate((0.2, 0.4, 0.6)):
+        for name, size in (("a", 8), ("b", 16)):
+            folder = write_bare(tmp_path / f"{name}{seed}", classify(seed, batch_size=size), accuracy=value)
+            line = {"split": "eval", "accuracy": value * 8 / size}
+            write_lines(folder / "metrics.jsonl", [{"step": 1, **line}, {"step": 400, **line}])
+    page = page_of(tmp_path)
+    assert [value for _, value in page.lines("accuracy")["a"]] == pytest.approx([0.4, 0.4], abs=1e-3)
+    low, high = map(float, re.search(r'data-axes="([^"]*)"', page.source)[1].split()[1:3])
+    band = re.search(r'class="band" d="M([^"]*)Z"', page.source)[1]
+    edges = {round(low + (1 - float(point.split()[1]) / 1000) * (high - low), 3) for point in band.split("L")}
+    assert edges == {0.2, 0.6}
+
+
+def test_a_long_run_makes_a_small_page(tmp_path):
+    folder = write_bare(tmp_path / "long", pretrain(steps=1_000_000), mlm_loss=2.0)
+    lines = [{"step": 100 * i, "split": "train", "mlm_loss": 9.0 - i / 2000} for i in range(1, 10_001)]
+    write_lines(folder / "metrics.jsonl", lines)
+    page = page_of(folder)
+    points = page.lines("MLM loss")["training"]
+    assert 80 <= len(points) <= 160
+    assert all(value == pytest.approx(9.0 - step / 200_000, abs=0.01) for step, value in points)
+    assert len(page.source) < 60_000
+
+
+@pytest.mark.parametrize("values", [(0, 1), (4.6, 9.7), (-3, 0.2), (7, 7), (0, 0), (1e-5, 3e-4), (12, 48_000)])
+def test_an_axis_holds_its_values_between_a_few_round_ticks(values):
+    axis = make_axis(values)
+    assert axis.low <= min(values) <= max(values) <= axis.high
+    assert 3 <= len(axis.ticks) <= 7
+    assert axis.place(axis.low) == 0
+    assert axis.place(axis.high) == 1
+
+
+def test_a_run_that_blew_up_leaves_the_others_readable(tmp_path):
+    for name, last in (("good", 0.5), ("bad", 1e7)):
+        folder = write_bare(tmp_path / name, classify(batch_size=len(name)), loss=last)
+        lines = [{"step": s, "split": "train", "loss": 2.0 if s < 9 else last} for s in range(1, 10)]
+        write_lines(folder / "metrics.jsonl", lines)
+    assert "training, logarithmic" in page_of(tmp_path).text
+
+
+def test_the_page_loads_nothing(tmp_path):
+    page = page_of(write_quickstart(tmp_path / "quickstart"))
+    for tag, attributes in page.elements:
+        assert tag not in ("link", "img", "iframe", "object", "embed", "video", "audio", "base", "form")
+        assert not attributes.keys() & {"src", "srcset", "action", "background", "data", "poster", "xlink:href"}
+        assert (attributes.get("href") or "#").startswith("#")
+    assert not re.search(r"url\(|@import|//|fetch|XMLHttpRequest|import\(", page.source.replace("<!doctype html>", ""))
+    policies = [a["content"] for tag, a in page.elements if tag == "meta" and "http-equiv" in a]
+    assert policies == ["default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'"]
+
+
+def test_text_from_the_data_stays_text(tmp_path):
+    bad = "<script>alert(1)</script> \"' &amp; [MASK]"
+    folder = write_run(tmp_path / "a<b>&", classify(init_from=bad), 0.8)
+    result = json.loads((folder / "result.json").read_text())
+    result["examples"] = [{"input": {"text": bad, "label": bad}, "label": bad, "probabilities": {bad: 0.5}}]
+    result["tables"] = {"confusion": {"labels": [bad, "b"], "counts": [[1, 0], [0, 1]]}, "per_label": {bad: {bad: 1.0}}}
+    result["metrics"][bad] = 1.0
+    (folder / "result.json").write_text(json.dumps(result))
+    note = {"title": bad, "columns": [bad], "rows": [[bad]]}
+    (folder / "notes.json").write_text(json.dumps({"tables": [note], "texts": [{"title": bad, "lines": [bad]}]}))
+    write_run(tmp_path / "other", classify(), 0.8)
+    page = page_of(tmp_path)
+    assert [tag for tag, _ in page.elements].count("script") == 1
+    assert page.text.count("<script>alert(1)</script>") >= 10
+
+
+def test_notes_stand_at_the_top(tmp_path):
+    page = page_of(write_quickstart(tmp_path / "quickstart", seeds=2))
+    places = [page.text.index(word) for word in ("Against what costs nothing", "Filling masks", "Final scores")]
+    assert places == sorted(places)
+    assert "sentence-pair accuracy" in page.text
+
+
+def test_tables_by_label_are_added_up_over_seeds(tmp_path):
+    for seed in (0, 1):
+        folder = write_run(tmp_path / f"run{seed}", classify(seed), 0.8)
+        result = json.loads((folder / "result.json").read_text())
+        result["tables"]["confusion"] = {"labels": ["yes", "no"], "counts": [[700 + seed, 20], [30, 40]]}
+        (folder / "result.json").write_text(json.dumps(result))
+    assert re.search(r"yes\s+1,401\s+40", page_of(tmp_path).text)
+
+
+def test_a_wrong_prediction_is_told_from_a_right_one(tmp_path):
+    page = page_of(write_run(tmp_path / "run", classify(), 0.8))
+    assert [a.get("class") for _, a in page.elements].count("wrong") == 1  # the fourth text has another true label
+
+
+def test_a_run_that_was_cut_short_shows_its_last_evaluation_and_says_so(tmp_path):
+    folder = write_run(tmp_path / "run", classify(), 0.8, stop_at=0.5)
+    with (folder / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 201, "split": "train", "loss": NaN}\n{"step": 202, "spl')
+    last = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()[:-2]]
+    last = next(line for line in reversed(last) if line["split"] == "eval")
+    assert last["step"] == 160
+    assert score_rows(folder)["run"]["accuracy"].mean == last["accuracy"]
+    text = page_of(folder).text
+    for told in (
+        "at step 200 of 400",
+        "loss was not a finite number at step 201",
+        "metrics.jsonl: its last line is cut",
+    ):
+        assert told in text
+
+
+@pytest.mark.parametrize("name", ["experiment.json", "metrics.jsonl", "speed.jsonl", "result.json", "notes.json"])
+def test_a_file_cut_off_anywhere_costs_only_itself(tmp_path, name):
+    sweep = tmp_path / "sweep"
+    for seed in (0, 1):
+        write_run(sweep / f"run{seed}", classify(seed), 0.8)
+    notes = {"texts": [{"title": "Told in the notes", "lines": ["a"]}]}
+    (sweep / "run0/notes.json").write_text(json.dumps(notes))
+    path = sweep / "run0" / name
+    whole = path.read_bytes()
+    for size in range(0, len(whole) - 1, max(1, len(whole) // 12)):
+        path.write_bytes(whole[:size])
+        text = page_of(sweep).text
+        assert "run1" in text
+        whole_lines = name.endswith("l") and whole[:size][-1:] in (b"\n", b"}", b"")
+        assert name in text or whole_lines
+    path.unlink()
+    assert "run1" in page_of(sweep).text
+
+
+@pytest.mark.parametrize("broken", [[], 3, None, "text", {"a": [None]}, [[1], {"b": {}}], {"kind": 1, "counts": [[]]}])
+@pytest.mark.parametrize("name", ["experiment.json", "metrics.jsonl", "speed.jsonl", "result.json", "notes.json"])
+def test_a_file_of_another_shape_costs_only_itself(tmp_path, name, broken):
+    for seed in (0, 1):
+        write_run(tmp_path / f"run{seed}", classify(seed), 0.8)
+    path = tmp_path / "run0" / name
+    fields = ("task", "step", "metrics", "tokens", "examples", "tables", "texts", "label", "seconds", "seed", "steps")
+    nested = {"metrics": {"accuracy": broken}, "examples": [broken, {"input": broken, "label": broken}]}
+    inner = {"tables": {"confusion": {"labels": broken, "counts": broken}, "per_label": {"a": broken}}}
+    for content in (broken, dict.fromkeys(fields, broken), nested | inner, {"tables": {"confusion": broken}}):
+        path.write_text(json.dumps(content))
+        assert "run1" in page_of(tmp_path).text
+        summary([tmp_path])
+
+
+def test_what_is_no_workdir_is_refused_by_name(tmp_path):
+    empty, file, good = tmp_path / "empty", tmp_path / "file", write_run(tmp_path / "run", classify(), 0.8)
+    empty.mkdir()
+    file.write_text("text")
+    out = tmp_path / "out.html"
+    for path, why in ((empty, "no run"), (file, "is a file"), (tmp_path / "none", "does not exist")):
+        with pytest.raises(InputError, match=f"{re.escape(str(path))}: {why}"):
+            report([good, path], out)
+    assert not out.exists()
+
+
+def test_an_output_that_cannot_be_written_is_refused_by_name(tmp_path):
+    run = write_run(tmp_path / "run", classify(), 0.8)
+    with pytest.raises(InputError, match="is a folder"):
+        report([run], tmp_path)
+    with pytest.raises(InputError, match="there is no folder"):
+        report([run], tmp_path / "nowhere/report.html")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["run"]
+
+
+def test_runs_are_found_below_a_folder_and_named_once(tmp_path):
+    sweep = tmp_path / "sweep"
+    write_bare(sweep / "deep/er/a", classify(limit=1), accuracy=0.5)
+    write_bare(sweep / "b", classify(limit=2), accuracy=0.5)
+    write_bare(sweep / "b/checkpoints/400", classify(limit=3), accuracy=0.5)
+    runs, _ = find_runs([sweep, sweep / "b", sweep / "deep/../b"])
+    assert [run.name for run in runs] == ["b", "deep/er/a"]
+
+
+def test_thirty_experiments_make_a_page_with_seven_colours(tmp_path):
+    for size in range(30):
+        write_run(tmp_path / f"size{size}", classify(batch_size=size + 1), 0.5 + size / 100)
+    page = page_of(tmp_path)
+    chart = page.source.split("<figure")[1]
+    named = re.findall(r'title="([^"]*)"', chart.split('class="names"')[1])
+    assert len(named) == 7
+    assert set(named) <= {f"size{size}" for size in range(20, 30)}  # the best ones
+    assert len(page.lines("accuracy")) == 30
+    assert len(page.source) < 400_000
+
+
+def test_the_summary_can_be_printed(tmp_path):
+    write_quickstart(tmp_path / "quickstart", seeds=2)
+    console = Console(file=StringIO(), width=120)
+    print_summary([tmp_path / "quickstart"], console)
+    printed = console.file.getvalue()
+    assert "Pretraining: final scores" in printed
+    assert re.search(r"from-pretrained\s+2\s+0\.8\d+ ± 0\.0", printed)
+
+
+def watched(workdir: Path, **arguments) -> str:
+    console = Console(file=StringIO(), width=120)
+    watch(workdir, console=console, **arguments)
+    return console.file.getvalue()
+
+
+def test_watching_follows_a_run_to_its_end(tmp_path):
+    folder = write_run(tmp_path / "run", classify(), 0.8, stop_at=0.5)
+
+    def go_on():
+        time.sleep(0.3)
+        with (folder / "metrics.jsonl").open("a") as file:
+            file.write('{"step": 400, "split": "eval", "accuracy": 0.7')
+            file.flush()
+            time.sleep(0.2)
+            file.write("654}\n")
+        (folder / "result.json").write_text(json.dumps({"step": 400, "metrics": {"accuracy": 0.7654}}))
+
+    trainer = threading.Thread(target=go_on)
+    trainer.start()
+    printed = watched(folder, interval=0.05)
+    trainer.join()
+    assert "step 400 of 400" in printed
+    assert "finished" in printed
+    assert "0.7654" in printed
+
+
+def test_watching_a_run_in_progress_tells_time_left_and_speed(tmp_path):
+    folder = write_run(tmp_path / "run", classify(), 0.8, stop_at=0.5)
+    printed = watched(folder, interval=0.05, patience=0.0)
+    assert "8.0 s left" in printed  # 200 steps of 0.04 seconds
+    assert "padding 12.0%" in printed
+    assert "memory 868 MiB" in printed
+    assert "nothing written for" in printed
+
+
+def test_watching_a_folder_follows_the_run_written_to_last(tmp_path):
+    for age, name in ((100, "old"), (50, "new")):
+        folder = write_run(tmp_path / name, classify(batch_size=age), 0.8)
+        for path in folder.iterdir():
+            os.utime(path, (time.time() - age,) * 2)
+    printed = watched(tmp_path, interval=0.05, patience=10)
+    assert "new" in printed
+    assert "old" not in printed
+
+
+def test_watching_ends_quietly_on_an_interrupt(tmp_path, monkeypatch):
+    folder = write_run(tmp_path / "run", classify(), 0.8, stop_at=0.5)
+
+    def interrupt(seconds):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("bert_jax.report.watching.time.sleep", interrupt)
+    assert "the run goes on" in watched(folder)
