@@ -36,7 +36,7 @@ def permute(index: np.ndarray, size: int, keys: np.ndarray) -> np.ndarray:
     todo = np.arange(len(result))
     while len(todo):
         left, right = result[todo] >> half, result[todo] & low
-        for constant in (1, 2, 3, 4):
+        for constant in range(1, 9):
             left, right = right, left ^ (mix(right + keys[todo] * np.uint64(2 * constant + 1)) >> np.uint64(40) & low)
         result[todo] = (left << half) | right
         todo = todo[result[todo] >= np.uint64(size)]
