@@ -17,12 +17,21 @@ def _args(kind: str, **items: Any) -> ocp.args.Composite:
     return ocp.args.Composite(**made)
 
 
+def _manager(folder: Path, keep: int | None = None) -> ocp.CheckpointManager:
+    handlers = {
+        "params": ocp.StandardCheckpointHandler(),
+        "opt_state": ocp.StandardCheckpointHandler(),
+        "meta": ocp.JsonCheckpointHandler(),
+    }
+    options = ocp.CheckpointManagerOptions(max_to_keep=keep)
+    return ocp.CheckpointManager(Path(folder).absolute(), item_handlers=handlers, options=options)
+
+
 class Checkpoints:
     """The checkpoints in one folder, the latest `keep` of them; saving goes on in the background."""
 
     def __init__(self, folder: Path, keep: int = 2):
-        self.folder = Path(folder).absolute()
-        self._manager = ocp.CheckpointManager(self.folder, options=ocp.CheckpointManagerOptions(max_to_keep=keep))
+        self._manager = _manager(folder, keep)
 
     def latest(self) -> int | None:
         """The newest whole checkpoint's step; what a crash left half written does not count."""
@@ -47,7 +56,7 @@ def latest_step(folder: Path) -> int | None:
     """The step of the newest whole checkpoint in `folder`, None where there is none."""
     if not folder.is_dir():
         return None
-    with ocp.CheckpointManager(folder.absolute()) as manager:
+    with _manager(folder) as manager:
         return manager.latest_step()
 
 
@@ -57,14 +66,15 @@ def load_params(folder: Path) -> tuple[int, Any]:
     Raises:
       InputError: there is no whole checkpoint.
     """
+    nothing = InputError(f"{folder}: no whole checkpoint there; train the run until it has saved one")
     if not folder.is_dir():
-        raise InputError(f"{folder}: no checkpoints there; train the run until it has saved one")
-    with ocp.CheckpointManager(folder.absolute()) as manager:
+        raise nothing
+    with _manager(folder) as manager:
         step = manager.latest_step()
         if step is None:
-            raise InputError(f"{folder}: no whole checkpoint there; train the run until it has saved one")
-        shapes = manager.item_metadata(step)["params"].tree
+            raise nothing
         here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-        like = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=here), shapes)
-        found = manager.restore(step, args=_args("Restore", params=(like,)))
-    return step, jax.tree.map(np.asarray, found.params)
+        like = jax.tree.map(
+            lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=here), manager.item_metadata(step).params
+        )
+        return step, jax.tree.map(np.asarray, manager.restore(step, args=_args("Restore", params=(like,))).params)
