@@ -172,10 +172,7 @@ def group_seeds(runs: Iterable[Run]) -> list[Variant]:
             by_folder[run.path.parent if repeated else Path()].append(run)
         variants += [Variant(_common_name(part), tuple(part)) for part in by_folder.values()]
     names = [variant.name for variant in variants]
-    return [
-        Variant(v.runs[0].name, v.runs) if names.count(v.name) > 1 else v
-        for v in sorted(variants, key=lambda v: _natural(v.runs[0].name))
-    ]
+    return [Variant(v.runs[0].name, v.runs) if names.count(v.name) > 1 else v for v in variants]
 
 
 def numbers(value: Any) -> dict[str, float]:
