@@ -1,0 +1,216 @@
+"""Weights from names to names: how one table is read in both directions.
+
+A row of a table is (our name, shape, their name or names). A shape is one letter a dimension, as in `bert_jax.config`,
+and here also T for the positions of the position table and S for the segments. In a linear layer's weights an arrow
+says how the other side stores them: "D>F" as we do, inputs first; "F<D" with outputs first. Heads and the three parts
+of an attention's queries, keys and values ("3") are dimensions of ours that they fold together, or spread over tensors.
+
+Names may hold {layer} and {group}: such a row stands for one row for each layer, and {group} is the block which that
+layer applies.
+"""
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from bert_jax.config import BertConfig
+from bert_jax.errors import InputError
+
+Table = Sequence[tuple[str, str, str | tuple[str, ...]]]
+
+
+class Row(NamedTuple):
+    """One of our arrays and the tensors it goes by elsewhere."""
+
+    ours: str  # path of a parameter, such as "bert/pooler/kernel"
+    shape: str
+    theirs: tuple[str, ...]
+
+
+class Notes(NamedTuple):
+    """What happened to tensors that are not in the result."""
+
+    ignored: tuple[str, ...] = ()  # no weights by their names: buffers, optimizer slots, tied copies
+    left_out: tuple[str, ...] = ()  # not in the table; only where the caller asked for leniency
+
+
+def expand(table: Table, config: BertConfig, **names: str) -> list[Row]:
+    """Returns the rows of a table for one architecture.
+
+    Args:
+      table: rows with {layer}, {group} and the other names in braces.
+      config: how many layers, and which block each applies.
+      **names: what the other braces stand for.
+    """
+    rows: dict[Row, None] = {}
+    for ours, shape, theirs in table:
+        theirs = (theirs,) if isinstance(theirs, str) else theirs
+        for layer in range(config.num_layers):
+            places = names | {"layer": str(layer), "group": str(config.group(layer))}
+            rows[Row(ours.format(**places), shape, tuple(name.format(**places) for name in theirs))] = None
+    return list(rows)
+
+
+def part(ours: str) -> str:
+    """What stands or falls together: "bert", "bert/pooler", or a head."""
+    return "bert/pooler" if ours.startswith("bert/pooler/") else ours.split("/")[0]
+
+
+def to_ours(
+    rows: Sequence[Row], tensors: Mapping[str, np.ndarray], config: BertConfig, where: str, strict: bool
+) -> tuple[dict[str, Any], tuple[str, ...]]:
+    """Turns their tensors into our parameters.
+
+    The encoder must be there; the pooler and each head is taken where the tensors have it.
+
+    Args:
+      rows: the expanded table.
+      tensors: by their names, already without what is ignored.
+      config: the sizes.
+      where: the checkpoint, for messages.
+      strict: whether a name the table lacks is an error.
+
+    Returns:
+      The parameters, nested dicts of arrays, and the names that were left out (none where `strict`).
+
+    Raises:
+      InputError: names are missing, or left over where `strict`; a shape is not what the config says. Both lists, or
+        both shapes, are in the message.
+    """
+    present = {part(row.ours) for row in rows if any(name in tensors for name in row.theirs)} | {"bert"}
+    wanted = [row for row in rows if part(row.ours) in present]
+    known = {name for row in wanted for name in row.theirs}
+    missing, extra = sorted(known - tensors.keys()), sorted(tensors.keys() - known)
+    if missing or (extra and strict):
+        raise InputError(
+            f"{where}: tensors and config do not fit together; missing: {_listed(missing)}; unknown: {_listed(extra)}"
+        )
+    sizes = _sizes(config)
+    params: dict[str, Any] = {}
+    for row in wanted:
+        leaf = params
+        *folders, name = row.ours.split("/")
+        for folder in folders:
+            leaf = leaf.setdefault(folder, {})
+        if name in leaf:
+            raise InputError(f"{where}: {row.ours} is set twice, the second time by {_listed(row.theirs)}")
+        leaf[name] = _joined(row, [tensors[name] for name in row.theirs], sizes, where)
+    return params, tuple(extra)
+
+
+def to_theirs(rows: Sequence[Row], params: Mapping[str, Any], config: BertConfig) -> dict[str, np.ndarray]:
+    """Turns our parameters into their tensors; the inverse of `to_ours`.
+
+    Raises:
+      InputError: there is a parameter that the table lacks, one of a part is missing, or a shape is not what the config
+        says.
+    """
+    flat = dict(flatten(params))
+    parts = {part(name) for name in flat} | {"bert"}
+    wanted = [row for row in rows if part(row.ours) in parts]
+    known = {row.ours for row in wanted}
+    missing, extra = sorted(known - flat.keys()), sorted(flat.keys() - known)
+    if missing or extra:
+        raise InputError(
+            f"the parameters are not those of this architecture; missing: {_listed(missing)}; unknown: {_listed(extra)}"
+        )
+    sizes = _sizes(config)
+    tensors: dict[str, np.ndarray] = {}
+    for row in wanted:
+        for name, tensor in zip(row.theirs, _split(row, np.asarray(flat[row.ours]), sizes), strict=True):
+            if name in tensors:
+                raise InputError(f"{name} is set twice, the second time by {row.ours}")
+            tensors[name] = np.ascontiguousarray(tensor)
+    return tensors
+
+
+def flatten(params: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, Any]]:
+    """Yields (path, array) of nested dicts, paths like "bert/pooler/kernel"."""
+    for name, value in params.items():
+        if isinstance(value, Mapping):
+            yield from flatten(value, f"{prefix}{name}/")
+        else:
+            yield prefix + name, value
+
+
+def rename_unique(tensors: Mapping[str, np.ndarray], new_names: Mapping[str, str], where: str) -> dict[str, np.ndarray]:
+    """Renames tensors.
+
+    Raises:
+      InputError: two end up under one name.
+    """
+    renamed: dict[str, np.ndarray] = {}
+    for name, tensor in tensors.items():
+        new = new_names[name]
+        if new in renamed:
+            raise InputError(f"{where}: {new} is set twice, once under the name {name}")
+        renamed[new] = tensor
+    return renamed
+
+
+def _listed(names: Iterable[str]) -> str:
+    return ", ".join(names) or "none"
+
+
+def _sizes(config: BertConfig) -> dict[str, int]:
+    return {
+        "V": config.vocab_size,
+        "E": config.embedding_width,
+        "D": config.hidden_size,
+        "F": config.intermediate_size,
+        "H": config.num_heads,
+        "K": config.head_size,
+        "T": config.max_position_embeddings,
+        "S": config.type_vocab_size,
+    } | {digit: int(digit) for digit in "123"}
+
+
+def _sides(row: Row) -> tuple[str, str, bool]:
+    """Returns the letters of inputs and outputs, "" for inputs where there are none, and whether outputs go first."""
+    if "<" in row.shape:
+        outputs, inputs = row.shape.split("<")
+        return inputs, outputs, True
+    inputs, outputs = row.shape.split(">") if ">" in row.shape else ("", row.shape)
+    return inputs, outputs, False
+
+
+def _joined(row: Row, tensors: Sequence[np.ndarray], sizes: dict[str, int], where: str) -> np.ndarray:
+    inputs, outputs, outputs_first = _sides(row)
+    parts = len(row.theirs)
+    folded = outputs[1:] if parts > 1 else outputs
+    # The number of classes is not in the config: it is whatever the tensor says.
+    classes = next(iter(tensors[0].shape[:1] if outputs_first else tensors[0].shape[-1:]), 0)
+    sizes = sizes | {"C": classes}
+    if inputs:
+        flat = [math.prod(sizes[d] for d in side) for side in (inputs, folded)]
+    else:
+        flat = [math.prod(sizes[d] for d in folded)] if parts > 1 else [sizes[d] for d in folded]
+    expected = tuple(reversed(flat)) if outputs_first else tuple(flat)
+    for name, tensor in zip(row.theirs, tensors, strict=True):
+        if tensor.shape != expected:
+            raise InputError(
+                f"{where}: {name} has shape {tensor.shape}, and the config makes it {expected} ({row.shape})"
+            )
+    shape_in = tuple(sizes[d] for d in inputs)
+    shape_out = tuple(sizes[d] for d in folded)
+    arrays = [(t.T if outputs_first else t).reshape(shape_in + shape_out) for t in tensors]
+    return np.ascontiguousarray(arrays[0] if parts == 1 else np.stack(arrays, axis=len(shape_in)))
+
+
+def _split(row: Row, array: np.ndarray, sizes: dict[str, int]) -> list[np.ndarray]:
+    inputs, outputs, outputs_first = _sides(row)
+    parts = len(row.theirs)
+    sizes = sizes | {"C": array.shape[-1]}
+    expected = tuple(sizes[d] for d in inputs + outputs)
+    if array.shape != expected:
+        raise InputError(f"{row.ours} has shape {array.shape}, and the config makes it {expected} ({row.shape})")
+    rank = len(inputs)
+    arrays = [array] if parts == 1 else [np.take(array, i, axis=rank) for i in range(parts)]
+    if inputs:
+        size_in = math.prod(sizes[d] for d in inputs)
+        arrays = [a.reshape(size_in, -1) for a in arrays]
+    elif parts > 1:
+        arrays = [a.reshape(-1) for a in arrays]
+    return [a.T if outputs_first else a for a in arrays]
