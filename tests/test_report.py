@@ -17,7 +17,7 @@ from rich.console import Console
 from bert_jax.config import Experiment, Optimizer, Pretraining, Sequences, preset, to_json
 from bert_jax.errors import InputError
 from bert_jax.report import print_summary, report, summary, watch
-from bert_jax.report.charts import make_axis
+from bert_jax.report.charts import make_axis, tick_texts
 from bert_jax.report.runs import find_runs, group_seeds
 from bert_jax.report.tables import shared_table
 
@@ -272,11 +272,15 @@ def test_a_long_run_makes_a_small_page(tmp_path):
     assert len(page.source) < 60_000
 
 
-@pytest.mark.parametrize("values", [(0, 1), (4.6, 9.7), (-3, 0.2), (7, 7), (0, 0), (1e-5, 3e-4), (12, 48_000)])
+@pytest.mark.parametrize(
+    "values", [(0, 1), (4.6, 9.7), (-3, 0.2), (7, 7), (0, 0), (1e-5, 3e-4), (12, 48_000), (0.6931, 0.6936)]
+)
 def test_an_axis_holds_its_values_between_a_few_round_ticks(values):
     axis = make_axis(values)
     assert axis.low <= min(values) <= max(values) <= axis.high
     assert 3 <= len(axis.ticks) <= 7
+    assert len(set(tick_texts(axis.ticks))) == len(axis.ticks)
+    assert max(map(len, tick_texts(axis.ticks))) <= 6
     assert axis.place(axis.low) == 0
     assert axis.place(axis.high) == 1
 

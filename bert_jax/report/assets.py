@@ -129,7 +129,7 @@ code { font: .88em ui-monospace,SFMono-Regular,Menlo,Consolas,monospace }
   table { font-size: 14px }
   th,td { padding-right: 16px }
   .strip { width: 96px }
-  tbody th { max-width: 42vw }
+  tbody th { min-width: 13ch; max-width: 42vw }
   .beside .strip { float: none; margin: 3px 0 0 auto }
   .plot { margin-left: 42px; margin-right: calc(min(var(--names),15ch) + 18px); font-size: 11px }
   .names span { width: calc(min(var(--names),15ch) + 12px) }

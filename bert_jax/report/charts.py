@@ -198,17 +198,15 @@ def _chart(figure: str, of: str, series: Sequence[Series]) -> str:
 
     grid = "".join(f'<path class="grid" d="M0 {1000 - 1000 * y_axis.place(t):.1f}h1000"/>' for t in y_axis.ticks)
     lines = "".join(_line(line, x_axis, y_axis) for line in series)
-    y_ticks = "".join(f'<i style="top:{100 - 100 * y_axis.place(t):.2f}%">{_tick(t)}</i>' for t in y_axis.ticks)
-    x_ticks = "".join(f'<i style="left:{100 * x_axis.place(t):.2f}%">{_tick(t)}</i>' for t in x_axis.ticks)
     title = f"<b>{html.escape(figure_title(figure))}</b> {of}{', logarithmic' if logarithmic else ''}"
     axes = f"{x_axis.high:g} {y_axis.low:g} {y_axis.high:g} {int(logarithmic)}"
     spoken = f'role="img" aria-label="{_spoken(figure, of, series)}"'
     return (
         f"<figure><figcaption>{title}</figcaption>"
-        f'<div class="plot" data-axes="{axes}"><div class="y">{y_ticks}</div>'
+        f'<div class="plot" data-axes="{axes}"><div class="y">{_ticks(y_axis, "top")}</div>'
         f'<svg viewBox="0 0 1000 1000" preserveAspectRatio="none" {spoken}>'
         f'{grid}{lines}<path class="cross" d=""/></svg>'
-        f'<div class="names">{_names(series, y_axis)}</div><div class="x">{x_ticks}<em>steps</em></div>'
+        f'<div class="names">{_names(series, y_axis)}</div><div class="x">{_ticks(x_axis, "left")}<em>steps</em></div>'
         '<div class="tip" hidden></div></div></figure>'
     )
 
@@ -250,14 +248,26 @@ def _link(line: Series) -> str:
     return "" if line.variant is None else f' data-v="{line.variant}"'
 
 
-def _tick(value: float) -> str:
-    if abs(value) < 1e-12:
-        return "0"
-    if abs(value) >= 1000:
-        return count_text(value)
-    text = f"{value:.3g}"
-    text = text if len(text) <= 5 else f"{value:.2e}"
-    return re.sub(r"\.?0*e([-+])0?", r"e\1", text)
+def tick_texts(ticks: Sequence[float]) -> list[str]:
+    """Returns ticks as printed, with the decimals it takes to tell them apart.
+
+    >>> tick_texts([0, 0.25, 0.5]), tick_texts([0, 2.5e-5, 5e-5]), tick_texts([0, 1000, 2000])
+    (['0', '0.25', '0.5'], ['0', '2.5e-5', '5e-5'], ['0', '1k', '2k'])
+    """
+    largest = max(map(abs, ticks))
+    if largest >= 1000:
+        texts = [count_text(tick) for tick in ticks]
+    elif largest < 0.005:
+        texts = [re.sub(r"\.?0*e([-+])0?", r"e\1", f"{tick:.2e}") for tick in ticks]
+    else:
+        texts = [f"{tick:.6g}" for tick in ticks]
+    return ["0" if abs(tick) < 1e-9 * largest else text for tick, text in zip(ticks, texts, strict=True)]
+
+
+def _ticks(axis: Axis, side: str) -> str:
+    placed = (100 * axis.place(tick) if side == "left" else 100 - 100 * axis.place(tick) for tick in axis.ticks)
+    texts = tick_texts(axis.ticks)
+    return "".join(f'<i style="{side}:{at:.2f}%">{text}</i>' for at, text in zip(placed, texts, strict=True))
 
 
 def _spoken(figure: str, of: str, series: Sequence[Series]) -> str:

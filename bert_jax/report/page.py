@@ -117,10 +117,11 @@ def _scores(variants: Sequence[Variant], colours: Sequence[str]) -> str:
     axes: dict[int, charts.Axis] = {}
     for i, name in enumerate(table.columns):
         measures = [cell for cell in columns[i] if isinstance(cell, Measure)]
+        means = {measure.mean for measure in measures}
         if axis := charts.strip_axis(measures):
             axes[i] = axis
-        if len(measures) > 1:
-            best[i] = (min if lower_is_better(name) else max)(measure.mean for measure in measures)
+        if len(means) > 1:
+            best[i] = (min if lower_is_better(name) else max)(means)
     rows = []
     for number, (row, texts, colour) in enumerate(zip(table.rows, table.texts(), colours, strict=True)):
         chip = f'<span class="chip {colour}"></span>' if colour else ""

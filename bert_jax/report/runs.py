@@ -151,7 +151,8 @@ def read_run(path: Path, name: str) -> Run:
     )
     if not run.finished:
         steps = f"{run.step:,} of {run.planned_steps:,}" if run.planned_steps else f"{run.step:,}"
-        problems.insert(0, f"still running, or stopped, at step {steps}: its scores are those of the last evaluation")
+        scores = "its scores are those of the last evaluation" if run.scores else "not evaluated yet"
+        problems.insert(0, f"still running, or stopped, at step {steps}: {scores}")
     return dataclasses.replace(run, problems=tuple(problems))
 
 
