@@ -1,0 +1,242 @@
+"""Every command, end to end on tiny data, and every kind of bad input: one clear line, exit code 2, nothing lost."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from bert_jax import cli
+
+WORDS = ["red", "blue", "green", "small", "large", "old", "cat", "dog", "bird", "runs", "sleeps", "eats", "here", "now"]
+
+PRETRAIN = """
+from bert_jax.config import BertConfig, Experiment, Optimizer, Pretraining
+experiment = Experiment(
+    task=Pretraining(stores=("{folder}/store",), sequence_length=32, held_out=0.2),
+    model=BertConfig(vocab_size=0, hidden_size=16, num_layers=1, num_heads=2, intermediate_size=16,
+                     max_position_embeddings=32),
+    optimizer=Optimizer(learning_rate=1e-3),
+    batch_size=8, steps=4, log_every=2, sharding="single",
+)
+"""
+FINE_TUNE = """
+from bert_jax.config import Experiment, Optimizer, Sequences
+base = dict(init_from="{folder}/pretrained", batch_size=8, steps=2, sharding="single")
+task = Sequences(train="{folder}/train.jsonl", eval="{folder}/dev.jsonl", max_length=16)
+sweep = {{
+    "slow": Experiment(task=task, optimizer=Optimizer(learning_rate=1e-4), **base),
+    "fast": Experiment(task=task, optimizer=Optimizer(learning_rate=1e-2), **base),
+}}
+"""
+
+
+def run(*args: object) -> int:
+    """Runs a command in this process and returns its exit code, as `main` would."""
+    sys.argv = ["bert_jax", *map(str, args)]
+    with pytest.raises(SystemExit) as caught:
+        cli.main()
+    return int(caught.value.code or 0)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    """A folder in which tokenizer, store, a pre-trained run and a fine-tuned sweep were made by the commands."""
+    folder = tmp_path_factory.mktemp("cli")
+    rng = np.random.default_rng(0)
+
+    def sentence() -> str:
+        return " ".join(rng.choice(WORDS, 6)).capitalize() + "."
+
+    documents = ["\n".join(sentence() for _ in range(5)) for _ in range(60)]
+    (folder / "a.txt").write_text("\n\n".join(documents[:30]))
+    (folder / "b.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in documents[30:]))
+    for name in ("train", "dev"):
+        rows = [{"text": sentence(), "label": ["no", "yes"][n % 2]} for n in range(16)]
+        (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (folder / "pretrain.py").write_text(PRETRAIN.format(folder=folder))
+    (folder / "fine_tune.py").write_text(FINE_TUNE.format(folder=folder))
+    corpus = ["--corpus", folder / "a.txt", folder / "b.jsonl"]
+    assert run("tokenizer", *corpus, "--out", folder / "tokenizer", "--vocab-size", 60) == 0
+    assert run("prepare", *corpus, "--tokenizer", folder / "tokenizer", "--out", folder / "store") == 0
+    assert run("train", folder / "pretrain.py", "--workdir", folder / "pretrained") == 0
+    assert run("train", folder / "fine_tune.py", "--workdir", folder / "sweep") == 0
+    return folder
+
+
+def test_a_sweep_runs_each_experiment_in_a_folder_of_its_name(folder):
+    for name, rate in (("slow", 1e-4), ("fast", 1e-2)):
+        stored = json.loads((folder / "sweep" / name / "experiment.json").read_text())
+        assert stored["optimizer"]["learning_rate"] == rate
+        assert json.loads((folder / "sweep" / name / "result.json").read_text())["step"] == 2
+
+
+def test_flags_change_fields_and_only_picks_one_of_a_sweep(folder, tmp_path):
+    flags = ["--only", "fast", "--steps", 3, "--optimizer.weight-decay", 0.5, "--model.hidden-dropout", 0.3]
+    assert run("train", folder / "fine_tune.py", "--workdir", tmp_path, *flags) == 0
+    assert [path.name for path in tmp_path.iterdir()] == ["fast"]
+    stored = json.loads((tmp_path / "fast/experiment.json").read_text())
+    assert (stored["steps"], stored["optimizer"]["weight_decay"], stored["model"]["hidden_dropout"]) == (3, 0.5, 0.3)
+    assert stored["model"]["hidden_size"] == 16  # from the source, where the flag left it
+
+
+def test_evaluate_prints_and_stores_what_training_found(folder, capsys):
+    before = json.loads((folder / "sweep/fast/result.json").read_text())
+    assert run("evaluate", folder / "sweep/fast") == 0
+    printed = json.loads(capsys.readouterr().out)
+    assert printed == pytest.approx(before["metrics"])
+    assert run("evaluate", folder / "sweep/fast", "--data", folder / "train.jsonl") == 0
+    after = json.loads((folder / "sweep/fast/result.json").read_text())
+    assert after["data"] == str(folder / "train.jsonl")
+    assert after["tokens"] == before["tokens"]
+
+
+def test_predict_answers_each_line_in_order(folder, capsys):
+    assert run("predict", folder / "sweep/fast", "--input", folder / "dev.jsonl") == 0
+    answers = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert len(answers) == 16
+    for answer in answers:
+        assert answer["label"] in ("no", "yes")
+        assert sum(answer["probabilities"].values()) == pytest.approx(1, abs=1e-5)
+
+
+def test_predict_fills_masks_after_pretraining(folder, tmp_path, capsys):
+    (tmp_path / "in.jsonl").write_text('{"text": "The [MASK] runs [MASK]."}\n')
+    assert run("predict", folder / "pretrained", "--input", tmp_path / "in.jsonl") == 0
+    (first, second) = json.loads(capsys.readouterr().out)["fill_mask"]
+    assert len(first) == len(second) == 5
+
+
+def test_report_shows_runs_side_by_side(folder, tmp_path, capsys):
+    assert run("report", folder / "sweep", folder / "pretrained", "--out", tmp_path / "r.html") == 0
+    assert "accuracy" in capsys.readouterr().out
+    assert "<html" in (tmp_path / "r.html").read_text()
+
+
+@pytest.mark.parametrize("command", cli.COMMANDS)
+def test_help_of_every_command_says_what_it_does(command, capsys):
+    assert run(command, "--help") == 0
+    assert len(capsys.readouterr().out.splitlines()) > 5
+
+
+def test_help_of_train_lists_the_fields_of_the_file(folder, capsys):
+    assert run("train", folder / "pretrain.py", "--help") == 0
+    out = capsys.readouterr().out
+    assert "--task.mask-rate" in out
+    assert "default: 0.15" in out
+
+
+def test_the_installed_command_ends_with_code_2_and_one_line():
+    done = subprocess.run(
+        [sys.executable, "-m", "bert_jax.cli", "evaluate", "nowhere"], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: nowhere:")
+    assert len(done.stderr.splitlines()) == 1
+
+
+def everything_in(folder: Path) -> dict[Path, bytes]:
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file() and path.name != ".lock"}
+
+
+# What each command is given beside the file that is wrong, and what its message must name.
+BAD_CORPORA = {
+    "missing": (None, "bad.txt"),
+    "empty": (b"", "bad.txt"),
+    "binary": (b"text\n\n\x00\x01\x02\xff\xfe" * 50, "bad.txt"),
+    "latin-1": ("Déjà vu.\n".encode("latin-1"), "bad.txt:1"),
+}
+BAD_JSON_LINES = {
+    "no JSON": (b'{"text": "fine"}\n{"text": \n', "bad.jsonl:2"),
+    "no text": (b'{"text": "fine"}\n{"words": "none"}\n', "bad.jsonl:2"),
+}
+
+
+@pytest.mark.parametrize("kind", BAD_CORPORA | BAD_JSON_LINES)
+@pytest.mark.parametrize("command", ["tokenizer", "prepare"])
+def test_a_bad_corpus_is_named(folder, tmp_path, capsys, command, kind):
+    content, where = (BAD_CORPORA | BAD_JSON_LINES)[kind]
+    path = tmp_path / where.partition(":")[0]
+    if content is not None:
+        path.write_bytes(content)
+    before = everything_in(folder)
+    flags = ["--vocab-size", 60] if command == "tokenizer" else ["--tokenizer", folder / "tokenizer"]
+    assert run(command, "--corpus", path, *flags, "--out", tmp_path / "out") == 2
+    error = capsys.readouterr().err
+    assert where in error
+    assert "Traceback" not in error
+    assert everything_in(folder) == before
+
+
+def test_a_line_of_fifty_megabytes_is_read(folder, tmp_path):
+    (tmp_path / "long.txt").write_text("red blue cat " * (50_000_000 // 13))
+    flags = ["--tokenizer", folder / "tokenizer", "--out", tmp_path / "store"]
+    assert run("prepare", "--corpus", tmp_path / "long.txt", *flags) == 0
+    header = json.loads((tmp_path / "store/store.json").read_text())
+    assert header["summary"]["tokens"] >= 3 * (50_000_000 // 13)
+
+
+BAD_RUNS = {
+    "unknown flag": (["--model.num-layer", "4"], "--model.num-layer"),
+    "mistyped value": (["--steps", "many"], "--steps"),
+    "missing column": (["--task.label", "colour"], "colour"),
+    "missing rows": (["--task.train", "nowhere.jsonl"], "nowhere.jsonl"),
+    "missing source": (["--init-from", "nowhere"], "nowhere"),
+    "another experiment": (["--optimizer.b1", "0.5"], "optimizer.b1"),
+    "unknown name": (["--only", "middling"], "middling"),
+}
+
+
+@pytest.mark.parametrize("kind", BAD_RUNS)
+def test_a_bad_run_is_refused_and_leaves_the_workdir_alone(folder, capsys, kind):
+    flags, named = BAD_RUNS[kind]
+    before = everything_in(folder)
+    assert run("train", folder / "fine_tune.py", "--workdir", folder / "sweep", *flags) == 2
+    captured = capsys.readouterr()
+    assert named in captured.err + captured.out
+    assert "Traceback" not in captured.err
+    assert everything_in(folder) == before
+
+
+def test_an_unknown_label_at_evaluation_is_named_with_its_line(folder, tmp_path, capsys):
+    (tmp_path / "rows.jsonl").write_text('{"text": "red", "label": "no"}\n{"text": "red", "label": "maybe"}\n')
+    assert run("evaluate", folder / "sweep/fast", "--data", tmp_path / "rows.jsonl") == 2
+    error = capsys.readouterr().err
+    assert "rows.jsonl:2" in error
+    assert "maybe" in error
+
+
+def test_a_line_to_predict_that_lacks_its_text_is_named(folder, tmp_path, capsys):
+    (tmp_path / "rows.jsonl").write_text('{"text": "red"}\n{"label": "no"}\n')
+    assert run("predict", folder / "sweep/fast", "--input", tmp_path / "rows.jsonl") == 2
+    assert "rows.jsonl:2" in capsys.readouterr().err
+
+
+def test_a_store_of_another_tokenizer_is_refused(folder, tmp_path, capsys):
+    flags = ["--corpus", folder / "a.txt", "--out", tmp_path / "other", "--vocab-size", 50]
+    assert run("tokenizer", *flags) == 0
+    assert run("train", folder / "pretrain.py", "--workdir", tmp_path / "w", "--tokenizer", tmp_path / "other") == 2
+    assert "store" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("content", "named"),
+    [
+        ("x = 1\n", "experiment"),
+        ("import nothing_of_this_name\n", "nothing_of_this_name"),
+        ("experiment = (\n", "bad.py"),
+    ],
+)
+def test_an_experiment_file_without_an_experiment_is_named(tmp_path, capsys, content, named):
+    (tmp_path / "bad.py").write_text(content)
+    assert run("train", tmp_path / "bad.py", "--workdir", tmp_path / "w") == 2
+    error = capsys.readouterr().err
+    assert "bad.py" in error
+    assert named in error
+
+
+def test_an_unknown_command_is_refused_with_the_known_ones(capsys):
+    assert run("tain") == 2
+    assert "train" in capsys.readouterr().err
