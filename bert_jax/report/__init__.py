@@ -76,7 +76,7 @@ def print_summary(workdirs: Sequence[str | Path], console: Console | None = None
         shown = RichTable(title=table.title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD)
         for number, name in enumerate(table.columns):
             # Names stay readable in a narrow terminal; the figures beside them may take several lines.
-            width = None if number else min(20, max(len(row[0]) for row in texts))
+            width = None if number else min(12, max(len(row[0]) for row in texts))
             shown.add_column(Text(name), justify="right" if number else "left", overflow="fold", min_width=width)
         for row in texts:
             shown.add_row(*map(Text, row))
