@@ -7,6 +7,7 @@ import heapq
 import io
 import itertools
 import json
+import os
 import re
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
@@ -204,17 +205,27 @@ def _read_parquet(stream: BinaryIO, name: str) -> Iterator[str]:
 
 
 def _tfds_source(name: str) -> Sequence[dict]:
-    """Opens `tfds:name:split` for random access; the set must have been prepared, and needs no TensorFlow then."""
+    """Opens `tfds:name[/config][:version]:split` for random access; reading it needs no TensorFlow."""
+    # Imported here because it takes half a second that reading a file does not need.
     import tensorflow_datasets as tfds
 
-    _, dataset, split = [*name.split(":", 2), ""][:3]
-    if not dataset or not split:
+    match = re.fullmatch(r"tfds:([^:]+(?::\d+\.\d+\.\d+)?):(.+)", name)
+    if match is None:
         raise InputError(f"{name}: expected tfds:NAME:SPLIT, such as tfds:wikipedia/20230601.en:train[:1%]")
+    dataset, split = match.groups()
     try:
-        return tfds.builder(dataset, file_format="array_record").as_data_source(split=split)
-    except Exception as error:  # TFDS raises many kinds, none of its own for a set that is not there
-        reason = str(error).strip().split("\n")[0]
-        raise InputError(f"{name}: TFDS cannot open it as array_record; is it prepared? ({reason})") from error
+        if (Path(dataset) / "dataset_info.json").is_file():
+            builder = tfds.builder_from_directory(dataset)
+        else:
+            builder = tfds.builder(dataset, data_dir=os.environ.get("TFDS_DATA_DIR"), file_format="array_record")
+            builder.download_and_prepare()
+        return builder.as_data_source(split)
+    except Exception as error:  # whatever fails in a foreign builder, its download or its imports
+        reason = (str(error).strip().splitlines() or [""])[0]
+        raise InputError(
+            f"{name}: this set cannot be opened here ({type(error).__name__}: {reason}); sets are looked for in "
+            "TFDS_DATA_DIR, and preparing one may need a network and `pip install bert_jax[tensorflow]`"
+        ) from error
 
 
 def _read_tfds(name: str) -> Iterator[tuple[str, int]]:
@@ -242,7 +253,7 @@ _BOUNDARY = re.compile(
 # A full stop after one of these does not end a sentence; nor after an initial, but "I" is mostly the pronoun.
 _NO_END = """
     Mr Mrs Ms Messrs Mme Mlle Dr Prof Rev Hon St Sr Jr Gen Col Maj Capt Lt Sgt Gov Sen Rep Pres
-    vs cf viz al Fig Figs Eq Eqs Sec Ch No Nos Vol pp ed eds trans approx ca Dept Univ Mt e.g i.e eg ie
+    vs cf viz al Fig Figs Eq Eqs Sec Ch Nos Vol pp ed eds trans approx ca Dept Univ Mt e.g i.e eg ie
     A B C D E F G H J K L M N O P Q R S T U V W X Y Z
 """
 _ABBREVIATIONS = frozenset(_NO_END.split())

@@ -9,7 +9,6 @@ same to the byte. When all is read, duplicates are found, and the folder is rena
 import concurrent.futures
 import contextlib
 import errno
-import itertools
 import json
 import multiprocessing
 import os
@@ -18,7 +17,7 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
@@ -26,23 +25,12 @@ import numpy as np
 
 from bert_jax import tokenizers
 from bert_jax.data import corpus, duplicates
-from bert_jax.data.store import ARRAYS, FORMAT, LONG_SENTENCE, array_dtypes, content_hash, partial, read_header
+from bert_jax.data.encode import COUNTS, SCRATCH, Block, encode_documents
+from bert_jax.data.store import ARRAYS, FORMAT, array_dtypes, partial, read_header
 from bert_jax.errors import InputError
 
 BLOCK_CHARACTERS = 1 << 20  # documents are handed to a worker in blocks of about this size
-SENTENCES_AT_ONCE = 20_000  # a document of ten million tokens is not held as Python integers all at once
 RECORD_SECONDS = 5.0  # work that a crash can lose
-
-# Beside the store's own arrays, what finding and dropping duplicates needs of each document.
-_SCRATCH: dict[str, np.dtype] = {"document_entries": np.dtype("<i8"), "sketches": np.dtype("<u4")}
-_COUNTS = ("documents", "sentences", "tokens", "words", "unknown", "bytes")
-
-
-class Block(NamedTuple):
-    """Some documents, tokenised."""
-
-    arrays: dict[str, np.ndarray]  # ARRAYS and _SCRATCH by name; document_starts holds ends, counted from the block
-    counts: dict[str, int]  # _COUNTS by name
 
 
 class Cursor(NamedTuple):
@@ -83,7 +71,8 @@ def prepare(
       progress: is called after every block of about a megabyte.
 
     Returns:
-      The header of the store, whose `summary` counts documents, sentences, tokens, words, bytes and duplicates.
+      The header of the store. Its `summary` counts what was read (documents, sentences, tokens, words, unknown tokens,
+      bytes, duplicates), and the documents and tokens that were kept.
 
     Raises:
       InputError: a source is not as `corpus.documents` wants it; `out` holds something else; the disk is full.
@@ -119,50 +108,6 @@ def print_progress(progress: Progress) -> None:
     )
     end = "\n" if progress.share >= 1 else ""
     print(f"\r{line:<79}", end=end, file=sys.stderr, flush=True)
-
-
-# Documents to tokens ------------------------------------------------------------------------------------------------
-
-
-def encode_documents(texts: Sequence[str], tokenizer: tokenizers.Tokenizer) -> Block:
-    """Tokenises documents, sentence by sentence; those that yield no token are left out."""
-    dtypes = array_dtypes(tokenizer.vocab_size)
-    split = [corpus.sentences(text) for text in texts]
-    sentences = list(itertools.chain.from_iterable(split))
-    document = np.repeat(np.arange(len(texts)), [len(found) for found in split])
-    sizes = np.zeros(len(sentences), np.int64)
-    tokens = [np.zeros(0, dtypes["tokens"])]
-    for start in range(0, len(sentences), SENTENCES_AT_ONCE):
-        ids = tokenizer.encode_ids(sentences[start : start + SENTENCES_AT_ONCE])
-        sizes[start : start + SENTENCES_AT_ONCE] = [len(some) for some in ids]
-        tokens.append(np.concatenate(ids).astype(dtypes["tokens"]))
-    all_tokens = np.concatenate(tokens)
-
-    document, sizes = document[sizes > 0], sizes[sizes > 0]
-    entries = sizes // LONG_SENTENCE + 1
-    lengths = np.full(entries.sum(), LONG_SENTENCE, np.uint8)
-    lengths[np.cumsum(entries) - 1] = sizes % LONG_SENTENCE
-    document_sizes = np.bincount(document, sizes, len(texts)).astype(np.int64)
-    kept = np.flatnonzero(document_sizes).tolist()
-    text_bytes = np.frombuffer("\n".join(texts).encode("utf-8", "surrogatepass"), np.uint8)
-    space = text_bytes <= ord(" ")
-    arrays = {
-        "tokens": all_tokens,
-        "sentence_lengths": lengths,
-        "document_starts": np.cumsum(document_sizes[kept]),
-        "document_hashes": np.array([content_hash(texts[i]) for i in kept], np.uint64),
-        "document_entries": np.bincount(document, entries, len(texts)).astype(np.int64)[kept],
-        "sketches": duplicates.sketches(all_tokens, document_sizes[kept]).reshape(-1),
-    }
-    counts = {
-        "documents": len(kept),
-        "sentences": len(sizes),
-        "tokens": len(all_tokens),
-        "words": int(np.count_nonzero(space[:-1] & ~space[1:])) + int(not space[0]),
-        "unknown": int(np.count_nonzero(all_tokens == tokenizer.unk_id)),
-        "bytes": len(text_bytes) - len(texts) + 1,
-    }
-    return Block(arrays, counts)
 
 
 def read_blocks(sources: Sequence[corpus.Source], cursor: Cursor) -> Iterator[tuple[list[str], Cursor]]:
@@ -236,9 +181,6 @@ def _encode_in_worker(texts: list[str]) -> Block:
     return encode_documents(texts, _worker_tokenizer)
 
 
-# Tokens to disk -----------------------------------------------------------------------------------------------------
-
-
 class Writer:
     """Appends blocks to the arrays of an unfinished store, and finishes it."""
 
@@ -246,11 +188,11 @@ class Writer:
         self.out = out
         self.recipe = recipe
         self.folder = partial(out)
-        self.dtypes: dict[str, np.dtype] = array_dtypes(recipe["tokenizer"]["vocab_size"]) | _SCRATCH
+        self.dtypes: dict[str, np.dtype] = array_dtypes(recipe["tokenizer"]["vocab_size"]) | SCRATCH
         self.cursor = Cursor(0, 0, 0)
         self.complete = False
         self.entries = dict.fromkeys(self.dtypes, 0)
-        self.counts = dict.fromkeys(_COUNTS, 0)
+        self.counts = dict.fromkeys(COUNTS, 0)
         self._files: dict[str, BinaryIO] = {}
         self._recorded_at = time.monotonic()
 
@@ -318,7 +260,8 @@ class Writer:
             if (self.folder / f"{name}.kept").exists():
                 os.replace(self.folder / f"{name}.kept", self.folder / f"{name}.bin")
         tokenizer.save(self.folder / "tokenizer")
-        header = self.recipe | {"entries": {name: self.entries[name] for name in ARRAYS}, "summary": self.counts}
+        entries = {name: self.entries[name] for name in ARRAYS}
+        header = self.recipe | {"entries": entries, "summary": _summary(self.counts, entries)}
         write_json(self.folder / "header.json", header)
         put_in_place(self.out)
         return header
@@ -332,11 +275,11 @@ class Writer:
         exact, near = duplicates.find_duplicates(
             arrays["document_hashes"], arrays["sketches"].reshape(-1, duplicates.BINS)
         )
-        self.counts |= {"exact_duplicates": int(exact.sum()), "near_duplicates": int(near.sum()), "dropped": 0}
+        self.counts |= {"exact_duplicates": int(exact.sum()), "near_duplicates": int(near.sum())}
         if self.recipe["drop_duplicates"] and (exact | near).any():
             self._write_kept(arrays, ~(exact | near))
 
-    def _write_kept(self, arrays: dict[str, np.ndarray], kept: np.ndarray) -> None:
+    def _write_kept(self, arrays: Mapping[str, np.ndarray], kept: np.ndarray) -> None:
         """Writes each array without the documents that are not kept, in bounded memory."""
         starts = arrays["document_starts"]
         entry_ends = np.cumsum(arrays["document_entries"])
@@ -359,13 +302,22 @@ class Writer:
                 files["document_hashes"].write(arrays["document_hashes"][some][keep].data)
                 first = last
             self.entries |= {name: file.tell() // self.dtypes[name].itemsize for name, file in files.items()}
-        self.counts["dropped"] = int(np.count_nonzero(~kept))
+
+
+def _summary(counts: dict[str, int], entries: dict[str, int]) -> dict[str, int | float]:
+    """What was read, and how much of it the store kept."""
+    return counts | {
+        "unknown_rate": counts["unknown"] / counts["tokens"],
+        "tokens_per_word": counts["tokens"] / max(counts["words"], 1),
+        "kept_documents": entries["document_hashes"],
+        "kept_tokens": entries["tokens"],
+    }
 
 
 def put_in_place(out: Path) -> None:
     """Turns a finished store beside `out` into `out`."""
     folder = partial(out)
-    for name in (*(f"{name}.bin" for name in _SCRATCH), "progress.json"):
+    for name in (*(f"{name}.bin" for name in SCRATCH), "progress.json"):
         (folder / name).unlink(missing_ok=True)
     os.rename(folder, out)
 

@@ -1,0 +1,65 @@
+"""Documents to tokens: the function that every way of preparing a store applies to its text."""
+
+import itertools
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from bert_jax.data import corpus, duplicates
+from bert_jax.data.store import LONG_SENTENCE, array_dtypes, content_hash
+from bert_jax.tokenizers import Tokenizer
+
+SENTENCES_AT_ONCE = 20_000  # a document of ten million tokens is not held as Python integers all at once
+
+# Beside the store's own arrays, what finding and dropping duplicates needs of each document.
+SCRATCH: dict[str, np.dtype] = {"document_entries": np.dtype("<i8"), "sketches": np.dtype("<u4")}
+COUNTS = ("documents", "sentences", "tokens", "words", "unknown", "bytes")
+
+
+class Block(NamedTuple):
+    """Some documents, tokenised."""
+
+    arrays: dict[str, np.ndarray]  # ARRAYS and SCRATCH by name; document_starts holds ends, counted from the block
+    counts: dict[str, int]  # COUNTS by name
+
+
+def encode_documents(texts: Sequence[str], tokenizer: Tokenizer) -> Block:
+    """Tokenises documents, sentence by sentence; those that yield no token are left out."""
+    dtypes = array_dtypes(tokenizer.vocab_size)
+    split = [corpus.sentences(text) for text in texts]
+    sentences = list(itertools.chain.from_iterable(split))
+    document = np.repeat(np.arange(len(texts)), [len(found) for found in split])
+    sizes = np.zeros(len(sentences), np.int64)
+    tokens = [np.zeros(0, dtypes["tokens"])]
+    for start in range(0, len(sentences), SENTENCES_AT_ONCE):
+        ids = tokenizer.encode_ids(sentences[start : start + SENTENCES_AT_ONCE])
+        sizes[start : start + SENTENCES_AT_ONCE] = [len(some) for some in ids]
+        tokens.append(np.concatenate(ids).astype(dtypes["tokens"]))
+    all_tokens = np.concatenate(tokens)
+
+    document, sizes = document[sizes > 0], sizes[sizes > 0]
+    entries = sizes // LONG_SENTENCE + 1
+    lengths = np.full(entries.sum(), LONG_SENTENCE, np.uint8)
+    lengths[np.cumsum(entries) - 1] = sizes % LONG_SENTENCE
+    document_sizes = np.bincount(document, sizes, len(texts)).astype(np.int64)
+    kept = np.flatnonzero(document_sizes).tolist()
+    text_bytes = np.frombuffer("\n".join(texts).encode("utf-8", "surrogatepass"), np.uint8)
+    space = text_bytes <= ord(" ")
+    arrays = {
+        "tokens": all_tokens,
+        "sentence_lengths": lengths,
+        "document_starts": np.cumsum(document_sizes[kept]),
+        "document_hashes": np.array([content_hash(texts[i]) for i in kept], np.uint64),
+        "document_entries": np.bincount(document, entries, len(texts)).astype(np.int64)[kept],
+        "sketches": duplicates.sketches(all_tokens, document_sizes[kept]).reshape(-1),
+    }
+    counts = {
+        "documents": len(kept),
+        "sentences": len(sizes),
+        "tokens": len(all_tokens),
+        "words": int(np.count_nonzero(space[:-1] & ~space[1:])) + int(not space[0]),
+        "unknown": int(np.count_nonzero(all_tokens == tokenizer.unk_id)),
+        "bytes": len(text_bytes) - len(texts) + 1,
+    }
+    return Block(arrays, counts)
