@@ -18,31 +18,13 @@ from bert_jax.data.store import ARRAYS, TokenStore, content_hash, is_held_out, p
 from bert_jax.errors import InputError
 
 WORDS = ["the", "a", "cat", "dog", "river", "sees", "likes", "old", "new", "red", ".", ",", "house", "un", "##known"]
-    "the",
-    "a",
-    "cat",
-    "dog",
-    "river",
-    "sees",
-    "likes",
-    "old",
-    "new",
-    "red",
-    ".",
-    ",",
-    "house",
-    "walks",
-    "un",
-    "##known",
-    "##s",
-]
 
 
 def document(number: int, sentences: int = 4) -> str:
     random = np.random.default_rng(number)
-    return " ".join(
-        " ".join(random.choice([*WORDS[:9], "zebra"], int(random.integers(2, 12)))).capitalize() + "." for _ in range(sentences)
-    )
+    words = [*WORDS[:9], "zebra"]
+    found = (" ".join(random.choice(words, int(random.integers(2, 12)))) for _ in range(sentences))
+    return " ".join(sentence.capitalize() + "." for sentence in found)
 
 
 @pytest.fixture(scope="module")
