@@ -11,6 +11,7 @@ Glossary of the single letters in array names (``x_BTD`` is an array of shape [b
 """
 
 import dataclasses
+import os
 import types
 import typing
 from dataclasses import dataclass, field
@@ -155,20 +156,81 @@ class Pretraining:
 
 
 @dataclass(frozen=True)
-class Sequences:
-    """One prediction for a text or a pair of texts: a class out of several."""
+class Labelled:
+    """What every task on labelled rows has; see `bert_jax.data.tables.read_rows` for what a source can be."""
 
-    train: str = ""  # rows to learn from: a JSON lines, TSV or CSV file (gzipped or not), or tfds:name:split
+    train: str = ""  # rows to learn from: JSON lines, TSV, CSV, conll:FILE, SQuAD's JSON, or tfds:name:split
     eval: str = ""  # rows to evaluate on
+    folder: str = ""  # where `train` and `eval` are, if they are files given without a folder
+    limit: int | None = None  # use only so many training rows, drawn with the run's seed
+    eval_limit: int | None = None  # use only the first so many rows to evaluate on
+    max_length: int = 128  # tokens in a row, special tokens included
+
+    def source(self, name: str) -> str:
+        """`name` (`train` or `eval`), a file in `folder` where there is one."""
+        if not name or not self.folder or name.startswith("tfds:"):
+            return name
+        form, colon, path = name.rpartition(":")
+        return form + colon + os.path.join(self.folder, path)
+
+
+@dataclass(frozen=True)
+class Sequences(Labelled):
+    """One prediction for a text or a pair of texts: a class, any number of labels, or a number."""
+
+    target: Literal["class", "several", "number"] = "class"  # what is predicted: one label, any number, or a number
     text: str = "text"  # field or column that holds the text
     text_b: str | None = None  # field of the second text of a pair
-    label: str = "label"  # field of the label
+    label: str = "label"  # field of the label, of the list of labels, or of the number
     labels: tuple[str, ...] = ()  # names of the labels, in the order of the outputs; empty = found in the training rows
-    max_length: int = 128  # tokens in a row; longer texts are cut
-    limit: int | None = None  # use only so many training rows, drawn with the run's seed
+    class_weights: tuple[float, ...] = ()  # weight of each label in the loss (with several: of its presence)
+    balanced: bool = False  # class_weights from the training rows, such that rare labels count as much as common ones
+    none_label: str | None = None  # the label "none of the others", left out of precision, recall and F1
+    threshold: float = 0.5  # with several: a label is predicted where its probability is at least this
+    markers: tuple[str, ...] = ()  # strings in the text that are one token each, such as << >> around an entity
+    packing: bool = False  # several short texts share a row, attention kept apart; the batch holds as many texts
 
 
-TaskFields = Pretraining | Sequences
+@dataclass(frozen=True)
+class Tokens(Labelled):
+    """One tag for each word: entities in IOB1, IOB2 or BIOES, or plain tags. Long sentences are read in windows."""
+
+    tokens: str = "tokens"  # field of the list of words
+    tags: str = "tags"  # field of the list of tags
+    labels: tuple[str, ...] = ()  # names of the tags, in the order of the outputs; empty = found in the training rows
+    overlap: int = 32  # pieces that two neighbouring windows of a long sentence share
+    packing: bool = False  # several short sentences share a row, attention kept apart
+
+
+@dataclass(frozen=True)
+class Spans(Labelled):
+    """Answers to questions as spans of a context, as in SQuAD. Long contexts are read in windows."""
+
+    max_length: int = 384  # tokens in a window, question included
+    context: str = "context"  # field of the text that holds the answer
+    question: str = "question"  # field of the question
+    answers: str = "answers"  # field of the answers: [{"text", "answer_start"}], or {"text": [], "answer_start": []}
+    identifier: str = "id"  # field that names the question
+    stride: int = 128  # pieces from one window's start to the next one's
+    max_question_length: int = 64  # pieces; longer questions are cut
+    max_answer_length: int = 30  # pieces in an answer
+    n_best: int = 20  # candidates kept for each window and each question
+    unanswerable: bool = False  # SQuAD 2.0: some questions have no answer
+    null_threshold: float = 0.0  # no answer where its score is so much above the best answer's; see result.json
+    factoid: bool = False  # also BioASQ's strict and lenient accuracy and mean reciprocal rank
+
+
+@dataclass(frozen=True)
+class Choices(Labelled):
+    """Which of several continuations fits a context, as in SWAG."""
+
+    max_length: int = 64  # tokens of a context with one choice
+    context: str = "context"  # field of the context
+    choices: tuple[str, ...] = ("choices",)  # the field that holds a list of choices, or a field for each choice
+    label: str = "label"  # field of the right choice's index, from 0
+
+
+TaskFields = Pretraining | Sequences | Tokens | Spans | Choices
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
 """Metrics of a task on a data set."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -25,22 +25,45 @@ def divide(sums: Sums) -> dict[str, float]:
     return {name: total / count for name, (total, count) in sums.items() if count}
 
 
+class Evaluation(NamedTuple):
+    """What evaluating found, as result.json holds it."""
+
+    metrics: dict[str, float]  # "loss" is the objective
+    tables: dict[str, Any]  # figures of each label, confusion matrix, where the task has them
+    fitted: dict[str, Any]  # fields of the task that these rows decide, such as the threshold for no answer
+    examples: list[dict[str, Any]]  # the first rows, as given and as answered
+
+
 def evaluate(
     task: Task,
     step: Callable,
     params: Any,
     batches: Batches,
     progress: Callable[[int, int], None] = lambda done, total: None,
-) -> tuple[dict[str, float], Arrays]:
-    """Runs all of `batches` once.
+) -> Evaluation:
+    """Runs all of `batches` once and scores what the model says.
 
     Args:
       step: `Devices.evaluate_step` of the task's loss function.
       progress: called with (batches done, batches in all).
-
-    Returns:
-      ({figure: value}, predictions of every example in its original order); "loss" is the objective.
     """
+    losses, metrics, predictions = run(step, params, batches, progress)
+    means = divide(losses)
+    return Evaluation(
+        metrics={"loss": sum(means.values()), **means, **divide(metrics), **task.score(predictions, batches)},
+        tables=task.tables(predictions, batches),
+        fitted=task.fitted(predictions, batches),
+        examples=_examples(task, predictions, batches),
+    )
+
+
+def run(
+    step: Callable,
+    params: Any,
+    batches: Batches,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> tuple[Sums, Sums, Arrays]:
+    """Runs all of `batches` once: (losses, metrics, predictions of every example in its original order)."""
     losses: Sums = {}
     metrics: Sums = {}
     parts: list[Arrays] = []
@@ -50,29 +73,28 @@ def evaluate(
         add(metrics, batch_metrics)
         parts.append(predictions)
         progress(number + 1, batches.num_steps)
-    predictions = _in_order(parts, batches)
-    means = divide(losses)
-    return {"loss": sum(means.values()), **means, **divide(metrics), **task.score(predictions, batches)}, predictions
+    return losses, metrics, _in_order(parts, batches)
 
 
 def _in_order(parts: list[Arrays], batches: Any) -> Arrays:
-    """Puts the rows of all batches back where the data set has them."""
+    """Puts the rows of all batches back where the data set has them; shorter rows are filled up with zeros."""
     if not parts or not parts[0]:
         return {}
-    rows = np.concatenate([batches.rows(step) for step in range(batches.num_steps)])
-    present = rows >= 0
-    ordered = {}
-    for name in parts[0]:
-        values = np.concatenate([part[name] for part in parts])[present]
-        ordered[name] = np.empty_like(values)
-        ordered[name][rows[present]] = values
+    ordered: Arrays = {}
+    for name, first in parts[0].items():
+        shape = np.max([part[name].shape[1:] for part in parts], axis=0).astype(int)
+        ordered[name] = np.zeros((batches.num_examples, *shape), first.dtype)
+    for number, part in enumerate(parts):
+        rows = batches.rows(number)
+        for name, values in part.items():
+            inside = tuple(slice(size) for size in values.shape[1:])
+            ordered[name][(rows[rows >= 0], *inside)] = values[rows >= 0]
     return ordered
 
 
-def examples_of(task: Task, predictions: Arrays, batches: Any, count: int = 10) -> list[dict[str, Any]]:
-    """The first few examples, as given and as answered; none where the task answers nothing."""
+def _examples(task: Task, predictions: Arrays, batches: Any, count: int = 10) -> list[dict[str, Any]]:
+    """The first few rows, as given and as answered; none where the task answers nothing."""
     if not predictions:
         return []
-    rows = batches.table[:count]
-    answers = task.decode({name: array[:count] for name, array in predictions.items()}, rows)
-    return [{"input": row.values, **answer} for row, answer in zip(rows, answers, strict=True)]
+    answers = task.decode(predictions, batches.features, batches.table)
+    return [{"input": row.values, **answer} for row, answer in zip(batches.table[:count], answers, strict=False)]

@@ -41,3 +41,17 @@ def cross_entropy(logits: jax.Array, labels: jax.Array, weights: jax.Array) -> M
 def accuracy(logits: jax.Array, labels: jax.Array, weights: jax.Array) -> Mean:
     """How often the largest logit is the label's: logits [..., C], int32 labels [...], weights [...]."""
     return weighted(jnp.argmax(logits, axis=-1) == labels, weights)
+
+
+def binary_cross_entropy(
+    logits: jax.Array, labels: jax.Array, weights: jax.Array, positive_weights: jax.Array | float = 1.0
+) -> Mean:
+    """Sigmoid cross-entropy in nats: logits, labels (0 or 1) and weights [..., C]; positives weigh as given, [C]."""
+    logits, labels = logits.astype(jnp.float32), labels.astype(jnp.float32)
+    losses = -positive_weights * labels * jax.nn.log_sigmoid(logits) - (1 - labels) * jax.nn.log_sigmoid(-logits)
+    return weighted(losses, weights)
+
+
+def squared_error(predicted: jax.Array, targets: jax.Array, weights: jax.Array) -> Mean:
+    """Squared differences; all of one shape."""
+    return weighted((predicted.astype(jnp.float32) - targets) ** 2, weights)

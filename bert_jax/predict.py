@@ -15,7 +15,7 @@ from bert_jax.config import BertConfig, Pretraining, TaskFields
 from bert_jax.data.pipeline import Arrays, Features, RowBatches
 from bert_jax.data.tables import Row
 from bert_jax.errors import InputError
-from bert_jax.evaluate import evaluate, examples_of
+from bert_jax.evaluate import evaluate, run
 from bert_jax.heads import BertForPreTraining
 from bert_jax.model import Bert
 from bert_jax.sharding import Devices
@@ -136,11 +136,11 @@ class PretrainedBert:
             batch_size=self._rows(len(table)),
             max_length=self.config.max_position_embeddings,
         )
-        _, predictions = evaluate(task, self._predict, self.params, batches)
-        return task.decode(predictions, table)
+        _, _, predictions = run(self._predict, self.params, batches)
+        return task.decode(predictions, batches.features, table)
 
     def evaluate(self, data: str | None = None) -> dict[str, Any]:
-        """Returns {"metrics", "examples"} of the run's task on `data`, or on the run's own evaluation rows.
+        """Returns what `bert_jax.evaluate.Evaluation` names, of the run's task on `data` or on the run's own rows.
 
         Raises:
           InputError: the source was trained for no task, or there is nothing to evaluate on.
@@ -148,8 +148,7 @@ class PretrainedBert:
         batches = self._task.eval_batches(batch_size=self.batch_size, data=data)
         if batches is None:
             raise InputError("evaluate: the run names no rows to evaluate on; give --data FILE")
-        metrics, predictions = evaluate(self._task, self._predict, self.params, batches)
-        return {"metrics": metrics, "examples": examples_of(self._task, predictions, batches)}
+        return evaluate(self._task, self._predict, self.params, batches)._asdict()
 
     def _rows(self, count: int) -> int:
         """Rows in a batch for `count` inputs: a power of two, so that few shapes are compiled."""

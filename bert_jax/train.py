@@ -16,7 +16,7 @@ from bert_jax.checkpoint import Checkpoints
 from bert_jax.config import Experiment
 from bert_jax.data.pipeline import prefetch
 from bert_jax.errors import InputError
-from bert_jax.evaluate import add, divide, evaluate, examples_of
+from bert_jax.evaluate import Evaluation, add, divide, evaluate
 from bert_jax.losses import Mean
 from bert_jax.pretrained import Source
 from bert_jax.progress import Progress, Stop
@@ -212,7 +212,9 @@ class Loop:
                 f"microbatches: {e.microbatches} does not divide the {e.batch_size // self.devices.count} rows of each "
                 "device; choose a divisor"
             )
-        self.batches = self.task.train_batches(batch_size=e.batch_size, steps=e.steps, seed=e.seed)
+        self.batches = self.task.train_batches(
+            batch_size=e.batch_size, steps=e.steps, seed=e.seed, multiple=self.devices.count * e.microbatches
+        )
         self.eval_batches = self.task.eval_batches(batch_size=e.batch_size)
         self.schedule = optimizer.learning_rate(e.optimizer, e.steps)
         self.checkpoints = Checkpoints(place.checkpoints, e.keep_checkpoints)
@@ -298,20 +300,10 @@ class Loop:
         progress.show(step, figures)
 
     def _evaluate(self, step: int, progress: Progress) -> None:
-        metrics: dict[str, float] = {}
-        examples: list[Any] = []
+        found = Evaluation({}, {}, {}, [])
         if self.eval_batches is not None:
-            metrics, predictions = evaluate(
-                self.task, self.compiled_eval, self.state.params, self.eval_batches, progress.evaluating
-            )
-            self.place.write_figures(step, "eval", metrics)
-            examples = examples_of(self.task, predictions, self.eval_batches)
-        result = {
-            "step": step,
-            "metrics": metrics,
-            "tokens": self.meta["tokens"],
-            "seconds": round(self.meta["seconds"], 3),
-            "examples": examples,
-        }
-        self.place.write_result(result)
-        progress.evaluated(step, metrics)
+            found = evaluate(self.task, self.compiled_eval, self.state.params, self.eval_batches, progress.evaluating)
+            self.place.write_figures(step, "eval", found.metrics)
+        result = {"step": step, "tokens": self.meta["tokens"], "seconds": round(self.meta["seconds"], 3)}
+        self.place.write_result(result | found._asdict())
+        progress.evaluated(step, found.metrics)

@@ -1,7 +1,8 @@
 """From examples to batches: rows of a table as a pure function of the step, and prefetching of any such function."""
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any
 
 import grain
@@ -15,12 +16,15 @@ BUCKETS = (16, 32, 64, 128, 256, 512)
 
 @dataclass(frozen=True)
 class Features:
-    """Tokenised examples of unequal length, and arrays that hold one entry for each."""
+    """Tokenised examples of unequal length, and what belongs to each."""
 
     input_ids: np.ndarray  # int32 [total tokens], special tokens included
     token_type_ids: np.ndarray  # int32 [total tokens]
     starts: np.ndarray  # int64 [examples + 1]: example i is input_ids[starts[i] : starts[i + 1]]
-    arrays: Arrays  # each [examples, ...]: labels and their weights
+    arrays: Arrays  # [examples, ...] each: labels, their weights, ...
+    token_arrays: Arrays = field(default_factory=dict)  # [total tokens] each, int32: labels of tokens, ...
+    rows: np.ndarray | None = None  # int64 [examples]: the row of the table each was made of; None = one each
+    offsets: np.ndarray | None = None  # int32 [total tokens, 2]: characters of the row's text; 0, 0 where none
 
     def __len__(self) -> int:
         return len(self.starts) - 1
@@ -29,6 +33,18 @@ class Features:
     def lengths(self) -> np.ndarray:
         """Tokens of each example, int64 [examples]."""
         return np.diff(self.starts)
+
+
+def join(ids: Sequence[np.ndarray], types: Sequence[np.ndarray], arrays: Arrays, **options: Any) -> Features:
+    """Returns the features of examples given one by one; `options` are the other fields of `Features`."""
+    empty = np.zeros(0, np.int32)
+    return Features(
+        input_ids=np.concatenate([empty, *ids]).astype(np.int32),
+        token_type_ids=np.concatenate([empty, *types]).astype(np.int32),
+        starts=np.concatenate([[0], np.cumsum([len(part) for part in ids])]).astype(np.int64),
+        arrays=arrays,
+        **options,
+    )
 
 
 def width(longest: int, limit: int) -> int:
@@ -55,11 +71,77 @@ def padded(features: Features, rows: np.ndarray, length: int) -> Arrays:
         "sequence_ids": real.astype(np.int32),
         "cls_positions": np.zeros((len(rows), 1), np.int32),
     }
-    for name, array in features.arrays.items():
-        batch[name] = array[rows]
+    batch |= {name: take(flat) for name, flat in features.token_arrays.items()}
+    batch |= {name: array[rows] for name, array in features.arrays.items()}
     for name in [name for name in features.arrays if name.endswith("weights")]:
         batch[name] = batch[name] * present.reshape((-1,) + (1,) * (batch[name].ndim - 1))
     return batch
+
+
+def packed(features: Features, rows: np.ndarray, length: int, multiple: int = 1) -> Arrays:
+    """Returns the batch arrays of the examples `rows` [B], several to a row of `length`.
+
+    Args:
+      features: with arrays of shape [examples, 1, ...], which become [R, N, ...].
+      multiple: the number of rows R is a multiple of it, so that devices and microbatches get equal parts.
+
+    Returns:
+      int32 arrays [R, length]; sequence_ids tell the examples of a row apart, and N is how many a row can hold. R and N
+      take few values, so that few shapes are compiled.
+    """
+    lengths = features.lengths[rows]
+    count = max(1, -(-int(lengths.sum()) // (length * multiple)))
+    while True:
+        count = 1 << (count - 1).bit_length() if count <= 4 else -(-count // 4) * 4
+        slots = min(len(rows), 2 * -(-len(rows) // (count * multiple)))
+        places = _places(lengths, count * multiple, length, slots)
+        if places is not None:
+            break
+        count += 1
+    row, slot, begin = places
+    shape = count * multiple, length
+    of_token = np.repeat(np.arange(len(rows)), lengths)  # which example each token belongs to
+    inside = np.arange(len(of_token)) - np.repeat(np.cumsum(lengths) - lengths, lengths)
+    source = features.starts[rows][of_token] + inside
+    target = row[of_token], begin[of_token] + inside
+
+    def spread(values: np.ndarray) -> np.ndarray:
+        out = np.zeros(shape, np.int32)
+        out[target] = values
+        return out
+
+    batch = {
+        "input_ids": spread(features.input_ids[source]),
+        "token_type_ids": spread(features.token_type_ids[source]),
+        "position_ids": spread(inside),
+        "sequence_ids": spread(slot[of_token] + 1),
+        "cls_positions": np.zeros((shape[0], slots), np.int32),
+    }
+    batch["cls_positions"][row, slot] = begin
+    batch |= {name: spread(flat[source]) for name, flat in features.token_arrays.items()}
+    for name, array in features.arrays.items():
+        batch[name] = np.zeros((shape[0], slots, *array.shape[2:]), array.dtype)
+        batch[name][row, slot] = array[rows, 0]
+    return batch
+
+
+def _places(lengths: np.ndarray, rows: int, length: int, slots: int) -> tuple[np.ndarray, ...] | None:
+    """Finds a place for each sequence, long ones first, each in the fullest row that has room (best fit).
+
+    Returns:
+      (row, slot in the row, first position), int64 [sequences] each; None where they do not all fit.
+    """
+    used, taken = np.zeros(rows, np.int64), np.zeros(rows, np.int64)
+    place = np.zeros((3, len(lengths)), np.int64)
+    for i in np.argsort(-lengths, kind="stable"):
+        fits = (used + lengths[i] <= length) & (taken < slots)
+        if not fits.any():
+            return None
+        row = int(np.argmax(np.where(fits, used, -1)))
+        place[:, i] = row, taken[row], used[row]
+        used[row] += lengths[i]
+        taken[row] += 1
+    return place[0], place[1], place[2]
 
 
 class RowBatches:
@@ -67,6 +149,13 @@ class RowBatches:
 
     For training, examples are shuffled anew each epoch and epochs follow one another without a gap. With `seed=None`
     (evaluation, prediction) each example comes once, sorted by length, and the last batch is filled up with empty rows.
+
+    Args:
+      table: the rows that the features were made of.
+      batch_size: examples in a batch.
+      max_length: tokens in a row.
+      packing: in training, several examples share a row: as many examples in fewer rows.
+      multiple: with packing, the number of rows is a multiple of it.
     """
 
     def __init__(
@@ -77,15 +166,22 @@ class RowBatches:
         batch_size: int,
         max_length: int,
         seed: int | None = None,
+        packing: bool = False,
+        multiple: int = 1,
     ):
         self.features = features
-        self.table = table  # the rows that the features were made of
+        self.table = table
         self.num_examples = len(features)
         self.num_steps = -(-self.num_examples // batch_size)
         self._batch_size = batch_size
         self._max_length = max_length
-        self._seed = seed
+        self._packing = packing and seed is not None
+        self._multiple = multiple
         self._by_length = np.argsort(features.lengths, kind="stable") if seed is None else None
+        # Kept for a few epochs, since every batch of an epoch asks for the same.
+        self._order = lru_cache(maxsize=2)(
+            lambda epoch: np.random.default_rng([seed, epoch]).permutation(self.num_examples)
+        )
 
     def rows(self, step: int) -> np.ndarray:
         """Which examples batch `step` holds, int64 [B]; -1 where a row is empty."""
@@ -96,12 +192,13 @@ class RowBatches:
         epochs, places = np.divmod(index, self.num_examples)
         rows = np.empty_like(index)
         for epoch in np.unique(epochs):
-            order = np.random.default_rng([self._seed, epoch]).permutation(self.num_examples)
-            rows[epochs == epoch] = order[places[epochs == epoch]]
+            rows[epochs == epoch] = self._order(int(epoch))[places[epochs == epoch]]
         return rows
 
     def __call__(self, step: int) -> Arrays:
         rows = self.rows(step)
+        if self._packing:
+            return packed(self.features, rows, self._max_length, self._multiple)
         longest = int(self.features.lengths[rows[rows >= 0]].max(initial=1))
         return padded(self.features, rows, width(longest, self._max_length))
 

@@ -44,7 +44,9 @@ class Task(Protocol):
         """Fills in what only the training data can tell (label names), so that experiment.json holds it."""
         ...
 
-    def train_batches(self, *, batch_size: int, steps: int, seed: int) -> Batches: ...
+    def train_batches(self, *, batch_size: int, steps: int, seed: int, multiple: int = 1) -> Batches:
+        """Batches to learn from; where rows are packed, their number is a multiple of `multiple`."""
+        ...
 
     def eval_batches(self, *, batch_size: int, data: str | None = None) -> Batches | None:
         """Batches to evaluate on: of the fields' own data, or of `data`; None where there is none."""
@@ -55,14 +57,22 @@ class Task(Protocol):
         ...
 
     def score(self, predictions: Arrays, batches: Any) -> dict[str, float]:
-        """Figures that need all predictions (rows in their original order) rather than sums over batches."""
+        """Figures that need all predictions (examples in their original order) rather than sums over batches."""
+        ...
+
+    def tables(self, predictions: Arrays, batches: Any) -> dict[str, Any]:
+        """For the report: {"per_label": {label: figures}, "confusion": {"labels", "counts"}}, or part of it."""
+        ...
+
+    def fitted(self, predictions: Arrays, batches: Any) -> dict[str, Any]:
+        """Values of fields that evaluation rows decide; who loads the run uses them."""
         ...
 
     def encode_rows(self, rows: Sequence[Row]) -> Features:
         """Rows to predict, which need no label, as examples."""
         ...
 
-    def decode(self, predictions: Arrays, rows: Sequence[Row]) -> list[dict[str, Any]]:
+    def decode(self, predictions: Arrays, features: Features, rows: Sequence[Row]) -> list[dict[str, Any]]:
         """What the model says of each row, as JSON."""
         ...
 

@@ -37,7 +37,7 @@ class PretrainingTask:
         stores = [TokenStore.open(Path(store)) for store in self.fields.stores]
         return PretrainingBatches(self.fields, stores, self.tokenizer, **options)
 
-    def train_batches(self, *, batch_size: int, steps: int, seed: int) -> PretrainingBatches:
+    def train_batches(self, *, batch_size: int, steps: int, seed: int, multiple: int = 1) -> PretrainingBatches:
         return self._batches(batch_size=batch_size, steps=steps, seed=seed, split="train")
 
     def eval_batches(self, *, batch_size: int, data: str | None = None) -> PretrainingBatches | None:
@@ -51,7 +51,7 @@ class PretrainingTask:
 
     def loss_fn(self, params: Any, batch: dict[str, jax.Array], key: jax.Array | None) -> Outcome:
         rngs = None if key is None else {"dropout": key}
-        logits = self.model.apply({"params": params}, batch, key is None, rngs=rngs)
+        logits: Any = self.model.apply({"params": params}, batch, key is None, rngs=rngs)
         target = batch["masked_labels"], batch["masked_weights"]
         losses: dict[str, Mean] = {"mlm_loss": cross_entropy(logits["mlm"], *target)}
         metrics = {"mlm_accuracy": accuracy(logits["mlm"], *target)}
@@ -65,10 +65,16 @@ class PretrainingTask:
         """The accuracy of always answering with the most frequent piece, to measure `mlm_accuracy` against."""
         return {"unigram_accuracy": unigram_accuracy(batches)}
 
+    def tables(self, predictions: Arrays, batches: PretrainingBatches) -> dict[str, Any]:
+        return {}
+
+    def fitted(self, predictions: Arrays, batches: PretrainingBatches) -> dict[str, Any]:
+        return {}
+
     def encode_rows(self, rows: Sequence[Row]) -> Features:
         raise InputError("a pre-training run fills masks; it has no task to predict with")
 
-    def decode(self, predictions: Arrays, rows: Sequence[Row]) -> list[dict[str, Any]]:
+    def decode(self, predictions: Arrays, features: Features, rows: Sequence[Row]) -> list[dict[str, Any]]:
         raise InputError("a pre-training run fills masks; it has no task to predict with")
 
 

@@ -1,6 +1,7 @@
-"""One class for a text or a pair of texts."""
+"""Predictions for a text or a pair of texts: one class, any number of labels, or a number; entities may be marked."""
 
 import dataclasses
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -8,120 +9,219 @@ import jax
 import numpy as np
 from jax import numpy as jnp
 
+from bert_jax import metrics
 from bert_jax.config import BertConfig, Sequences
-from bert_jax.data.pipeline import Arrays, Features, RowBatches
-from bert_jax.data.tables import Row, read_rows
+from bert_jax.data.pipeline import Arrays, Features, RowBatches, join
+from bert_jax.data.tables import Row, RowErrors, check_fields, label_of, labels_of, number_of, text_of
 from bert_jax.errors import InputError
 from bert_jax.heads import BertForSequences
-from bert_jax.losses import Outcome, accuracy, cross_entropy
+from bert_jax.losses import Mean, Outcome, accuracy, binary_cross_entropy, cross_entropy, squared_error
+from bert_jax.tasks.rows import RowTask, balanced_weights, label_names, training_rows
 from bert_jax.tokenizers import Tokenizer
 
+MOST_LABELS_IN_A_MATRIX = 50  # a larger confusion matrix is no picture any more
 
-class SequenceTask:
+
+class SequenceTask(RowTask):
     """See `bert_jax.tasks.Task`; the fields are `bert_jax.config.Sequences`."""
 
+    fields: Sequences
+
     def __init__(self, fields: Sequences, config: BertConfig, tokenizer: Tokenizer):
-        self.fields = fields
-        self.config = config
-        self.tokenizer = tokenizer
-        self.model = BertForSequences(config, len(fields.labels))
-        if fields.max_length > config.max_position_embeddings:
+        super().__init__(fields, config, tokenizer)
+        self.model = BertForSequences(config, 1 if fields.target == "number" else len(fields.labels))
+        self._markers = marker_ids(fields.markers, tokenizer)
+        self._index = {name: i for i, name in enumerate(fields.labels)}
+        if fields.class_weights and len(fields.class_weights) != len(fields.labels):
             raise InputError(
-                f"task.max_length: {fields.max_length} is longer than the model's {config.max_position_embeddings} "
-                "positions; choose at most that"
+                f"task.class_weights: {len(fields.class_weights)} weights for {len(fields.labels)} labels: "
+                f"{', '.join(fields.labels)}; give one for each"
             )
+        if fields.none_label is not None and fields.none_label not in fields.labels:
+            raise InputError(f"task.none_label: {fields.none_label!r} is none of {', '.join(fields.labels)}")
 
     @staticmethod
     def resolve(fields: Sequences) -> Sequences:
-        if not fields.train:
-            raise InputError("task.train: name a file of rows or tfds:name:split to learn from")
-        if fields.labels:
+        if fields.target == "number":
             return fields
-        names = sorted({str(_value(row, fields.label)) for row in read_rows(fields.train)})
-        if len(names) < 2:
-            raise InputError(f"{fields.train}: field {fields.label!r} needs at least two labels, found {names}")
-        return dataclasses.replace(fields, labels=tuple(names))
-
-    def train_batches(self, *, batch_size: int, steps: int, seed: int) -> RowBatches:
-        rows = read_rows(self.fields.train)
-        if self.fields.limit is not None:
-            chosen = np.random.default_rng([seed, len(rows)]).permutation(len(rows))[: self.fields.limit]
-            rows = [rows[i] for i in chosen]
-        features = self._features(rows)
-        return RowBatches(features, rows, batch_size=batch_size, max_length=self.fields.max_length, seed=seed)
-
-    def eval_batches(self, *, batch_size: int, data: str | None = None) -> RowBatches | None:
-        source = data or self.fields.eval
-        if not source:
-            return None
-        rows = read_rows(source)
-        return RowBatches(self._features(rows), rows, batch_size=batch_size, max_length=self.fields.max_length)
+        unweighted = fields.balanced and not fields.class_weights
+        if fields.labels and not unweighted:
+            return fields
+        rows = training_rows(fields)
+        check_fields(rows, [fields.label])
+        errors = RowErrors()
+        found = [_labels(row, fields, errors) for row in rows]
+        errors.check()
+        labels = fields.labels or label_names((name for names in found for name in names), fields.train)
+        weights = fields.class_weights
+        if unweighted:
+            index = {name: i for i, name in enumerate(labels)}
+            known = [index[name] for names in found for name in names if name in index]
+            weights = balanced_weights(known, len(labels))
+            if fields.target == "several":
+                counts = np.bincount(known, minlength=len(labels))
+                weights = tuple(float(w) for w in (len(rows) - counts) / np.maximum(counts, 1))
+        return dataclasses.replace(fields, labels=labels, class_weights=weights)
 
     def loss_fn(self, params: Any, batch: dict[str, jax.Array], key: jax.Array | None) -> Outcome:
-        rngs = None if key is None else {"dropout": key}
-        logits_BNC = self.model.apply({"params": params}, batch, key is None, rngs=rngs)
-        target = batch["labels"], batch["label_weights"]
+        logits_BNC = self.logits(params, batch, key)
+        labels, weights = batch["labels"], batch["label_weights"]
+        class_weights = jnp.asarray(self.fields.class_weights or (1.0,), jnp.float32)
+        if self.fields.target == "number":
+            loss = squared_error(logits_BNC[..., 0], labels, weights)
+            return Outcome({"squared_error": loss}, {}, {"scores": logits_BNC[:, 0, 0]})
+        if self.fields.target == "several":
+            every = jnp.broadcast_to(weights[..., None], logits_BNC.shape)
+            loss = binary_cross_entropy(logits_BNC, labels, every, class_weights[None, None])
+            chosen = jax.nn.sigmoid(logits_BNC) >= self.fields.threshold
+            right = jnp.sum(2.0 * (chosen & (labels > 0)) * every)
+            f1 = Mean(right, jnp.sum((chosen.astype(jnp.float32) + labels) * every))
+            return Outcome({"label_loss": loss}, {"f1_micro": f1}, {"probabilities": jax.nn.sigmoid(logits_BNC[:, 0])})
+        weighed = weights * class_weights[labels] if self.fields.class_weights else weights
         return Outcome(
-            losses={"class_loss": cross_entropy(logits_BNC, *target)},
-            metrics={"accuracy": accuracy(logits_BNC, *target)},
-            predictions={"probabilities": jax.nn.softmax(logits_BNC[:, 0].astype(jnp.float32))},
+            losses={"class_loss": cross_entropy(logits_BNC, labels, weighed)},
+            metrics={"accuracy": accuracy(logits_BNC, labels, weights)},
+            predictions={"probabilities": jax.nn.softmax(logits_BNC[:, 0])},
         )
 
     def score(self, predictions: Arrays, batches: RowBatches) -> dict[str, float]:
-        return {}
+        labels = batches.features.arrays["labels"][:, 0]
+        if self.fields.target == "number":
+            return metrics.regression(predictions["scores"], labels)
+        if self.fields.target == "several":
+            return metrics.several_labels(predictions["probabilities"], labels, self.fields.threshold)
+        predicted = predictions["probabilities"].argmax(axis=1)
+        figures = metrics.classification(predicted, labels, len(self.fields.labels))
+        if self.fields.none_label is not None:
+            figures |= metrics.without_class(predicted, labels, self._index[self.fields.none_label])
+        return figures
 
-    def encode_rows(self, rows: Sequence[Row]) -> Features:
-        return self._tokens(rows, {})
+    def tables(self, predictions: Arrays, batches: RowBatches) -> dict[str, Any]:
+        labels, names = batches.features.arrays["labels"][:, 0], self.fields.labels
+        if self.fields.target == "number":
+            return {}
+        if self.fields.target == "several":
+            chosen = predictions["probabilities"] >= self.fields.threshold
+            counts = (chosen & (labels > 0)).sum(axis=0), chosen.sum(axis=0), (labels > 0).sum(axis=0)
+            return {"per_label": metrics.label_table(*counts, names)}
+        matrix = metrics.confusion_matrix(predictions["probabilities"].argmax(axis=1), labels, len(names))
+        tables: dict[str, Any] = {
+            "per_label": metrics.label_table(matrix.diagonal(), matrix.sum(axis=0), matrix.sum(axis=1), names)
+        }
+        if len(names) <= MOST_LABELS_IN_A_MATRIX:
+            tables["confusion"] = {"labels": list(names), "counts": matrix.tolist()}
+        return tables
 
-    def decode(self, predictions: Arrays, rows: Sequence[Row]) -> list[dict[str, Any]]:
+    def decode(self, predictions: Arrays, features: Features, rows: Sequence[Row]) -> list[dict[str, Any]]:
+        if self.fields.target == "number":
+            return [{"score": float(score)} for score in predictions["scores"]]
         answers = []
-        for probabilities in predictions["probabilities"]:
-            best = int(probabilities.argmax())
-            named = {name: float(p) for name, p in zip(self.fields.labels, probabilities, strict=True)}
-            answers.append(
-                {"label": self.fields.labels[best], "probability": float(probabilities[best]), "probabilities": named}
-            )
+        for probabilities in predictions["probabilities"].tolist():
+            named = dict(zip(self.fields.labels, probabilities, strict=True))
+            if self.fields.target == "several":
+                ranked = sorted(named.items(), key=lambda item: -item[1])
+                chosen = [name for name, probability in ranked if probability >= self.fields.threshold]
+                answers.append({"labels": chosen, "probabilities": dict(ranked)})
+            else:
+                best = max(named, key=lambda name: named[name])
+                answers.append({"label": best, "probability": named[best], "probabilities": named})
         return answers
 
-    def _features(self, rows: Sequence[Row]) -> Features:
-        index = {name: i for i, name in enumerate(self.fields.labels)}
-        labels = np.zeros((len(rows), 1), np.int32)
+    def features(self, rows: Sequence[Row], labelled: bool) -> Features:
+        fields, errors = self.fields, RowErrors()
+        texts = [fields.text] + ([fields.text_b] if fields.text_b is not None else [])
+        check_fields(rows, texts + ([fields.label] if labelled else []))
+        parts = [[text_of(row, field, errors) for row in rows] for field in texts]
+        arrays = self._label_arrays(rows, errors) if labelled else self._no_labels(len(rows))
+        errors.check()
+        ids = [encode_marked(self.tokenizer, part, self._markers) for part in parts]
+        encoded = [self._sequence(*row) for row in zip(*ids, strict=True)]
+        return join([ids for ids, _ in encoded], [types for _, types in encoded], arrays)
+
+    def _sequence(self, a: np.ndarray, b: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
+        """[CLS] a [SEP] and perhaps b [SEP], with the longer of the two cut first: (pieces, segment of each)."""
+        cls, sep = self.tokenizer.cls_id, self.tokenizer.sep_id
+        if b is None:
+            ids = np.concatenate([[cls], self._cut(a, self.fields.max_length - 2), [sep]])
+            return ids, np.zeros_like(ids)
+        room = self.fields.max_length - 3
+        keep = min(len(a), max(room - len(b), (room + 1) // 2))
+        first = np.concatenate([[cls], self._cut(a, keep), [sep]])
+        ids = np.concatenate([first, b[: room - keep], [sep]])
+        return ids, (np.arange(len(ids)) >= len(first)).astype(np.int32)
+
+    def _cut(self, ids: np.ndarray, room: int) -> np.ndarray:
+        """The first `room` pieces or, where markers stand further on, a stretch with the markers in its middle."""
+        if len(ids) <= room or not self._markers:
+            return ids[:room]
+        places = np.flatnonzero(np.isin(ids, list(self._markers.values())))
+        if not len(places) or places[-1] < room:
+            return ids[:room]
+        begin = (places[0] + places[-1] + 1 - room) // 2
+        begin = int(np.clip(begin, max(places[-1] + 1 - room, 0), len(ids) - room))
+        return ids[begin : begin + room]
+
+    def _no_labels(self, count: int) -> Arrays:
+        several = self.fields.target == "several"
+        shape = (count, 1, len(self.fields.labels)) if several else (count, 1)
+        dtype = np.int32 if self.fields.target == "class" else np.float32
+        return {"labels": np.zeros(shape, dtype), "label_weights": np.zeros((count, 1), np.float32)}
+
+    def _label_arrays(self, rows: Sequence[Row], errors: RowErrors) -> Arrays:
+        arrays = self._no_labels(len(rows))
+        arrays["label_weights"][:] = 1
         for i, row in enumerate(rows):
-            name = str(_value(row, self.fields.label))
-            if name not in index:
-                raise InputError(f"{row.where}: label {name!r} is none of {', '.join(index)}")
-            labels[i] = index[name]
-        return self._tokens(rows, {"labels": labels, "label_weights": np.ones_like(labels, np.float32)})
+            if self.fields.target == "number":
+                arrays["labels"][i] = number_of(row, self.fields.label, errors)
+                continue
+            for name in _labels(row, self.fields, errors):
+                if name not in self._index:
+                    errors.add(row.where, f"label {name!r} is none of {', '.join(self.fields.labels)}")
+                elif self.fields.target == "several":
+                    arrays["labels"][i, 0, self._index[name]] = 1
+                else:
+                    arrays["labels"][i] = self._index[name]
+        return arrays
 
-    def _tokens(self, rows: Sequence[Row], arrays: Arrays) -> Features:
-        """[CLS] text [SEP], or [CLS] text [SEP] text_b [SEP] with the longer of the two cut first."""
-        fields, tokenizer = self.fields, self.tokenizer
-        first = tokenizer.encode_ids([str(_value(row, fields.text)) for row in rows])
-        second = None
-        if fields.text_b is not None:
-            second = tokenizer.encode_ids([str(_value(row, fields.text_b)) for row in rows])
-        sequences, types = [], []
-        for i in range(len(rows)):
-            a, b = first[i], None if second is None else second[i]
-            room = fields.max_length - (2 if b is None else 3)
-            keep_a = min(len(a), room if b is None else max(room - len(b), (room + 1) // 2))
-            parts = [[tokenizer.cls_id], a[:keep_a], [tokenizer.sep_id]]
-            length_a = keep_a + 2
-            if b is not None:
-                parts += [b[: room - keep_a], [tokenizer.sep_id]]
-            ids = np.concatenate(parts).astype(np.int32)
-            sequences.append(ids)
-            types.append((np.arange(len(ids)) >= length_a).astype(np.int32))
-        lengths = [len(ids) for ids in sequences]
-        return Features(
-            input_ids=np.concatenate([*sequences, np.zeros(0, np.int32)]),
-            token_type_ids=np.concatenate([*types, np.zeros(0, np.int32)]),
-            starts=np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64),
-            arrays=arrays,
+
+def _labels(row: Row, fields: Sequences, errors: RowErrors) -> list[str]:
+    if fields.target == "several":
+        return labels_of(row, fields.label, errors)
+    name = label_of(row, fields.label, errors)
+    return [name] if name else []
+
+
+def marker_ids(markers: Sequence[str], tokenizer: Tokenizer) -> dict[str, int]:
+    """Returns the piece of each marker: its own where the vocabulary has one, else an entry [unused...] of BERT's.
+
+    Raises:
+      InputError: there are not enough such entries.
+    """
+    ids: dict[str, int] = {}
+    spare = (i for number in range(1000) if (i := tokenizer.piece_id(f"[unused{number}]")) is not None)
+    for marker in markers:
+        own = tokenizer.piece_id(marker)
+        found = own if own is not None else next(spare, None)
+        if found is None:
+            raise InputError(
+                f"task.markers: the vocabulary has no piece {marker!r} and no [unused...] entry left for it; add the "
+                "marker to the vocabulary"
+            )
+        ids[marker] = found
+    return ids
+
+
+def encode_marked(tokenizer: Tokenizer, texts: Sequence[str], markers: dict[str, int]) -> list[np.ndarray]:
+    """Returns the pieces of each text, int32, in which every marker is the one piece `markers` gives it."""
+    if not markers:
+        return tokenizer.encode_ids(texts)
+    longest_first = sorted(markers, key=len, reverse=True)
+    pattern = re.compile("(" + "|".join(map(re.escape, longest_first)) + ")")
+    split = [pattern.split(text) for text in texts]  # text, marker, text, marker, ..., text
+    plain = iter(tokenizer.encode_ids([part for parts in split for part in parts[::2]]))
+    return [
+        np.concatenate(
+            [np.array([markers[part]]) if i % 2 else next(plain) for i, part in enumerate(parts)], dtype=np.int32
         )
-
-
-def _value(row: Row, field: str) -> Any:
-    if field not in row.values:
-        raise InputError(f"{row.where}: no field {field!r}; there are {', '.join(map(str, row.values))}")
-    return row.values[field]
+        for parts in split
+    ]

@@ -1,0 +1,112 @@
+"""What all tasks on labelled rows share: from their sources to batches."""
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from flax import linen as nn
+
+from bert_jax.config import BertConfig, Labelled
+from bert_jax.data.pipeline import Arrays, Features, RowBatches
+from bert_jax.data.tables import Row, read_rows
+from bert_jax.errors import InputError
+from bert_jax.tokenizers import Tokenizer
+
+
+class RowTask:
+    """The part of `bert_jax.tasks.Task` that is the same for every kind of row; rooms add the rest."""
+
+    model: nn.Module
+
+    def __init__(self, fields: Any, config: BertConfig, tokenizer: Tokenizer):
+        self.fields = fields
+        self.config = config
+        self.tokenizer = tokenizer
+        if fields.max_length > config.max_position_embeddings:
+            raise InputError(
+                f"task.max_length: {fields.max_length} is longer than the model's {config.max_position_embeddings} "
+                "positions; choose at most that"
+            )
+
+    def logits(self, params: Any, batch: dict[str, jax.Array], key: jax.Array | None) -> Any:
+        """The model's output; `key` is for dropout, None switches it off."""
+        return self.model.apply({"params": params}, batch, key is None, rngs=None if key is None else {"dropout": key})
+
+    def features(self, rows: Sequence[Row], labelled: bool) -> Features:
+        """Turns rows into examples, with labels or, to predict, without.
+
+        Raises:
+          InputError: rows are bad; all of them up to 20 are named.
+        """
+        raise NotImplementedError
+
+    def train_batches(self, *, batch_size: int, steps: int, seed: int, multiple: int = 1) -> RowBatches:
+        rows = training_rows(self.fields)
+        if self.fields.limit is not None:
+            chosen = np.random.default_rng([seed, len(rows)]).permutation(len(rows))[: self.fields.limit]
+            rows = [rows[i] for i in chosen]
+        return RowBatches(
+            self.features(rows, labelled=True),
+            rows,
+            batch_size=batch_size,
+            max_length=self.row_length,
+            seed=seed,
+            packing=getattr(self.fields, "packing", False),
+            multiple=multiple,
+        )
+
+    def eval_batches(self, *, batch_size: int, data: str | None = None) -> RowBatches | None:
+        source = data or self.fields.source(self.fields.eval)
+        if not source:
+            return None
+        rows = read_rows(source)[: self.fields.eval_limit]
+        return RowBatches(self.features(rows, labelled=True), rows, batch_size=batch_size, max_length=self.row_length)
+
+    @property
+    def row_length(self) -> int:
+        """Tokens in the longest row of a batch."""
+        return self.fields.max_length
+
+    def tables(self, predictions: Arrays, batches: RowBatches) -> dict[str, Any]:
+        return {}
+
+    def fitted(self, predictions: Arrays, batches: RowBatches) -> dict[str, Any]:
+        return {}
+
+    def encode_rows(self, rows: Sequence[Row]) -> Features:
+        return self.features(rows, labelled=False)
+
+
+def training_rows(fields: Labelled) -> list[Row]:
+    """Reads the rows to learn from.
+
+    Raises:
+      InputError: none are named, or they cannot be read.
+    """
+    if not fields.train:
+        raise InputError("task.train: name a file of rows or tfds:name:split to learn from")
+    return read_rows(fields.source(fields.train))
+
+
+def label_names(names: Iterable[str], where: str) -> tuple[str, ...]:
+    """Returns the different names in a fixed order: as numbers where all are, else as text.
+
+    Raises:
+      InputError: there are fewer than two.
+    """
+    found = sorted(set(names))
+    if len(found) < 2:
+        raise InputError(f"{where}: needs at least two different labels, found {found}")
+    return tuple(sorted(found, key=int) if all(name.isdecimal() for name in found) else found)
+
+
+def balanced_weights(labels: Iterable[int], count: int) -> tuple[float, ...]:
+    """Returns a weight for each of `count` classes: their mean frequency over each one's own, 1 where it never occurs.
+
+    Source: King & Zeng 2001, "Logistic regression in rare events data"; scikit-learn's "balanced".
+    """
+    frequency = Counter(labels)
+    total = frequency.total()
+    return tuple(total / (count * frequency[i]) if frequency[i] else 1.0 for i in range(count))
