@@ -1,6 +1,7 @@
 """New pieces for a WordPiece vocabulary, learnt from a corpus that it splits badly."""
 
 import heapq
+import itertools
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
@@ -84,7 +85,7 @@ class _Merger:
 
     def _count_pairs(self, i: int, sign: int = 1) -> set[tuple[str, str]]:
         pieces = self._words[i]
-        pairs = [(a, b) for a, b in zip(pieces, pieces[1:], strict=False) if a + b[len(CONTINUING) :] not in self._old]
+        pairs = [(a, b) for a, b in itertools.pairwise(pieces) if a + b[len(CONTINUING) :] not in self._old]
         for pair in pairs:
             self._pairs[pair] += sign * self._counts[i]
             (self._where[pair].add if sign > 0 else self._where[pair].discard)(i)

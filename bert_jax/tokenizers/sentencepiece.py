@@ -49,6 +49,9 @@ class Normalization(dict[int, str]):
             text = "".join(c for c in unicodedata.normalize("NFKD", text) if unicodedata.category(c)[0] != "M")
         if self.lowercase:
             text = "".join(c.lower() for c in text)
+        # SentencePiece would spell these out too, but could not say that a piece ends inside one.
+        spelled_out = unicodedata.normalize("NFKC", text)
+        text = spelled_out if len(spelled_out) > len(text) else text
         # "Next line" is white space to everybody but SentencePiece.
         self[code] = text = text.replace("\x85", " ")
         return text

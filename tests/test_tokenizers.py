@@ -1,0 +1,337 @@
+"""What tokenizers promise: transformers' ids and offsets, determinism, fingerprints, extension, clear errors."""
+
+import json
+import random
+import subprocess
+import sys
+import unicodedata
+
+import numpy as np
+import pytest
+from transformers import AutoTokenizer
+
+from bert_jax import tokenizers
+from bert_jax.errors import InputError
+from bert_jax.tokenizers import base, sentencepiece, wordpiece
+
+SENTENCES = """
+the cat sat on a mat while the other cats were sitting near the window and unbelievably nobody believed them
+running runner runs ran quickly slower slowest 1,000 2,5 3.14 naïve café Über straße 日本 語 中国
+état Привет мир ελληνικά العربية हिन्दी 한국어 😀 isn't "quoted" ``old'' (x) [y] mother-in-law e.g. Ωmega
+"""
+ALPHABETS = [
+    "abcdefgh ,.'\"`-",
+    "ABCXYZ éíóúüñçÅßœ",
+    "世界你好日本語漢字",
+    "가각국어한",
+    "\x00\x01\x07\x1b\x7f\x80\x9f\u200b\u200d\ufeff\xad\u2028",
+    "😀👨‍👩‍👧🏳️‍🌈👍🏽🇩🇪",
+    "שלוםעִברית",
+    "مرحباالعَربيةﷺ",
+    "हिन्दीक्षिสวัสดีខ្មែរ",
+    "ﬁ①½㎏\uff21\uff42\u3000",
+    " \t\r\n\xa0\u2009\x85\x1c",
+    "ıİẞſﬀǅΣς",
+    "0123456789,.",
+]
+
+
+def corpus(lines: int = 400, seed: int = 0) -> list[str]:
+    rng = random.Random(seed)
+    words = SENTENCES.split()
+    syllables = [a + b for a in "bdfgklmnprstvw" for b in "aeiou"]
+    words += ["".join(rng.choices(syllables, k=rng.randint(1, 4))) for _ in range(400)]
+    return [" ".join(rng.choices(words, k=12)) for _ in range(lines)]
+
+
+def fuzz(lines: int, seed: int) -> list[str]:
+    """Lines of a few alphabets each: accents, CJK, control characters, emoji, right to left, long words, nothing."""
+    rng = random.Random(seed)
+    found = ["", " ", "a" * 150, "é" * 99, "a" * 100 + " " + "b" * 101, "x" + "\u0301" * 40]
+    while len(found) < lines:
+        alphabets = rng.sample(ALPHABETS, rng.randint(1, 4))
+        length = rng.choice([1, 3, 10, 30, 120])
+        found.append("".join(rng.choice(rng.choice(alphabets)) for _ in range(length)))
+    return found
+
+
+def trained(kind: str) -> base.Tokenizer:
+    if kind.startswith("wordpiece"):
+        return tokenizers.train("wordpiece", corpus(), 220, lowercase=kind == "wordpiece")
+    model_type = "bpe" if "bpe" in kind else "unigram"
+    return tokenizers.train("sentencepiece", corpus(), 220, lowercase="cased" not in kind, model_type=model_type)
+
+
+KINDS = ["wordpiece", "wordpiece-cased", "unigram", "unigram-cased", "bpe"]
+
+
+@pytest.fixture(scope="module")
+def all_kinds() -> dict[str, base.Tokenizer]:
+    return {kind: trained(kind) for kind in KINDS}
+
+
+def score(tokenizer: sentencepiece.SentencePiece, ids) -> float:
+    return sum(tokenizer._model.pieces[int(i)].score for i in ids)
+
+
+def has_clusters(text: str) -> bool:
+    """Whether marks, joiners or controls may follow a character, which `tokenizers` then normalises as one with it."""
+    return any(unicodedata.category(c)[0] in "MC" for c in text)
+
+
+def first_is_dropped(tokenizer: sentencepiece.SentencePiece, text: str) -> bool:
+    """Whether a line begins with a character that normalisation drops: `tokenizers` then moves all offsets left."""
+    first = tokenizer._normalization.apply(text)[:1]
+    return tokenizer._library.normalize(f"a{first}b") == "▁ab"
+
+
+def assert_equal_to_transformers(ours: base.Tokenizer, theirs, lines: list[str]):
+    """Equal ids and offsets but for three habits of the library `tokenizers`, which SentencePiece does not share."""
+    albert = isinstance(ours, sentencepiece.SentencePiece)
+    if albert and ours._normalization.keep_accents:
+        lines = [line for line in lines if not has_clusters(line)]
+    found = theirs(lines, add_special_tokens=False, return_offsets_mapping=True)
+    for text, ids, offsets, fast, mine in zip(
+        lines, found["input_ids"], found["offset_mapping"], ours.encode_ids(lines), ours.encode(lines), strict=True
+    ):
+        assert fast.tolist() == mine.ids.tolist()
+        if albert and mine.ids.tolist() != ids:
+            # Segmentations of equal score are told apart by rounding, so by the order in which a library adds.
+            assert score(ours, ids) == pytest.approx(score(ours, mine.ids), abs=1e-4), ascii(text)
+            continue
+        assert mine.ids.tolist() == ids, ascii(text)
+        if not (albert and first_is_dropped(ours, text)):
+            assert mine.offsets.tolist() == [list(pair) for pair in offsets], ascii(text)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_ids_and_offsets_equal_transformers(tmp_path, all_kinds, kind):
+    ours = all_kinds[kind]
+    ours.save(tmp_path)
+    theirs = AutoTokenizer.from_pretrained(tmp_path)
+    assert len(theirs) == ours.vocab_size
+    assert (theirs.pad_token_id, theirs.unk_token_id, theirs.cls_token_id) == (0, 1, 2)
+    assert (theirs.sep_token_id, theirs.mask_token_id) == (3, 4)
+    assert_equal_to_transformers(ours, theirs, corpus(300, seed=1) + fuzz(1500, seed=2))
+
+
+def test_transformers_builds_pairs_as_bert_does(tmp_path, all_kinds):
+    for kind, ours in all_kinds.items():
+        ours.save(tmp_path / kind)
+        theirs = AutoTokenizer.from_pretrained(tmp_path / kind)
+        a, b = ours.encode_ids(["the cat", "a mat"])
+        found = theirs("the cat", "a mat")
+        assert found["input_ids"] == [2, *a.tolist(), 3, *b.tolist(), 3]
+        assert found["token_type_ids"] == [0] * (len(a) + 2) + [1] * (len(b) + 1)
+
+
+def test_spiece_model_of_albert_gives_the_ids_of_albert_tokenizer(tmp_path, all_kinds):
+    ours = all_kinds["unigram"]
+    ours.save(tmp_path)
+    (tmp_path / "tokenizer.json").unlink()
+    names = {f"{role}_token": name for role, name in base.SPECIAL_NAMES.items()}
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": "AlbertTokenizer", **names}))
+    theirs = AutoTokenizer.from_pretrained(tmp_path)
+    assert type(theirs).__name__ == "AlbertTokenizer"
+    loaded = tokenizers.load(tmp_path)
+    assert loaded.fingerprint == ours.fingerprint
+    # Its normaliser takes Hangul syllables apart and leaves them so, which no vocabulary knows.
+    lines = [line for line in fuzz(1500, seed=3) if not any("가" <= c <= "힣" for c in line)]
+    assert_equal_to_transformers(loaded, theirs, lines)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_saving_and_loading_keeps_fingerprint_and_ids(tmp_path, all_kinds, kind):
+    ours = all_kinds[kind]
+    ours.save(tmp_path)
+    again = tokenizers.load(tmp_path)
+    assert again.fingerprint == ours.fingerprint
+    assert again.kind == ours.kind
+    lines = fuzz(200, seed=5)
+    for a, b in zip(ours.encode_ids(lines), again.encode_ids(lines), strict=True):
+        assert a.tolist() == b.tolist()
+
+
+def test_fingerprint_tells_everything_that_decides_ids(all_kinds):
+    marks = {tokenizer.fingerprint for tokenizer in all_kinds.values()}
+    pieces = list(all_kinds["wordpiece"].vocabulary)
+    marks |= {
+        wordpiece.WordPiece(pieces, wordpiece.Normalization(lowercase=True, strip_accents=False)).fingerprint,
+        wordpiece.WordPiece(pieces, wordpiece.Normalization(split_chinese=False)).fingerprint,
+        wordpiece.WordPiece([*pieces[:-2], pieces[-1], pieces[-2]]).fingerprint,
+    }
+    assert len(marks) == len(KINDS) + 3
+
+
+def test_unigram_tokenizer_json_alone_gives_the_same_tokenizer(tmp_path, all_kinds):
+    ours = all_kinds["unigram"]
+    ours.save(tmp_path)
+    (tmp_path / "spiece.model").unlink()
+    again = tokenizers.load(tmp_path)
+    assert again.fingerprint == ours.fingerprint
+
+
+def test_training_does_not_differ_from_process_to_process(all_kinds):
+    code = (
+        "import sys; sys.path.insert(0, 'tests')\n"
+        "from test_tokenizers import KINDS, trained\n"
+        "print(*[trained(kind).fingerprint for kind in KINDS])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == [tokenizer.fingerprint for tokenizer in all_kinds.values()]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_special_tokens_come_first_and_are_not_read_from_text(all_kinds, kind):
+    tokenizer = all_kinds[kind]
+    assert tokenizer.pieces(range(5)) == list(base.SPECIAL_NAMES.values())
+    assert tokenizer.special_ids == (0, 1, 2, 3, 4)
+    text = "the [MASK] cat [SEP] sat [PAD]"
+    (ids,) = tokenizer.encode_ids([text])
+    assert not {0, 2, 3, 4} & set(ids.tolist())
+    assert tokenizer.decode([2, *tokenizer.encode_ids(["the cat"])[0], 4, 3, 0, 0]).split() == [
+        "[CLS]",
+        "the",
+        "cat",
+        "[MASK]",
+        "[SEP]",
+    ]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_offsets_cut_the_pieces_out_of_the_text(all_kinds, kind):
+    tokenizer = all_kinds[kind]
+    for text in corpus(50, seed=6):
+        encoding = tokenizer.encode([text])[0]
+        assert encoding.ids.dtype == encoding.offsets.dtype == np.int32
+        for piece, (start, end) in zip(tokenizer.pieces(encoding.ids), encoding.offsets, strict=True):
+            if piece not in ("[UNK]", "▁") and text[start:end] not in ("`", "'"):  # ``x'' is "x" to ALBERT
+                plain = unicodedata.normalize("NFKD", text[start:end])
+                plain = "".join(c for c in plain if not unicodedata.combining(c))
+                assert (
+                    plain.lower() == unicodedata.normalize("NFKD", piece.removeprefix("##").replace("▁", "")).lower()
+                    or "cased" in kind
+                )
+    assert tokenizer.encode([""])[0].offsets.shape == (0, 2)
+    assert tokenizer.encode([]) == tokenizer.encode_ids([]) == []
+
+
+def test_word_starts_mark_one_piece_of_each_word(all_kinds):
+    for kind, tokenizer in all_kinds.items():
+        for word in ("sitting", "unbelievably", "window"):
+            (ids,) = tokenizer.encode_ids([word])
+            assert len(ids) > 1 or "word" in kind or tokenizer.word_starts[ids[0]]
+            assert tokenizer.word_starts[ids].tolist() == [True] + [False] * (len(ids) - 1)
+        assert not tokenizer.word_starts[[0, 2, 3, 4]].any()
+
+
+def test_half_a_surrogate_pair_is_no_obstacle(all_kinds):
+    for tokenizer in all_kinds.values():
+        assert len(tokenizer.encode_ids(["the \ud800 cat"])[0]) == len(tokenizer.encode(["the \ud800 cat"])[0].ids) > 1
+
+
+def test_albert_never_ends_a_piece_in_a_digit_and_a_comma(tmp_path, all_kinds):
+    """ALBERT splits "1,000," after the fact; here the model is changed, once, so that it never arises."""
+    model = type(all_kinds["unigram"]._model)()
+    model.CopyFrom(all_kinds["unigram"]._model)
+    piece = model.pieces[-1]
+    assert not piece.piece.endswith(",")
+    piece.piece, piece.score = "▁10,", -1.0
+    tokenizer = sentencepiece.SentencePiece(model, True, False, base.SPECIAL_NAMES, "test")
+    pieces = tokenizer.pieces(tokenizer.encode_ids(["the 10, cats"])[0])
+    assert "".join(pieces) == "▁the▁10,▁cats"
+    assert "▁10," not in pieces
+    tokenizer.save(tmp_path)
+    assert tokenizers.load(tmp_path).fingerprint == tokenizer.fingerprint
+
+
+def test_cased_vocabulary_without_a_word_about_case_is_not_lowercased(tmp_path, all_kinds):
+    for kind in ("wordpiece", "wordpiece-cased"):
+        folder = tmp_path / kind
+        all_kinds[kind].save(folder)
+        (folder / "tokenizer.json").unlink()
+        (folder / "tokenizer_config.json").unlink()
+        assert tokenizers.load(folder).fingerprint == all_kinds[kind].fingerprint
+
+
+def test_extension_shortens_words_and_leaves_the_old_ids_alone(all_kinds):
+    old = all_kinds["wordpiece"]
+    texts = ["immunoglobulin binding of lymphocytes", "lymphocytes and immunoglobulin", "the cat"] * 5
+    new, extension = tokenizers.extend(old, texts, 6)
+    assert new.vocabulary[: old.vocab_size] == old.vocabulary
+    assert new.vocabulary[old.vocab_size :] == extension.pieces
+    assert len(extension.pieces) == 6
+    assert extension.words == 45
+    assert extension.tokens_per_word_after < extension.tokens_per_word_before
+    (whole,) = new.encode_ids(["immunoglobulin"])
+    assert new.pieces(whole) == ["immunoglobulin"]
+    for piece, made_of in zip(extension.pieces, extension.made_of, strict=True):
+        joined = "".join(part.removeprefix("##") for part in old.pieces(made_of))
+        assert joined == piece.removeprefix("##")
+    assert old.encode_ids(["mats sat"])[0].tolist() == new.encode_ids(["mats sat"])[0].tolist()
+    with pytest.raises(InputError, match=r"yields .* new pieces"):
+        tokenizers.extend(old, texts, 500)
+    with pytest.raises(InputError, match="WordPiece"):
+        tokenizers.extend(all_kinds["bpe"], texts, 5)
+
+
+BAD = {
+    "no folder": (None, "no such folder"),
+    "empty folder": (lambda folder: None, "no vocab.txt"),
+    "piece twice": (lambda f: (f / "vocab.txt").write_text("[PAD]\n[UNK]\na\na\n"), r"'a' .* entries 3 and 4"),
+    "empty line": (lambda f: (f / "vocab.txt").write_text("[PAD]\n\na\n"), "entry 2 is empty"),
+    "no mask": (lambda f: (f / "vocab.txt").write_text("[PAD]\n[UNK]\n[CLS]\n[SEP]\na\n"), r"mask token '\[MASK\]'"),
+    "binary": (lambda f: (f / "vocab.txt").write_bytes(b"\xff\xfe\x00"), "not UTF-8"),
+    "config": (lambda f: (f / "vocab.txt").write_text("a") and (f / "tokenizer_config.json").write_text("{"), "line 1"),
+    "model": (lambda f: (f / "spiece.model").write_bytes(b"\x0a\xff\xff nonsense"), "not a SentencePiece model"),
+    "no model": (lambda f: (f / "spiece.model").write_bytes(b""), "no pieces"),
+    "json": (lambda f: (f / "tokenizer.json").write_text("[1]"), "expected a JSON object"),
+    "other kind": (lambda f: (f / "tokenizer.json").write_text('{"model": {"type": "BPE"}}'), "model.type is 'BPE'"),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_bad_files_are_named_with_what_is_wrong(tmp_path, name):
+    make, message = BAD[name]
+    folder = tmp_path / "tokenizer"
+    if make is not None:
+        folder.mkdir()
+        make(folder)
+    with pytest.raises(InputError, match=message) as caught:
+        tokenizers.load(folder)
+    assert str(folder) in str(caught.value)
+
+
+def test_cut_off_model_is_an_error(tmp_path, all_kinds):
+    all_kinds["unigram"].save(tmp_path)
+    whole = (tmp_path / "spiece.model").read_bytes()
+    (tmp_path / "spiece.model").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(InputError, match=r"spiece\.model"):
+        tokenizers.load(tmp_path)
+
+
+def test_two_vocabularies_that_disagree_are_an_error(tmp_path, all_kinds):
+    all_kinds["wordpiece"].save(tmp_path)
+    lines = (tmp_path / "vocab.txt").read_text().splitlines()
+    (tmp_path / "vocab.txt").write_text("\n".join([*lines[:-1], "other"]))
+    with pytest.raises(InputError, match="different vocabularies"):
+        tokenizers.load(tmp_path)
+
+
+def test_tokens_added_beside_the_vocabulary_are_an_error(tmp_path, all_kinds):
+    all_kinds["wordpiece"].save(tmp_path)
+    content = json.loads((tmp_path / "tokenizer.json").read_text())
+    content["added_tokens"].append({"id": 220, "content": "<new>", "special": False})
+    (tmp_path / "tokenizer.json").write_text(json.dumps(content))
+    with pytest.raises(InputError, match=r"1 tokens were added .*<new>"):
+        tokenizers.load(tmp_path)
+
+
+@pytest.mark.parametrize("kind", ["wordpiece", "sentencepiece"])
+def test_text_that_is_too_little_is_an_error_that_says_how_much_fits(kind):
+    with pytest.raises(InputError, match="vocab_size 5000"):
+        tokenizers.train(kind, ["a few words only"], 5000)
+    with pytest.raises(InputError, match="no text"):
+        tokenizers.train(kind, ["", " \n"], 100)
+    with pytest.raises(InputError, match="too small"):
+        tokenizers.train(kind, corpus(10), 7)

@@ -1,0 +1,348 @@
+"""The same weights give the same numbers here and in transformers: states, logits, losses, gradients, training."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import torch
+import transformers
+
+from bert_jax import heads, losses, optimizer
+from bert_jax.config import Optimizer
+from bert_jax.interop import huggingface, table
+from bert_jax.losses import Outcome
+from bert_jax.train import TrainState, train_step
+
+SIZES = {
+    "vocab_size": 61,
+    "hidden_size": 24,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "intermediate_size": 40,
+    "max_position_embeddings": 19,
+    "attn_implementation": "eager",
+}
+NO_DROPOUT = {
+    "bert": {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0, "classifier_dropout": 0.0},
+    "albert": {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0, "classifier_dropout_prob": 0.0},
+}
+CHOICES = 3
+
+VARIANTS = [
+    ("bert", {}),
+    ("bert", {"hidden_act": "gelu_new", "layer_norm_eps": 1e-5, "type_vocab_size": 3}),
+    ("bert", {"hidden_act": "relu", "num_hidden_layers": 1, "num_attention_heads": 1}),
+    ("albert", {"embedding_size": 10}),
+    ("albert", {"embedding_size": 24, "num_hidden_groups": 3, "hidden_act": "gelu"}),
+    ("albert", {"embedding_size": 7, "num_hidden_layers": 4, "num_hidden_groups": 2, "hidden_act": "relu"}),
+]
+HEADS = [
+    ("bert", "ForPreTraining"),
+    ("bert", "ForMaskedLM"),
+    ("bert", "ForNextSentencePrediction"),
+    ("bert", "ForSequenceClassification"),
+    ("bert", "ForTokenClassification"),
+    ("bert", "ForQuestionAnswering"),
+    ("albert", "ForPreTraining"),
+    ("albert", "ForMaskedLM"),
+    ("albert", "ForSequenceClassification"),
+    ("albert", "ForTokenClassification"),
+    ("albert", "ForQuestionAnswering"),
+]
+
+
+def torch_model(family: str, architecture: str, seed: int = 0, **changes) -> torch.nn.Module:
+    """A model whose every parameter is random: biases of 0 and scales of 1 would hide mistakes."""
+    kind = family.capitalize()
+    if family == "albert":
+        changes = {"embedding_size": 10} | changes
+    config = getattr(transformers, f"{kind}Config")(**SIZES | NO_DROPOUT[family] | changes)
+    model = getattr(transformers, f"{kind}{architecture}")(config)
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            center = 1.0 if "norm" in name.lower() and name.endswith("weight") else 0.0
+            parameter.copy_(center + 0.15 * torch.randn(parameter.shape, generator=generator))
+    return model.eval()
+
+
+def inputs(config, padded: bool = True, rows: int = 4, length: int = 13, seed: int = 1) -> dict[str, np.ndarray]:
+    """Rows of odd lengths, one of them full, padded with piece 0, in all segments."""
+    rng = np.random.default_rng(seed)
+    lengths = np.array([length, *rng.integers(2, length, rows - 1)]) if padded else np.full(rows, length)
+    mask = (np.arange(length) < lengths[:, None]).astype(np.int32)
+    return {
+        "input_ids": rng.integers(1, config.vocab_size, (rows, length), dtype=np.int32) * mask,
+        "token_type_ids": rng.integers(0, config.type_vocab_size, (rows, length), dtype=np.int32) * mask,
+        "attention_mask": mask,
+    }
+
+
+def our_batch(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    rows, length = arrays["input_ids"].shape
+    return {
+        "input_ids": arrays["input_ids"],
+        "token_type_ids": arrays["token_type_ids"],
+        "position_ids": np.broadcast_to(np.arange(length, dtype=np.int32), (rows, length)),
+        "sequence_ids": arrays["attention_mask"],
+        "cls_positions": np.zeros((rows, 1), np.int32),
+        "masked_positions": np.broadcast_to(np.arange(length, dtype=np.int32), (rows, length)),
+    }
+
+
+def saved(model: torch.nn.Module, folder):
+    model.save_pretrained(folder)
+    config, details = huggingface.read_config(folder)
+    params, notes = huggingface.read_params(folder)
+    assert notes == ((), ())
+    return config, details, params
+
+
+def as_torch(arrays):
+    return {name: torch.tensor(array, dtype=torch.long) for name, array in arrays.items()}
+
+
+def assert_close(ours, theirs, tolerance: float):
+    ours = np.asarray(ours)
+    theirs = theirs.detach().numpy() if isinstance(theirs, torch.Tensor) else np.asarray(theirs)
+    assert ours.shape == theirs.shape
+    assert np.abs(ours - theirs).max() <= tolerance
+
+
+@pytest.mark.parametrize(("family", "changes"), VARIANTS)
+def test_every_layer_agrees(tmp_path, family, changes):
+    model = torch_model(family, "Model", **changes)
+    config, _, params = saved(model, tmp_path)
+    arrays = inputs(model.config)
+    out = model(**as_torch(arrays), output_hidden_states=True, output_attentions=True)
+    bert = heads.Bert(config)
+
+    def run(params, batch):
+        x_BTD, kept = bert.apply({"params": params}, batch, mutable="intermediates")
+        return x_BTD, bert.apply({"params": params}, x_BTD, batch["cls_positions"], method="pool"), kept
+
+    x_BTD, pooled, kept = run(params["bert"], our_batch(arrays))
+    kept = kept["intermediates"]
+    real = arrays["attention_mask"].astype(bool)
+    # transformers' ALBERT counts the embeddings after their projection, as we do.
+    assert len(kept["hidden"]) == len(out.hidden_states) == config.num_layers + 1
+    for ours, theirs in zip(kept["hidden"], out.hidden_states, strict=True):
+        assert_close(np.asarray(ours)[real], theirs.detach().numpy()[real], 1e-5)
+    assert_close(np.asarray(x_BTD)[real], out.last_hidden_state.detach().numpy()[real], 1e-4)
+    assert_close(pooled[:, 0], out.pooler_output, 1e-4)
+    uses = [0] * config.layer_groups
+    for layer, theirs in enumerate(out.attentions):
+        group = config.group(layer)
+        ours = np.asarray(kept[f"blocks_{group}"]["attention"]["attention"][uses[group]])
+        uses[group] += 1
+        rows = real[:, None, :, None] & np.ones_like(ours, bool)
+        assert_close(ours[rows], theirs.detach().numpy()[rows], 1e-5)
+
+
+def problem(architecture: str, config, real: np.ndarray, seed: int = 2):
+    """Labels for transformers, our model, and its losses as functions of the logits."""
+    rng = np.random.default_rng(seed)
+    rows, length = real.shape
+    ones = np.ones((rows, 1), np.float32)
+    pair, classes = rng.integers(0, 2, rows), rng.integers(0, 5, rows)
+    tokens = rng.integers(0, 5, (rows, length))
+    pieces = rng.integers(1, config.vocab_size, (rows, length))
+    chosen = real & (rng.random((rows, length)) < 0.5)
+    ends = rng.integers(0, length, (2, rows))
+    masked = np.where(chosen, pieces, -100)
+
+    def mlm_loss(logits):
+        return losses.cross_entropy(logits["mlm"], pieces, chosen)
+
+    def pair_loss(logits):
+        return losses.cross_entropy(logits["pair"], pair[:, None], ones)
+
+    def span_loss(logits):
+        start, end = (losses.cross_entropy(logits[..., i], ends[i], ones[:, 0]) for i in (0, 1))
+        return losses.Mean((start.sum + end.sum) / 2, start.count)
+
+    second = "next_sentence_label" if config.embedding_size is None else "sentence_order_label"
+    pretraining = heads.BertForPreTraining(config)
+    return {
+        "ForPreTraining": ({"labels": masked, second: pair}, pretraining, [mlm_loss, pair_loss]),
+        "ForMaskedLM": ({"labels": masked}, heads.BertForPreTraining(config, pairs=False), [mlm_loss]),
+        "ForNextSentencePrediction": ({"labels": pair}, pretraining, [pair_loss]),
+        "ForSequenceClassification": (
+            {"labels": classes},
+            heads.BertForSequences(config, 5),
+            [lambda logits: losses.cross_entropy(logits, classes[:, None], ones)],
+        ),
+        "ForTokenClassification": (
+            {"labels": np.where(chosen, tokens, -100)},
+            heads.BertForTokens(config, 5),
+            [lambda logits: losses.cross_entropy(logits, tokens, chosen)],
+        ),
+        "ForQuestionAnswering": (
+            {"start_positions": ends[0], "end_positions": ends[1]},
+            heads.BertForSpans(config),
+            [span_loss],
+        ),
+    }[architecture]
+
+
+def their_logits(out) -> list[torch.Tensor]:
+    names = ("prediction_logits", "seq_relationship_logits", "sop_logits", "logits", "start_logits", "end_logits")
+    return [out[name] for name in names if name in out]
+
+
+def our_logits(logits, architecture: str) -> list[jax.Array]:
+    if architecture == "ForQuestionAnswering":
+        return [logits[..., 0], logits[..., 1]]
+    if architecture == "ForNextSentencePrediction":
+        return [logits["pair"][:, 0]]
+    if isinstance(logits, dict):
+        return [logits["mlm"]] + ([logits["pair"][:, 0]] if "pair" in logits else [])
+    return [logits[:, 0] if architecture == "ForSequenceClassification" else logits]
+
+
+def gradients(model: torch.nn.Module, family: str, architecture: str, config):
+    """The gradients in a torch model as a tree like our parameters: through the same table."""
+    found = {name: p.grad.numpy() for name, p in model.named_parameters() if p.grad is not None}
+    rows = huggingface._rows(config, architecture, f"{family}.")
+    return table.to_ours(rows, found, config, "gradients", strict=True)[0]
+
+
+def assert_gradients_agree(ours, theirs):
+    """To 1e-4 of the largest element of each parameter, or of a hundredth of the largest of all.
+
+    The floor is for gradients that are 0 but for rounding, such as that of a bias which moves all scores of a softmax.
+    """
+    ours, theirs = dict(table.flatten(ours)), dict(table.flatten(theirs))
+    assert ours.keys() == theirs.keys()
+    largest = max(np.abs(leaf).max() for leaf in theirs.values())
+    for name, leaf in theirs.items():
+        assert_close(ours[name], leaf, 1e-4 * max(np.abs(leaf).max(), 1e-2 * largest))
+
+
+@pytest.mark.parametrize(("family", "architecture"), HEADS)
+def test_heads_agree_in_logits_loss_and_gradients(tmp_path, family, architecture):
+    labelled = architecture in ("ForSequenceClassification", "ForTokenClassification")
+    model = torch_model(family, architecture, **({"num_labels": 5} if labelled else {}))
+    config, _, params = saved(model, tmp_path)
+    # In transformers an answer may begin on padding, whose states mean nothing: compared without padding.
+    arrays = inputs(model.config, padded=architecture != "ForQuestionAnswering")
+    batch = our_batch(arrays)
+    real = arrays["attention_mask"].astype(bool)
+    labels, ours, loss_fns = problem(architecture, config, real)
+    fixed = {}
+    if architecture == "ForNextSentencePrediction":  # our model that judges pairs has an MLM head besides
+        fixed = {"mlm": ours.init(jax.random.key(0), batch)["params"]["mlm"]}
+
+    def objective(params):
+        logits = ours.apply({"params": params | fixed}, batch)
+        means = [fn(logits) for fn in loss_fns]
+        return sum(mean.sum / mean.count for mean in means), logits
+
+    (loss, logits), grads = jax.value_and_grad(objective, has_aux=True)(params)
+    out = model(**as_torch(arrays), **as_torch(labels))
+    out.loss.backward()
+    for mine, theirs in zip(our_logits(logits, architecture), their_logits(out), strict=True):
+        mine, theirs = np.asarray(mine), theirs.detach().numpy()
+        per_token = mine.shape[:2] == real.shape
+        assert_close(mine[real] if per_token else mine, theirs[real] if per_token else theirs, 1e-4)
+    assert abs(float(loss) - out.loss.item()) <= 1e-5
+    assert_gradients_agree(grads, gradients(model, family, architecture, config))
+
+
+@pytest.mark.parametrize("family", ["bert", "albert"])
+def test_choices_in_one_row_agree_with_choices_in_rows_of_their_own(tmp_path, family):
+    model = torch_model(family, "ForMultipleChoice")
+    config, _, params = saved(model, tmp_path)
+    examples, length = 2, 11
+    arrays = inputs(model.config, rows=examples * CHOICES, length=length)
+    labels = np.array([2, 0])
+    batch = our_batch(arrays)
+    names = ("input_ids", "token_type_ids", "position_ids", "sequence_ids")
+    batch = {name: batch[name].reshape(examples, CHOICES * length) for name in names}
+    batch["sequence_ids"] = batch["sequence_ids"] * np.repeat(np.arange(1, CHOICES + 1), length)
+    batch["cls_positions"] = np.broadcast_to(np.arange(CHOICES) * length, (examples, CHOICES))
+    ours = heads.BertForChoices(config)
+
+    def objective(params):
+        logits = ours.apply({"params": params}, batch)
+        mean = losses.cross_entropy(logits, labels, np.ones(examples))
+        return mean.sum / mean.count, logits
+
+    (loss, logits), grads = jax.value_and_grad(objective, has_aux=True)(params)
+    theirs = {name: array.reshape(examples, CHOICES, length) for name, array in arrays.items()}
+    out = model(**as_torch(theirs), labels=torch.tensor(labels))
+    out.loss.backward()
+    assert_close(logits, out.logits, 1e-4)
+    assert abs(float(loss) - out.loss.item()) <= 1e-5
+    assert_gradients_agree(grads, gradients(model, family, "ForMultipleChoice", config))
+
+
+@pytest.mark.parametrize("kind", ["regression", "multi_label_classification"])
+def test_regression_and_several_labels_agree_in_loss(tmp_path, kind):
+    classes = 1 if kind == "regression" else 5
+    model = torch_model("bert", "ForSequenceClassification", num_labels=classes, problem_type=kind)
+    config, details, params = saved(model, tmp_path)
+    assert details.problem_type == kind
+    arrays = inputs(model.config)
+    rng = np.random.default_rng(3)
+    targets = rng.normal(size=4) if kind == "regression" else rng.integers(0, 2, (4, classes))
+    out = model(**as_torch(arrays), labels=torch.tensor(targets, dtype=torch.float32))
+    logits_BNC = heads.BertForSequences(config, classes).apply({"params": params}, our_batch(arrays))
+    if kind == "regression":
+        mean = losses.squared_error(logits_BNC[:, :, 0], targets[:, None].astype(np.float32), np.ones((4, 1)))
+    else:
+        mean = losses.binary_cross_entropy(logits_BNC, targets[:, None], np.ones((4, 1, classes)))
+    assert abs(float(mean.sum / mean.count) - out.loss.item()) <= 1e-5
+
+
+def test_ten_training_steps_agree(tmp_path):
+    """AdamW with decay mask, clipping that bites, warmup and linear decay; the same rows each side, no dropout."""
+    steps, warmup, rate, decay, clip = 10, 3, 3e-3, 0.1, 0.5
+    model = torch_model("bert", "ForPreTraining", num_hidden_layers=2)
+    config, _, params = saved(model, tmp_path)
+    fields = Optimizer(learning_rate=rate, warmup_share=warmup / steps, weight_decay=decay, max_grad_norm=clip)
+    transformation = optimizer.make(fields, steps)
+    params = jax.tree.map(jnp.asarray, params)
+    state = TrainState(
+        step=jnp.zeros((), jnp.int32),
+        params=params,
+        opt_state=transformation.init(params),
+        key=jax.random.key(0),
+        optimizer=transformation,
+    )
+    ours = heads.BertForPreTraining(config)
+
+    def loss_fn(params, batch, key):
+        logits = ours.apply({"params": params}, batch)
+        mlm = losses.cross_entropy(logits["mlm"], batch["masked_labels"], batch["masked_weights"])
+        pair = losses.cross_entropy(logits["pair"], batch["pair_labels"], jnp.ones((4, 1)))
+        return Outcome({"mlm_loss": mlm, "pair_loss": pair}, {}, {})
+
+    step_fn = jax.jit(lambda state, batch: train_step(state, batch, loss_fn=loss_fn))
+    exempt = [p for name, p in model.named_parameters() if name.endswith("bias") or "LayerNorm" in name]
+    decayed = [p for p in model.parameters() if all(p is not other for other in exempt)]
+    groups = [{"params": decayed, "weight_decay": decay}, {"params": exempt, "weight_decay": 0.0}]
+    adam = torch.optim.AdamW(groups, lr=rate, betas=(fields.b1, fields.b2), eps=fields.epsilon)
+    schedule = transformers.get_linear_schedule_with_warmup(adam, warmup, steps)
+    for number in range(steps):
+        arrays = inputs(model.config, seed=number)
+        labels, _, _ = problem("ForPreTraining", config, arrays["attention_mask"].astype(bool), seed=number)
+        masked = labels["labels"]
+        batch = our_batch(arrays) | {
+            "masked_labels": np.maximum(masked, 0),
+            "masked_weights": (masked >= 0).astype(np.float32),
+            "pair_labels": labels["next_sentence_label"][:, None],
+        }
+        state, sums = step_fn(state, batch)
+        loss = sum(float(mean.sum / mean.count) for mean in sums["losses"].values())
+        out = model(**as_torch(arrays), **as_torch(labels))
+        assert abs(loss - out.loss.item()) <= 1e-4
+        adam.zero_grad()
+        out.loss.backward()
+        assert torch.nn.utils.clip_grad_norm_(model.parameters(), clip) > clip
+        adam.step()
+        schedule.step()
+    model.save_pretrained(tmp_path / "after")
+    theirs = dict(table.flatten(huggingface.read_params(tmp_path / "after")[0]))
+    for name, leaf in table.flatten(state.params):
+        assert_close(leaf, theirs[name], 1e-4)
