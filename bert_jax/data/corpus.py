@@ -271,26 +271,26 @@ def sentences(text: str) -> list[str]:
     found: list[str] = []
     start = 0
     for match in _BOUNDARY.finditer(text):
-        at = match.start()
-        if text[at] == "." and text[max(at - 6, start) : at].rpartition(" ")[2].lstrip(_OPENERS) in _ABBREVIATIONS:
+        at, end = match.span()
+        if text[at] == "." and text[max(at - 7, 0) : at].rpartition(" ")[2].lstrip(_OPENERS) in _ABBREVIATIONS:
             continue
-        _append(found, text[start : match.end()])
-        start = match.end()
-    _append(found, text[start:])
-    return found
+        sentence = text[start:end].strip()
+        start = end
+        if len(sentence) > MAX_SENTENCE_CHARACTERS:
+            found += _cut(sentence)
+        elif sentence:
+            found.append(sentence)
+    return found + _cut(text[start:].strip())
 
 
-def _append(found: list[str], sentence: str) -> None:
-    sentence = sentence.strip()
-    if 0 < len(sentence) <= MAX_SENTENCE_CHARACTERS:
-        found.append(sentence)
-        return
-    while sentence:
-        cut = len(sentence)
-        if cut > MAX_SENTENCE_CHARACTERS:
-            cut = sentence.rfind(" ", 1, MAX_SENTENCE_CHARACTERS) + 1 or MAX_SENTENCE_CHARACTERS
-        found.append(sentence[:cut].rstrip())
-        sentence = sentence[cut:].lstrip()
+def _cut(sentence: str) -> list[str]:
+    """Cuts a sentence between words so that no part is too long; an empty one has no part."""
+    parts = []
+    while len(sentence) > MAX_SENTENCE_CHARACTERS:
+        at = sentence.rfind(" ", 1, MAX_SENTENCE_CHARACTERS) + 1 or MAX_SENTENCE_CHARACTERS
+        parts.append(sentence[:at].rstrip())
+        sentence = sentence[at:].lstrip()
+    return [*parts, sentence] if sentence else parts
 
 
 def _unwrap(text: str) -> str:

@@ -14,7 +14,7 @@ BANDS = 4  # groups of bins; equal ones make two documents candidates
 AGREEMENT = 0.8  # share of the bins in use that must be equal
 EMPTY = np.uint32(0xFFFFFFFF)  # a bin into which no run fell
 
-_FACTORS = np.random.default_rng(0).integers(1 << 32, 1 << 63, 8, dtype=np.uint64) * np.uint64(2) + np.uint64(1)
+_FACTORS = np.random.default_rng(0).integers(1 << 30, 1 << 31, 16, dtype=np.uint32) * np.uint32(2) + np.uint32(1)
 
 
 def sketches(tokens: np.ndarray, document_sizes: np.ndarray) -> np.ndarray:
@@ -27,21 +27,19 @@ def sketches(tokens: np.ndarray, document_sizes: np.ndarray) -> np.ndarray:
     Returns:
       uint32 [documents, BINS]; EMPTY where no run fell into a bin.
     """
-    documents = np.repeat(np.arange(len(document_sizes)), document_sizes)
-    # Zeros between the documents, so that no run reaches into the next one.
-    slots = np.arange(len(tokens)) + (RUN - 1) * documents
-    padded = np.zeros(len(tokens) + (RUN - 1) * len(document_sizes), np.uint64)
-    padded[slots] = tokens
-    padded[slots] += np.uint64(1)
-    hashes = padded * _FACTORS[0]
+    ends = np.cumsum(document_sizes)
+    padded = np.concatenate([tokens.astype(np.uint32) + np.uint32(1), np.zeros(RUN, np.uint32)])
+    hashes = padded[:-RUN] * _FACTORS[0]
     for j in range(1, RUN):
-        hashes[:-j] += padded[j:] * _FACTORS[j]
-    hashes = hashes[slots]
-    hashes ^= hashes >> np.uint64(29)
+        part = padded[j : j - RUN] * _FACTORS[j]
+        for back in range(1, j + 1):  # a run ends where its document does
+            part[np.maximum(ends - back, 0)] = 0
+        hashes += part
+    hashes ^= hashes >> np.uint32(15)
     hashes *= _FACTORS[RUN]
+    documents = np.repeat(np.arange(0, len(document_sizes) * BINS, BINS), document_sizes)
     kept = np.full(len(document_sizes) * BINS, EMPTY)
-    bins = documents * BINS + (hashes >> np.uint64(59)).astype(np.int64)
-    np.minimum.at(kept, bins, (hashes >> np.uint64(20)).astype(np.uint32))
+    np.minimum.at(kept, documents + (hashes >> np.uint32(27)), (hashes ^ hashes >> np.uint32(13)) * _FACTORS[RUN + 1])
     return kept.reshape(-1, BINS)
 
 
@@ -63,7 +61,7 @@ def find_duplicates(content_hashes: np.ndarray, kept: np.ndarray) -> tuple[np.nd
     for band in range(0, BINS, width):
         keys = np.zeros(len(kept), np.uint64)
         for j in range(width):
-            keys += kept[:, band + j] * _FACTORS[j]
+            keys = keys * np.uint64(_FACTORS[2 * j]) * np.uint64(_FACTORS[2 * j + 1]) + kept[:, band + j]
         candidates = np.flatnonzero(~exact & (kept[:, band : band + width] != EMPTY).any(axis=1))
         later, first = _repeats(keys[candidates])
         later, first = candidates[later], candidates[first]

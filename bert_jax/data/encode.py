@@ -44,13 +44,13 @@ def encode_documents(texts: Sequence[str], tokenizer: Tokenizer) -> Block:
     lengths[np.cumsum(entries) - 1] = sizes % LONG_SENTENCE
     document_sizes = np.bincount(document, sizes, len(texts)).astype(np.int64)
     kept = np.flatnonzero(document_sizes).tolist()
-    text_bytes = np.frombuffer("\n".join(texts).encode("utf-8", "surrogatepass"), np.uint8)
-    space = text_bytes <= ord(" ")
+    encoded = [text.encode("utf-8", "surrogatepass") for text in texts]
+    space = np.frombuffer(b" " + b" ".join(encoded), np.uint8) <= ord(" ")
     arrays = {
         "tokens": all_tokens,
         "sentence_lengths": lengths,
         "document_starts": np.cumsum(document_sizes[kept]),
-        "document_hashes": np.array([content_hash(texts[i]) for i in kept], np.uint64),
+        "document_hashes": np.array([content_hash(encoded[i]) for i in kept], np.uint64),
         "document_entries": np.bincount(document, entries, len(texts)).astype(np.int64)[kept],
         "sketches": duplicates.sketches(all_tokens, document_sizes[kept]).reshape(-1),
     }
@@ -58,8 +58,8 @@ def encode_documents(texts: Sequence[str], tokenizer: Tokenizer) -> Block:
         "documents": len(kept),
         "sentences": len(sizes),
         "tokens": len(all_tokens),
-        "words": int(np.count_nonzero(space[:-1] & ~space[1:])) + int(not space[0]),
+        "words": int(np.count_nonzero(space[:-1] > space[1:])),
         "unknown": int(np.count_nonzero(all_tokens == tokenizer.unk_id)),
-        "bytes": len(text_bytes) - len(texts) + 1,
+        "bytes": sum(map(len, encoded)),
     }
     return Block(arrays, counts)

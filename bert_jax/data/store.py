@@ -43,10 +43,11 @@ def array_dtypes(vocab_size: int) -> dict[str, np.dtype]:
     return dict(zip(ARRAYS, kinds, strict=True))
 
 
-def content_hash(text: str) -> int:
-    """Returns 64 bits of BLAKE2b of a document's text without its whitespace: layout does not change it."""
-    content = text.encode("utf-8", "surrogatepass").translate(None, _WHITESPACE)
-    return int.from_bytes(hashlib.blake2b(content, digest_size=8).digest(), "little")
+def content_hash(text: str | bytes) -> int:
+    """Returns 64 bits of BLAKE2b of a document's text (or its UTF-8) without whitespace: layout does not change it."""
+    content = text.encode("utf-8", "surrogatepass") if isinstance(text, str) else text
+    digest = hashlib.blake2b(content.translate(None, _WHITESPACE), digest_size=8).digest()
+    return int.from_bytes(digest, "little")
 
 
 def is_held_out(document_hashes: np.ndarray, share: float) -> np.ndarray:

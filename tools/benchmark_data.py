@@ -1,0 +1,181 @@
+"""The data side: preparing against the bare tokenizer, memory, disk, and batches against Hugging Face's collator."""
+
+import argparse
+import dataclasses
+import itertools
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+
+from bert_jax import tokenizers
+from bert_jax.config import Pretraining
+from bert_jax.data import corpus
+from bert_jax.data.examples import PretrainingBatches
+from bert_jax.data.store import ARRAYS, TokenStore
+
+VOCAB_SIZE = 16_000
+BATCH_SIZE = 1024
+LENGTH = 128
+KINDS: dict[str, dict] = {
+    "plain": {},
+    "whole-word masking": {"mask_unit": "word"},
+    "n-gram masking": {"mask_unit": "ngram"},
+    "pairs: nsp": {"pairs": "nsp"},
+    "pairs: sop": {"pairs": "sop"},
+    "packed": {"packing": "packed"},
+    "packed, nsp": {"packing": "packed", "pairs": "nsp"},
+    "concatenated": {"packing": "concatenated"},
+}
+
+
+def add_command(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    """Adds `data` to the subcommands of tools/benchmark.py."""
+    parser = commands.add_parser("data", help=__doc__)
+    parser.add_argument("--corpus", nargs="+", default=[], help="text; without it, the Python files of this machine")
+    parser.add_argument("--megabytes", type=int, default=130, help="how much of the text is prepared")
+    parser.set_defaults(run=run)
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Prints the four tables."""
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"  # speeds are per process
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
+        write_corpora(arguments.corpus, folder, [10, arguments.megabytes])
+        print(f"{os.cpu_count()} cores, load {os.getloadavg()[0]:.1f} before the start\n")
+        measure_preparing(folder, arguments.megabytes)
+        measure_batches(TokenStore.open(folder / f"wordpiece-{arguments.megabytes}-1"))
+
+
+def own_text() -> Iterator[str]:
+    """The Python files of the running interpreter and its packages, over and over."""
+    files = sorted(Path(os.__file__).parent.rglob("*.py"))
+    for file in itertools.cycle(files):
+        text = file.read_text(encoding="utf-8", errors="ignore").replace("\0", "")
+        if text.strip():
+            yield text
+
+
+def write_corpora(sources: list[str], folder: Path, sizes: list[int]) -> None:
+    """Writes the first so many megabytes of the text as <size>.jsonl."""
+    for size in sizes:
+        written = 0
+        with open(folder / f"{size}.jsonl", "w", encoding="utf-8") as file:
+            for text in corpus.documents(sources) if sources else own_text():
+                file.write(json.dumps({"text": text}, ensure_ascii=False) + "\n")
+                written += len(text.encode())
+                if written >= size * 1_000_000:
+                    break
+        print(f"{size}.jsonl: {written / 1e6:.0f} MB of text")
+
+
+def measure_preparing(folder: Path, megabytes: int) -> None:
+    """Prints speed against the bare tokenizer, peak memory and bytes on disk."""
+    texts = list(itertools.islice(corpus.documents([str(folder / "10.jsonl")]), 10_000))
+    sentences = [sentence for text in texts for sentence in corpus.sentences(text)]
+    text_megabytes = sum(len(text.encode()) for text in texts) / 1e6
+    sample = corpus.sample(texts, 5_000_000, seed=0)
+    row = "{:14} {:>7} {:>7} {:>9} {:>9} {:>9} {:>9} {:>13} {:>11}"
+    print(
+        "\nbare, prepare: MB of text per second of processor time; wall: MB per second; memory: MB, reader + workers\n"
+    )
+    print(row.format("tokenizer", "text", "workers", "bare", "prepare", "of bare", "wall", "memory", "bytes/token"))
+    for kind in ("wordpiece", "sentencepiece"):
+        tokenizers.train(kind, sample, VOCAB_SIZE).save(folder / kind)  # type: ignore[arg-type]
+        tokenizer = tokenizers.load(folder / kind)
+        bare = text_megabytes / fastest(lambda t=tokenizer: t.encode_ids(sentences), 3, time.process_time)  # type: ignore[misc]
+        for size, workers in ((10, 1), (megabytes, 1), (megabytes, 2)):
+            out = folder / f"{kind}-{size}-{workers}"
+            result = prepare_apart(folder / f"{size}.jsonl", folder / kind, out, workers)
+            speed, wall = result["bytes"] / 1e6 / result["processor"], result["bytes"] / 1e6 / result["seconds"]
+            disk = sum((out / f"{name}.bin").stat().st_size for name in ARRAYS) / result["tokens"]
+            memory = f"{result['reader']:.0f}" + (f" + {workers} x {result['worker']:.0f}" if workers > 1 else "")
+            figures = (f"{bare:.1f}", f"{speed:.1f}", f"{speed / bare:.2f}", f"{wall:.1f}", memory, f"{disk:.3f}")
+            print(row.format(kind, f"{size} MB", workers, *figures), flush=True)
+
+
+def prepare_apart(source: Path, tokenizer: Path, out: Path, workers: int) -> dict[str, float]:
+    """Prepares a store in a process of its own and returns its figures."""
+    program = """
+import json, resource, sys, time
+from bert_jax.data.prepare import prepare
+if __name__ == "__main__":
+    source, tokenizer, out, workers = sys.argv[1:]
+    start, before = time.perf_counter(), time.process_time()
+    summary = prepare([source], tokenizer, out, workers=int(workers))["summary"]
+    seconds, processor = time.perf_counter() - start, time.process_time() - before
+    peak = next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith("VmHWM"))
+    children = resource.getrusage(resource.RUSAGE_CHILDREN)
+    processor += children.ru_utime + children.ru_stime
+    figures = {"seconds": seconds, "processor": processor, "reader": peak / 1e3, "worker": children.ru_maxrss / 1e3}
+    print(json.dumps(summary | figures))
+"""
+    command = [sys.executable, "-c", program, str(source), str(tokenizer), str(out), str(workers)]
+    return json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+
+
+def measure_batches(store: TokenStore) -> None:
+    """Prints sequences per second of every kind of example and of Hugging Face's collator, one thread each."""
+    tokenizer = tokenizers.load(store.tokenizer_folder)
+    print(f"\nbatches of {BATCH_SIZE} x {LENGTH}, one thread\n\n{'kind':34} {'sequences/s':>12} {'padding':>8}")
+    for name, changes in KINDS.items():
+        fields = dataclasses.replace(Pretraining(pairs="none", sequence_length=LENGTH), **changes)
+        batches = PretrainingBatches(fields, [store], tokenizer, batch_size=BATCH_SIZE, steps=1000, seed=0)
+        padding = np.mean([np.mean(batches(step)["sequence_ids"] == 0) for step in range(10)])
+        steps = itertools.count()
+        speed = BATCH_SIZE / fastest(lambda b=batches, s=steps: b(next(s)), 30)  # type: ignore[misc]
+        print(f"{name:34} {speed:12,.0f} {padding:8.1%}", flush=True)
+    fields = Pretraining(pairs="none", sequence_length=LENGTH, packing="concatenated", mask_rate=0.0)
+    rows = PretrainingBatches(fields, [store], tokenizer, batch_size=BATCH_SIZE, steps=1, seed=0)(0)["input_ids"]
+    for name, speed in collator_speeds(rows, tokenizer, store.tokenizer_folder).items():
+        print(f"{name:34} {speed:12,.0f}", flush=True)
+
+
+def collator_speeds(rows: np.ndarray, tokenizer: tokenizers.Tokenizer, folder: Path) -> dict[str, float]:
+    """Sequences per second of `DataCollatorForLanguageModeling` on the same ids, int32 [rows, length]."""
+    os.environ["HF_HUB_OFFLINE"] = "1"
+    import transformers
+
+    theirs = transformers.BertTokenizerFast.from_pretrained(str(folder))
+    special = np.isin(rows, tokenizer.special_ids)
+    # Offsets that touch within a word and leave a gap between words: the whole-word variant looks at nothing else.
+    ends = np.cumsum(1 + (tokenizer.word_starts[rows] | special), axis=1)
+    offsets = np.stack([ends - 1, ends], axis=-1)
+    examples = [
+        {"input_ids": ids.tolist(), "special_tokens_mask": mask.tolist(), "offset_mapping": offset.tolist()}
+        for ids, mask, offset in zip(rows, special.astype(int), offsets, strict=True)
+    ]
+    speeds = {}
+    for name, whole_word in (("Hugging Face collator", False), ("Hugging Face collator, whole words", True)):
+        # Its whole-word variant knows no random replacement.
+        shares = {"mask_replace_prob": 1.0, "random_replace_prob": 0.0} if whole_word else {}
+        collate = transformers.DataCollatorForLanguageModeling(
+            theirs, whole_word_mask=whole_word, return_tensors="np", **shares
+        )
+
+        def mask(some: list[dict], collate: Callable = collate) -> None:
+            collate([dict(example) for example in some])  # it takes keys out of what it is given
+
+        seconds = min(
+            fastest(lambda c=chunk, m=mask: m(c), 1)
+            for chunk in (examples[i : i + 64] for i in range(0, len(examples), 64))
+        )
+        speeds[name] = 64 / seconds
+    return speeds
+
+
+def fastest(function: Callable[[], object], times: int, clock: Callable[[], float] = time.perf_counter) -> float:
+    """Returns the seconds of the quickest of several calls."""
+    seconds = []
+    for _ in range(times):
+        start = clock()
+        function()
+        seconds.append(clock() - start)
+    return min(seconds)
