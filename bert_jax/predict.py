@@ -130,12 +130,7 @@ class PretrainedBert:
         ]
         if not table:
             return []
-        batches = RowBatches(
-            task.encode_rows(table),
-            table,
-            batch_size=self._rows(len(table)),
-            max_length=self.config.max_position_embeddings,
-        )
+        batches = task.predict_batches(table, batch_size=self._rows(len(table)))
         _, _, predictions = run(self._predict, self.params, batches)
         return task.decode(predictions, batches.features, table)
 

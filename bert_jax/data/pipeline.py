@@ -11,7 +11,7 @@ import numpy as np
 Arrays = dict[str, np.ndarray]
 
 # Widths that batches of texts are padded to: few, so that few shapes are compiled.
-BUCKETS = (16, 32, 64, 128, 256, 512)
+BUCKETS = (16, 32, 64, 128, 256, 512, 1024, 2048)
 
 
 @dataclass(frozen=True)

@@ -11,13 +11,19 @@ from bert_jax.config import BertConfig, TaskFields
 from bert_jax.data.pipeline import Arrays, Features
 from bert_jax.data.tables import Row
 from bert_jax.losses import Outcome
+from bert_jax.tasks.choices import ChoiceTask
 from bert_jax.tasks.pretraining import PretrainingTask
 from bert_jax.tasks.sequences import SequenceTask
+from bert_jax.tasks.spans import SpanTask
+from bert_jax.tasks.tokens import TokenTask
 from bert_jax.tokenizers import Tokenizer
 
 TASKS: dict[str, Any] = {
     "Pretraining": PretrainingTask,
     "Sequences": SequenceTask,
+    "Tokens": TokenTask,
+    "Spans": SpanTask,
+    "Choices": ChoiceTask,
 }
 
 
@@ -68,8 +74,8 @@ class Task(Protocol):
         """Values of fields that evaluation rows decide; who loads the run uses them."""
         ...
 
-    def encode_rows(self, rows: Sequence[Row]) -> Features:
-        """Rows to predict, which need no label, as examples."""
+    def predict_batches(self, rows: Sequence[Row], *, batch_size: int) -> Any:
+        """Batches of rows to predict, which need no label."""
         ...
 
     def decode(self, predictions: Arrays, features: Features, rows: Sequence[Row]) -> list[dict[str, Any]]:

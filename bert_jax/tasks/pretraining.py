@@ -71,7 +71,7 @@ class PretrainingTask:
     def fitted(self, predictions: Arrays, batches: PretrainingBatches) -> dict[str, Any]:
         return {}
 
-    def encode_rows(self, rows: Sequence[Row]) -> Features:
+    def predict_batches(self, rows: Sequence[Row], *, batch_size: int) -> Any:
         raise InputError("a pre-training run fills masks; it has no task to predict with")
 
     def decode(self, predictions: Arrays, features: Features, rows: Sequence[Row]) -> list[dict[str, Any]]:

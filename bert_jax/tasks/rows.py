@@ -1,7 +1,7 @@
 """What all tasks on labelled rows share: from their sources to batches."""
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import jax
@@ -47,11 +47,12 @@ class RowTask:
         if self.fields.limit is not None:
             chosen = np.random.default_rng([seed, len(rows)]).permutation(len(rows))[: self.fields.limit]
             rows = [rows[i] for i in chosen]
+        features = self.features(rows, labelled=True)
         return RowBatches(
-            self.features(rows, labelled=True),
+            features,
             rows,
             batch_size=batch_size,
-            max_length=self.row_length,
+            max_length=self.row_length(features),
             seed=seed,
             packing=getattr(self.fields, "packing", False),
             multiple=multiple,
@@ -59,14 +60,17 @@ class RowTask:
 
     def eval_batches(self, *, batch_size: int, data: str | None = None) -> RowBatches | None:
         source = data or self.fields.source(self.fields.eval)
-        if not source:
-            return None
-        rows = read_rows(source)[: self.fields.eval_limit]
-        return RowBatches(self.features(rows, labelled=True), rows, batch_size=batch_size, max_length=self.row_length)
+        return self._once(read_rows(source)[: self.fields.eval_limit], batch_size, labelled=True) if source else None
 
-    @property
-    def row_length(self) -> int:
-        """Tokens in the longest row of a batch."""
+    def predict_batches(self, rows: Sequence[Row], *, batch_size: int) -> RowBatches:
+        return self._once(rows, batch_size, labelled=False)
+
+    def _once(self, rows: Sequence[Row], batch_size: int, labelled: bool) -> RowBatches:
+        features = self.features(rows, labelled)
+        return RowBatches(features, rows, batch_size=batch_size, max_length=self.row_length(features))
+
+    def row_length(self, features: Features) -> int:
+        """Tokens that the longest row of a batch can have."""
         return self.fields.max_length
 
     def tables(self, predictions: Arrays, batches: RowBatches) -> dict[str, Any]:
@@ -74,9 +78,6 @@ class RowTask:
 
     def fitted(self, predictions: Arrays, batches: RowBatches) -> dict[str, Any]:
         return {}
-
-    def encode_rows(self, rows: Sequence[Row]) -> Features:
-        return self.features(rows, labelled=False)
 
 
 def training_rows(fields: Labelled) -> list[Row]:
@@ -88,6 +89,36 @@ def training_rows(fields: Labelled) -> list[Row]:
     if not fields.train:
         raise InputError("task.train: name a file of rows or tfds:name:split to learn from")
     return read_rows(fields.source(fields.train))
+
+
+def _first(ids: np.ndarray, room: int) -> np.ndarray:
+    return ids[:room]
+
+
+def sequence(
+    tokenizer: Tokenizer,
+    max_length: int,
+    a: np.ndarray,
+    b: np.ndarray | None = None,
+    cut: Callable[[np.ndarray, int], np.ndarray] = _first,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Builds [CLS] a [SEP], or [CLS] a [SEP] b [SEP] with the longer of the two cut first.
+
+    Args:
+      a, b: pieces, int32.
+      cut: (pieces of a, how many may stay) -> those that do.
+
+    Returns:
+      (pieces, segment of each), both int32 [at most max_length].
+    """
+    cls, sep = tokenizer.cls_id, tokenizer.sep_id
+    room = max_length - (2 if b is None else 3)
+    keep = min(len(a), room if b is None else max(room - len(b), (room + 1) // 2))
+    first = np.concatenate([[cls], cut(a, keep), [sep]], dtype=np.int32)
+    if b is None:
+        return first, np.zeros_like(first)
+    ids = np.concatenate([first, b[: room - keep], [sep]], dtype=np.int32)
+    return ids, (np.arange(len(ids)) >= len(first)).astype(np.int32)
 
 
 def label_names(names: Iterable[str], where: str) -> tuple[str, ...]:

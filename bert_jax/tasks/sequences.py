@@ -16,7 +16,7 @@ from bert_jax.data.tables import Row, RowErrors, check_fields, label_of, labels_
 from bert_jax.errors import InputError
 from bert_jax.heads import BertForSequences
 from bert_jax.losses import Mean, Outcome, accuracy, binary_cross_entropy, cross_entropy, squared_error
-from bert_jax.tasks.rows import RowTask, balanced_weights, label_names, training_rows
+from bert_jax.tasks.rows import RowTask, balanced_weights, label_names, sequence, training_rows
 from bert_jax.tokenizers import Tokenizer
 
 MOST_LABELS_IN_A_MATRIX = 50  # a larger confusion matrix is no picture any more
@@ -134,21 +134,10 @@ class SequenceTask(RowTask):
         parts = [[text_of(row, field, errors) for row in rows] for field in texts]
         arrays = self._label_arrays(rows, errors) if labelled else self._no_labels(len(rows))
         errors.check()
-        ids = [encode_marked(self.tokenizer, part, self._markers) for part in parts]
-        encoded = [self._sequence(*row) for row in zip(*ids, strict=True)]
+        a, *b = [encode_marked(self.tokenizer, part, self._markers) for part in parts]
+        pairs = zip(a, b[0] if b else [None] * len(a), strict=True)
+        encoded = [sequence(self.tokenizer, fields.max_length, *pair, self._cut) for pair in pairs]
         return join([ids for ids, _ in encoded], [types for _, types in encoded], arrays)
-
-    def _sequence(self, a: np.ndarray, b: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
-        """[CLS] a [SEP] and perhaps b [SEP], with the longer of the two cut first: (pieces, segment of each)."""
-        cls, sep = self.tokenizer.cls_id, self.tokenizer.sep_id
-        if b is None:
-            ids = np.concatenate([[cls], self._cut(a, self.fields.max_length - 2), [sep]])
-            return ids, np.zeros_like(ids)
-        room = self.fields.max_length - 3
-        keep = min(len(a), max(room - len(b), (room + 1) // 2))
-        first = np.concatenate([[cls], self._cut(a, keep), [sep]])
-        ids = np.concatenate([first, b[: room - keep], [sep]])
-        return ids, (np.arange(len(ids)) >= len(first)).astype(np.int32)
 
     def _cut(self, ids: np.ndarray, room: int) -> np.ndarray:
         """The first `room` pieces or, where markers stand further on, a stretch with the markers in its middle."""

@@ -1,0 +1,119 @@
+"""Which of several continuations fits a context: multiple choice in SWAG's form."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from jax import numpy as jnp
+
+from bert_jax.config import BertConfig, Choices
+from bert_jax.data.pipeline import Arrays, Features, RowBatches, join
+from bert_jax.data.tables import Row, RowErrors, check_fields, number_of, text_of
+from bert_jax.heads import BertForChoices
+from bert_jax.losses import Outcome, accuracy, cross_entropy
+from bert_jax.model import MASKED_SCORE
+from bert_jax.tasks.rows import RowTask, sequence
+from bert_jax.tokenizers import Tokenizer
+
+
+class ChoiceTask(RowTask):
+    """See `bert_jax.tasks.Task`; the fields are `bert_jax.config.Choices`.
+
+    The choices of an example are the sequences of its row, packed: attention keeps them apart, and positions begin anew
+    in each.
+    """
+
+    fields: Choices
+
+    def __init__(self, fields: Choices, config: BertConfig, tokenizer: Tokenizer):
+        super().__init__(fields, config, tokenizer)
+        self.model = BertForChoices(config)
+
+    @staticmethod
+    def resolve(fields: Choices) -> Choices:
+        return fields
+
+    def loss_fn(self, params: Any, batch: dict[str, jax.Array], key: jax.Array | None) -> Outcome:
+        logits_BN = jnp.where(batch["choices"] > 0, self.logits(params, batch, key), MASKED_SCORE)
+        target = batch["labels"], batch["label_weights"]
+        return Outcome(
+            losses={"choice_loss": cross_entropy(logits_BN, *target)},
+            metrics={"accuracy": accuracy(logits_BN, *target)},
+            predictions={"probabilities": jax.nn.softmax(logits_BN)},
+        )
+
+    def score(self, predictions: Arrays, batches: RowBatches) -> dict[str, float]:
+        return {}
+
+    def decode(self, predictions: Arrays, features: Features, rows: Sequence[Row]) -> list[dict[str, Any]]:
+        answers = []
+        for row, probabilities in zip(rows, predictions["probabilities"], strict=True):
+            choices = self._choices(row, RowErrors())
+            best = int(probabilities.argmax())
+            answers.append(
+                {
+                    "choice": best,
+                    "text": choices[best],
+                    "probability": float(probabilities[best]),
+                    "probabilities": probabilities[: len(choices)].tolist(),
+                }
+            )
+        return answers
+
+    def features(self, rows: Sequence[Row], labelled: bool) -> Features:
+        errors = RowErrors()
+        check_fields(rows, [self.fields.context, *self.fields.choices, *([self.fields.label] if labelled else [])])
+        contexts = [text_of(row, self.fields.context, errors) for row in rows]
+        choices = [self._choices(row, errors) for row in rows]
+        labels = [self._label(row, len(c), errors) if labelled else 0 for row, c in zip(rows, choices, strict=True)]
+        errors.check()
+        first = self.tokenizer.encode_ids(contexts)
+        second = iter(self.tokenizer.encode_ids([text for texts in choices for text in texts]))
+        encoded = [
+            [sequence(self.tokenizer, self.fields.max_length, a, next(second)) for _ in texts]
+            for a, texts in zip(first, choices, strict=True)
+        ]
+        most = max((len(texts) for texts in choices), default=1)
+        arrays = {
+            "cls_positions": np.zeros((len(rows), most), np.int32),
+            "choices": np.zeros((len(rows), most), np.int32),
+            "labels": np.array(labels, np.int32),
+            "label_weights": np.full(len(rows), float(labelled), np.float32),
+        }
+        for i, parts in enumerate(encoded):
+            lengths = [len(ids) for ids, _ in parts]
+            arrays["cls_positions"][i, : len(parts)] = np.cumsum([0, *lengths[:-1]])
+            arrays["choices"][i, : len(parts)] = 1
+        flat = [part for parts in encoded for part in parts]
+        numbers = [number for parts in encoded for number in range(1, len(parts) + 1)]
+        return join(
+            [np.concatenate([ids for ids, _ in parts]) for parts in encoded],
+            [np.concatenate([types for _, types in parts]) for parts in encoded],
+            arrays,
+            token_arrays={
+                "sequence_ids": np.concatenate(
+                    [np.full(len(ids), n) for n, (ids, _) in zip(numbers, flat, strict=True)]
+                ),
+                "position_ids": np.concatenate([np.arange(len(ids)) for ids, _ in flat]),
+            },
+        )
+
+    def row_length(self, features: Features) -> int:
+        return self.fields.max_length * features.arrays["choices"].shape[1]
+
+    def _choices(self, row: Row, errors: RowErrors) -> list[str]:
+        if len(self.fields.choices) > 1:
+            return [text_of(row, field, errors) for field in self.fields.choices]
+        value = row.values.get(self.fields.choices[0])
+        if isinstance(value, list) and len(value) > 1 and all(isinstance(c, str) and c.strip() for c in value):
+            return value
+        errors.add(row.where, f"field {self.fields.choices[0]!r} should be a list of two or more texts")
+        return []
+
+    def _label(self, row: Row, count: int, errors: RowErrors) -> int:
+        number = number_of(row, self.fields.label, errors)
+        if number == int(number) and 0 <= number < max(count, 1):
+            return int(number)
+        errors.add(row.where, f"field {self.fields.label!r} should be the index of a choice, 0 to {count - 1}")
+        return 0

@@ -1,0 +1,269 @@
+"""Answers as spans of a context: SQuAD 1.1 and 2.0, and factoid questions as BioASQ scores them."""
+
+import re
+from collections import defaultdict
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from jax import numpy as jnp
+
+from bert_jax import metrics
+from bert_jax.config import BertConfig, Spans
+from bert_jax.data.pipeline import Arrays, Features, RowBatches, join
+from bert_jax.data.tables import Row, RowErrors, check_fields, text_of
+from bert_jax.errors import InputError
+from bert_jax.heads import BertForSpans
+from bert_jax.losses import Outcome, accuracy, cross_entropy
+from bert_jax.model import MASKED_SCORE
+from bert_jax.tasks.rows import RowTask
+from bert_jax.tasks.windows import owners, windows
+from bert_jax.tokenizers import Encoding, Tokenizer
+
+NO_SPAN, INSIDE, BEGINNING = 0, 1, 2  # a piece outside the context, in it, and one that an answer may begin with
+
+
+class Candidate(NamedTuple):
+    """A possible answer."""
+
+    text: str
+    score: float  # logit of its first piece plus logit of its last
+    start: int  # characters of the context
+    end: int
+
+
+class SpanTask(RowTask):
+    """See `bert_jax.tasks.Task`; the fields are `bert_jax.config.Spans`.
+
+    Source: Devlin et al. 2019, sections 4.2 and 4.3, and the windows of their SQuAD code.
+    """
+
+    fields: Spans
+
+    def __init__(self, fields: Spans, config: BertConfig, tokenizer: Tokenizer):
+        super().__init__(fields, config, tokenizer)
+        self.model = BertForSpans(config)
+        if fields.max_length < fields.max_question_length + 3 + 16:
+            raise InputError(
+                f"task.max_length: {fields.max_length} leaves no room for a context beside questions of up to "
+                f"{fields.max_question_length} pieces; choose at least {fields.max_question_length + 19}"
+            )
+        if fields.stride < 1:
+            raise InputError(f"task.stride: {fields.stride} must be at least 1")
+
+    @staticmethod
+    def resolve(fields: Spans) -> Spans:
+        return fields
+
+    def loss_fn(self, params: Any, batch: dict[str, jax.Array], key: jax.Array | None) -> Outcome:
+        """Cross-entropy of the first and last piece over the pieces of the window; [CLS] stands for no answer here."""
+        logits_B2T = jnp.swapaxes(self.logits(params, batch, key), 1, 2)
+        scores = jnp.where(batch["sequence_ids"][:, None] > 0, logits_B2T, MASKED_SCORE)
+        weights = jnp.broadcast_to(batch["label_weights"][:, None], batch["labels"].shape)
+        return Outcome(
+            losses={"span_loss": cross_entropy(scores, batch["labels"], weights)},
+            metrics={"position_accuracy": accuracy(scores, batch["labels"], weights)},
+            predictions=self._best(logits_B2T, batch["spans"]),
+        )
+
+    def _best(self, logits_B2T: jax.Array, spans_BT: jax.Array) -> dict[str, jax.Array]:
+        """The `n_best` likeliest places to begin and to end, [B, n_best], and the score of no answer, [B]."""
+        # Places that do not exist score so little that `_candidates` can tell them.
+        short = max(0, self.fields.n_best - spans_BT.shape[1])
+        spans = jnp.pad(spans_BT, ((0, 0), (0, short)))
+        logits = jnp.pad(logits_B2T, ((0, 0), (0, 0), (0, short)))
+        begin = jax.lax.top_k(jnp.where(spans == BEGINNING, logits[:, 0], MASKED_SCORE), self.fields.n_best)
+        end = jax.lax.top_k(jnp.where(spans != NO_SPAN, logits[:, 1], MASKED_SCORE), self.fields.n_best)
+        return {
+            "begin_scores": begin[0],
+            "begins": begin[1],
+            "end_scores": end[0],
+            "ends": end[1],
+            "null_scores": logits[:, 0, 0] + logits[:, 1, 0],
+        }
+
+    def score(self, predictions: Arrays, batches: RowBatches) -> dict[str, float]:
+        rows = batches.table
+        best, null = self._answers(predictions, batches.features, rows)
+        gold = {str(i): [text for text, _ in answers_of(row, self.fields.answers)] for i, row in enumerate(rows)}
+        predicted = {str(i): "" if self._is_null(b, null[i]) else b[0].text for i, b in enumerate(best)}
+        figures = metrics.answer_scores(predicted, gold)
+        if self.fields.unanswerable:
+            for name, scorer in (("exact_match", metrics.answer_exact), ("f1", metrics.answer_f1)):
+                figures[f"best_{name}"] = self._threshold(best, null, gold, scorer)[1]
+        if self.fields.factoid:
+            figures |= self._factoid_scores(best, gold, rows)
+        return figures
+
+    def fitted(self, predictions: Arrays, batches: RowBatches) -> dict[str, Any]:
+        """The threshold for no answer with which these rows score the best F1."""
+        if not self.fields.unanswerable:
+            return {}
+        best, null = self._answers(predictions, batches.features, batches.table)
+        gold = {
+            str(i): [text for text, _ in answers_of(row, self.fields.answers)] for i, row in enumerate(batches.table)
+        }
+        return {"null_threshold": self._threshold(best, null, gold, metrics.answer_f1)[0]}
+
+    def decode(self, predictions: Arrays, features: Features, rows: Sequence[Row]) -> list[dict[str, Any]]:
+        answers = []
+        for found, null in zip(*self._answers(predictions, features, rows), strict=True):
+            scores = np.array([candidate.score for candidate in found] + [null] * self.fields.unanswerable)
+            probabilities = np.exp(scores - scores.max(initial=MASKED_SCORE))
+            probabilities = (probabilities / probabilities.sum()).tolist()
+            listed = [
+                {"answer": c.text, "probability": p, "score": c.score, "start": c.start, "end": c.end}
+                for c, p in zip(found, probabilities, strict=False)
+            ]
+            answer: dict[str, Any] = {"answer": "", "start": None, "end": None}
+            if self.fields.unanswerable:
+                answer |= {"score": null, "probability": probabilities[-1]}
+            if not self._is_null(found, null):
+                answer = dict(listed[0])
+            answers.append(answer | {"candidates": listed[:5]})
+        return answers
+
+    def features(self, rows: Sequence[Row], labelled: bool) -> Features:
+        fields, errors = self.fields, RowErrors()
+        check_fields(rows, [fields.context, fields.question, *([fields.answers] if labelled else [])])
+        contexts = [text_of(row, fields.context, errors) for row in rows]
+        questions = [text_of(row, fields.question, errors) for row in rows]
+        answers = [_first_answer(row, fields, errors) if labelled else None for row in rows]
+        errors.check()
+        unique = {context: i for i, context in enumerate(dict.fromkeys(contexts))}
+        encodings = self.tokenizer.encode(list(unique))
+        cls, sep = [self.tokenizer.cls_id], [self.tokenizer.sep_id]
+        ids, types, spans, offsets, labels, of_row = [], [], [], [], [], []
+        for number, question in enumerate(self.tokenizer.encode_ids(questions)):
+            encoding = encodings[unique[contexts[number]]]
+            head = np.concatenate([cls, question[: fields.max_question_length], sep])
+            size = fields.max_length - len(head) - 1
+            parts = windows(len(encoding.ids), size, min(fields.stride, size))
+            owner = owners(len(encoding.ids), parts)
+            places = _pieces(encoding, answers[number])
+            for window, (begin, end) in enumerate(parts):
+                width = len(head), 1
+                mine = np.where(owner[begin:end] == window, BEGINNING, INSIDE)
+                ids.append(np.concatenate([head, encoding.ids[begin:end], sep]))
+                types.append((np.arange(len(ids[-1])) >= len(head)).astype(np.int32))
+                spans.append(np.pad(mine, width))
+                offsets.append(np.pad(encoding.offsets[begin:end], (width, (0, 0))))
+                inside = places is not None and begin <= places[0] and places[1] < end
+                labels.append([len(head) - begin + place for place in places] if inside and places else [0, 0])
+                of_row.append(number)
+        return join(
+            ids,
+            types,
+            {
+                "labels": np.array(labels, np.int32).reshape(-1, 2),
+                "label_weights": np.full(len(ids), float(labelled), np.float32),
+            },
+            token_arrays={"spans": np.concatenate(spans)},
+            rows=np.array(of_row, np.int64),
+            offsets=np.concatenate(offsets).astype(np.int32),
+        )
+
+    def _answers(
+        self, predictions: Arrays, features: Features, rows: Sequence[Row]
+    ) -> tuple[list[list[Candidate]], list[float]]:
+        """For each question its `n_best` different answers from all windows, best first, and the score of no answer."""
+        assert features.rows is not None
+        assert features.offsets is not None
+        scores = predictions["begin_scores"][:, :, None] + predictions["end_scores"][:, None, :]
+        begins, ends = predictions["begins"][:, :, None], predictions["ends"][:, None, :]
+        possible = (ends >= begins) & (ends - begins < self.fields.max_answer_length) & (scores > MASKED_SCORE / 2)
+        flat = np.where(possible, scores, MASKED_SCORE).reshape(len(features), -1)
+        order = np.argsort(-flat, axis=1, kind="stable")[:, : self.fields.n_best]
+        null = np.full(len(rows), np.inf)
+        np.minimum.at(null, features.rows, predictions["null_scores"])
+        found: list[list[Candidate]] = [[] for _ in rows]
+        for window, row in enumerate(features.rows):
+            context = rows[row].values[self.fields.context]
+            for place in order[window]:
+                if flat[window, place] <= MASKED_SCORE / 2:
+                    break
+                i, j = divmod(int(place), self.fields.n_best)
+                first = features.starts[window] + predictions["begins"][window, i]
+                last = features.starts[window] + predictions["ends"][window, j]
+                start, end = int(features.offsets[first, 0]), int(features.offsets[last, 1])
+                found[row].append(Candidate(context[start:end], float(flat[window, place]), start, end))
+        return [_different(candidates)[: self.fields.n_best] for candidates in found], null.tolist()
+
+    def _is_null(self, best: list[Candidate], null: float) -> bool:
+        return not best or (self.fields.unanswerable and null - best[0].score > self.fields.null_threshold)
+
+    def _threshold(
+        self, best: list[list[Candidate]], null: list[float], gold: dict[str, list[str]], scorer: Any
+    ) -> tuple[float, float]:
+        answered = np.array([scorer(b[0].text if b else "", gold[str(i)]) for i, b in enumerate(best)])
+        answerable = np.array([bool(gold[str(i)]) for i in range(len(best))])
+        above = np.array([n - (b[0].score if b else MASKED_SCORE) for b, n in zip(best, null, strict=True)])
+        return metrics.null_threshold(answered, answerable, above)
+
+    def _factoid_scores(
+        self, best: list[list[Candidate]], gold: dict[str, list[str]], rows: Sequence[Row]
+    ) -> dict[str, float]:
+        """Scores questions over all their snippets: ids that differ in a last _number alone are one question's."""
+        candidates: dict[str, list[Candidate]] = defaultdict(list)
+        answers: dict[str, list[str]] = defaultdict(list)
+        for i, row in enumerate(rows):
+            identifier = re.sub(r"_\d+$", "", str(row.values.get(self.fields.identifier, i)))
+            candidates[identifier] += best[i]
+            answers[identifier] += gold[str(i)]
+        ranked = {name: [c.text for c in _different(found)] for name, found in candidates.items()}
+        return metrics.factoid_scores(ranked, answers)
+
+
+def _different(candidates: list[Candidate]) -> list[Candidate]:
+    """Candidates by score, best first, without those whose text, in any case, came before."""
+    different: dict[str, Candidate] = {}
+    for candidate in sorted(candidates, key=lambda candidate: -candidate.score):
+        different.setdefault(candidate.text.lower(), candidate)
+    return list(different.values())
+
+
+def _pieces(encoding: Encoding, answer: tuple[str, int] | None) -> tuple[int, int] | None:
+    """The first and last piece of an answer, or None where there is none or no piece covers it."""
+    if answer is None:
+        return None
+    text, start = answer
+    covered = np.flatnonzero((encoding.offsets[:, 1] > start) & (encoding.offsets[:, 0] < start + len(text)))
+    return (int(covered[0]), int(covered[-1])) if len(covered) else None
+
+
+def answers_of(row: Row, field: str) -> list[tuple[str, int | None]]:
+    """Returns a row's answers as (text, first character), from a list of objects or from an object of lists.
+
+    Raises:
+      ValueError: it is neither.
+    """
+    value = row.values.get(field)
+    if isinstance(value, dict) and isinstance(value.get("text"), list):
+        starts = value.get("answer_start")
+        starts = starts if isinstance(starts, list) else [None] * len(value["text"])
+        value = [{"text": t, "answer_start": s} for t, s in zip(value["text"], starts, strict=True)]
+    if not isinstance(value, list) or not all(isinstance(v, dict) and isinstance(v.get("text"), str) for v in value):
+        raise ValueError("should be a list of {'text', 'answer_start'}")
+    return [(answer["text"], answer.get("answer_start")) for answer in value]
+
+
+def _first_answer(row: Row, fields: Spans, errors: RowErrors) -> tuple[str, int] | None:
+    """The first answer of a question, after notes on what is wrong with its answers; None where there is none."""
+    try:
+        answers = answers_of(row, fields.answers)
+    except ValueError as error:
+        errors.add(row.where, f"field {fields.answers!r} {error}")
+        return None
+    if not answers and not fields.unanswerable:
+        errors.add(row.where, "the question has no answer; set task.unanswerable where questions may have none")
+    context = row.values.get(fields.context)
+    for text, start in answers:
+        if isinstance(start, int) and isinstance(context, str):
+            found = context[start : start + len(text)] if start >= 0 else ""
+            if found != text:
+                errors.add(row.where, f"answer {text!r} is not at character {start}, where there is {found!r}")
+        else:
+            errors.add(row.where, f"answer {text!r} has no answer_start")
+    first = answers[0] if answers else None
+    return (first[0], first[1]) if first is not None and isinstance(first[1], int) else None

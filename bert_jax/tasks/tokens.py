@@ -1,0 +1,205 @@
+"""One tag for each word of a sentence: named entities in any of the field's schemes, or plain tags."""
+
+import dataclasses
+import re
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from bert_jax import metrics
+from bert_jax.config import BertConfig, Tokens
+from bert_jax.data.pipeline import Arrays, Features, RowBatches, join
+from bert_jax.data.tables import Row, RowErrors, check_fields, labels_of
+from bert_jax.errors import InputError
+from bert_jax.heads import BertForTokens
+from bert_jax.losses import Outcome, accuracy, cross_entropy
+from bert_jax.tasks.rows import RowTask, label_names, training_rows
+from bert_jax.tasks.windows import owners, windows
+from bert_jax.tokenizers import Tokenizer
+
+ENTITY_TAG = re.compile(r"O|[BIES]-.+")
+
+
+class Words(NamedTuple):
+    """What a model says of each word, sentence after sentence."""
+
+    tags: list[list[str]]
+    probabilities: list[list[float]]
+
+
+class TokenTask(RowTask):
+    """See `bert_jax.tasks.Task`; the fields are `bert_jax.config.Tokens`."""
+
+    fields: Tokens
+
+    def __init__(self, fields: Tokens, config: BertConfig, tokenizer: Tokenizer):
+        super().__init__(fields, config, tokenizer)
+        self.model = BertForTokens(config, len(fields.labels))
+        self._index = {name: i for i, name in enumerate(fields.labels)}
+        self._size = fields.max_length - 2  # pieces in a window
+        if not 0 <= fields.overlap < self._size:
+            raise InputError(
+                f"task.overlap: {fields.overlap} must be at least 0 and below max_length - 2 = {self._size}"
+            )
+        tagged = [name for name in fields.labels if name != "O"]
+        self.entities = bool(tagged) and all(ENTITY_TAG.fullmatch(name) for name in tagged)
+
+    @staticmethod
+    def resolve(fields: Tokens) -> Tokens:
+        if fields.labels:
+            return fields
+        rows, errors = training_rows(fields), RowErrors()
+        check_fields(rows, [fields.tags])
+        names = [name for row in rows for name in labels_of(_split(row, fields.tags), fields.tags, errors)]
+        errors.check()
+        return dataclasses.replace(fields, labels=label_names(names, fields.train))
+
+    def loss_fn(self, params: Any, batch: dict[str, jax.Array], key: jax.Array | None) -> Outcome:
+        logits_BTC = self.logits(params, batch, key)
+        target = batch["labels"], batch["words"] > 0
+        return Outcome(
+            losses={"tag_loss": cross_entropy(logits_BTC, *target)},
+            metrics={"tag_accuracy": accuracy(logits_BTC, *target)},
+            predictions={
+                "tags": logits_BTC.argmax(axis=-1).astype("int32"),
+                "probabilities": jax.nn.softmax(logits_BTC).max(axis=-1),
+            },
+        )
+
+    def score(self, predictions: Arrays, batches: RowBatches) -> dict[str, float]:
+        guess, truth = self._words(predictions, batches.features).tags, self._gold(batches.features)
+        if self.entities:
+            return metrics.entity_scores(guess, truth)
+        return metrics.classification(self._indices(guess), self._indices(truth), len(self.fields.labels))
+
+    def tables(self, predictions: Arrays, batches: RowBatches) -> dict[str, Any]:
+        guess, truth = self._words(predictions, batches.features).tags, self._gold(batches.features)
+        matrix = metrics.confusion_matrix(self._indices(guess), self._indices(truth), len(self.fields.labels))
+        names = self.fields.labels
+        if self.entities:
+            per_label = metrics.entity_table(guess, truth)
+        else:
+            per_label = metrics.label_table(matrix.diagonal(), matrix.sum(axis=0), matrix.sum(axis=1), names)
+        return {"per_label": per_label, "confusion": {"labels": list(names), "counts": matrix.tolist()}}
+
+    def decode(self, predictions: Arrays, features: Features, rows: Sequence[Row]) -> list[dict[str, Any]]:
+        said = self._words(predictions, features)
+        answers = []
+        for row, tags, probabilities in zip(rows, said.tags, said.probabilities, strict=True):
+            words, text, offsets = _read(row, self.fields.tokens)
+            tagged: list[dict[str, Any]] = [
+                {"word": word, "tag": tag, "probability": probability, "start": start, "end": end}
+                for word, tag, probability, (start, end) in zip(words, tags, probabilities, offsets, strict=True)
+            ]
+            answer: dict[str, Any] = {"words": tagged}
+            if self.entities:
+                answer["entities"] = [
+                    {"kind": entity.kind, "text": text[start:end], "start": start, "end": end}
+                    for entity in metrics.entities(tags)
+                    for start, end in [(offsets[entity.start][0], offsets[entity.end - 1][1])]
+                ]
+            answers.append(answer)
+        return answers
+
+    def features(self, rows: Sequence[Row], labelled: bool) -> Features:
+        """Every word is labelled at its first piece, in the one window that sees most around it."""
+        errors = RowErrors()
+        if labelled:
+            check_fields(rows, [self.fields.tokens, self.fields.tags])
+        sentences = [self._sentence(row, labelled, errors) for row in rows]
+        errors.check()
+        unique = {word: i for i, word in enumerate(dict.fromkeys(word for words, _ in sentences for word in words))}
+        pieces = self.tokenizer.encode_ids(list(unique))
+        # A word of nothing but characters that the tokenizer drops still needs a place for its tag.
+        pieces = [ids if len(ids) else np.array([self.tokenizer.unk_id], np.int32) for ids in pieces]
+        ids, labels, marks, of_row = [], [], [], []
+        for number, (words, tags) in enumerate(sentences):
+            parts = [pieces[unique[word]] for word in words]
+            flat = np.concatenate(parts)
+            firsts = np.cumsum([0] + [len(part) for part in parts[:-1]])
+            word_at, tag_at = np.zeros((2, len(flat)), np.int32)
+            word_at[firsts] = np.arange(1, len(words) + 1)
+            tag_at[firsts] = tags
+            spans = windows(len(flat), self._size, self._size - self.fields.overlap)
+            owner = owners(len(flat), spans)
+            for window, (begin, end) in enumerate(spans):
+                mine = (owner[begin:end] == window) & (word_at[begin:end] > 0)
+                ids.append(np.concatenate([[self.tokenizer.cls_id], flat[begin:end], [self.tokenizer.sep_id]]))
+                marks.append(np.pad(np.where(mine, word_at[begin:end], 0), 1))
+                labels.append(np.pad(np.where(mine, tag_at[begin:end], 0), 1))
+                of_row.append(number)
+        return join(
+            ids,
+            [np.zeros_like(part) for part in ids],
+            {},
+            token_arrays={"labels": np.concatenate(labels), "words": np.concatenate(marks)},
+            rows=np.array(of_row, np.int64),
+        )
+
+    def _sentence(self, row: Row, labelled: bool, errors: RowErrors) -> tuple[list[str], list[int]]:
+        """The words of a row, and the index of each one's tag (0 where there is none to read)."""
+        words = _read(row, self.fields.tokens, errors)[0]
+        if not labelled:
+            return words, [0] * len(words)
+        tags = labels_of(_split(row, self.fields.tags), self.fields.tags, errors)
+        if words and len(tags) != len(words):
+            errors.add(row.where, f"{len(words)} words but {len(tags)} tags")
+        for tag in dict.fromkeys(tags):
+            if tag not in self._index:
+                errors.add(row.where, f"tag {tag!r} is none of {', '.join(self.fields.labels)}")
+        return words, [self._index.get(tag, 0) for tag in tags]
+
+    def _words(self, predictions: Arrays, features: Features) -> Words:
+        """Gathers what the windows say of their words into sentences."""
+        tags = self._by_sentence(features, predictions["tags"])
+        names = [[self.fields.labels[i] for i in sentence] for sentence in tags]
+        return Words(names, self._by_sentence(features, predictions["probabilities"]))
+
+    def _gold(self, features: Features) -> list[list[str]]:
+        flat = features.token_arrays["labels"]
+        return [[self.fields.labels[i] for i in sentence] for sentence in self._by_sentence(features, flat)]
+
+    def _by_sentence(self, features: Features, values: np.ndarray) -> list[list[Any]]:
+        """Picks the values of words, from [tokens in all] or [windows, T], and groups them by sentence, in order."""
+        assert features.rows is not None
+        places = np.flatnonzero(features.token_arrays["words"])
+        window = np.repeat(np.arange(len(features)), features.lengths)[places]
+        picked = values[places] if values.ndim == 1 else values[window, places - features.starts[window]]
+        sentence = features.rows[window]
+        order = np.lexsort((features.token_arrays["words"][places], sentence))
+        counts = np.bincount(sentence)
+        return [part.tolist() for part in np.split(picked[order], np.cumsum(counts)[:-1])]
+
+    def _indices(self, sentences: list[list[str]]) -> np.ndarray:
+        return np.array([self._index[tag] for tags in sentences for tag in tags])
+
+
+def _split(row: Row, field: str) -> Row:
+    """The row with a text of words or tags between blanks, as in a table's column, made a list."""
+    value = row.values.get(field)
+    return Row(row.values | {field: value.split()}, row.where) if isinstance(value, str) else row
+
+
+def _read(row: Row, field: str, errors: RowErrors | None = None) -> tuple[list[str], str, list[tuple[int, int]]]:
+    """Returns a row's words, their text, and where in the text each stands.
+
+    Words come from `field`, or, where a row has only "text", are its runs of letters and digits and its single other
+    signs. Given words are taken as joined by blanks.
+    """
+    if field not in row.values and isinstance(row.values.get("text"), str):
+        text = row.values["text"]
+        found = list(re.finditer(r"\w+|[^\w\s]", text))
+        if not found and errors is not None:
+            errors.add(row.where, "field 'text' is empty")
+        return [match.group() for match in found], text, [match.span() for match in found]
+    words = _split(row, field).values.get(field)
+    if not isinstance(words, list) or not words or not all(isinstance(word, str) for word in words):
+        if errors is not None:
+            problem = "is missing" if words is None else "is empty" if not words else "should be a list of words"
+            errors.add(row.where, f"field {field!r} {problem}")
+        return [], "", []
+    ends = np.cumsum([len(word) + 1 for word in words]) - 1
+    offsets = [(int(end) - len(word), int(end)) for word, end in zip(words, ends, strict=True)]
+    return words, " ".join(words), offsets
