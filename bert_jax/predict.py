@@ -216,6 +216,8 @@ def load(source: str | Path) -> PretrainedBert:
 def evaluate_source(source: str, data: str | None = None) -> dict[str, float]:
     """Evaluates a SOURCE, keeps the result in its result.json if it is a workdir, and returns the metrics."""
     found = load(source).evaluate(data)
+    if data is not None:
+        del found["fitted"]  # other rows decide nothing about the run
     path = Path(source) / "result.json"
     if path.exists():
         write_json(path, json.loads(path.read_text()) | found | {"data": data})

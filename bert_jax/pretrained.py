@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -57,9 +57,15 @@ def open_source(source: str | Path) -> Source:
         where=str(source),
         config=experiment.model,
         tokenizer=tokenizers.load(path / "tokenizer"),
-        task=experiment.task,
+        task=_with_fitted(experiment.task, path / "result.json"),
         read_params=lambda: checkpoint.load_params(path / "checkpoints")[1],
     )
+
+
+def _with_fitted(task: TaskFields, result: Path) -> TaskFields:
+    """The task with the fields that its evaluation rows decided, such as the threshold for no answer."""
+    found = json.loads(result.read_text()) if result.exists() else {}
+    return replace(task, **found.get("fitted", {}))
 
 
 @dataclass
