@@ -262,15 +262,19 @@ class Experiment:
     epochs: float = 0.0  # passes over the training data, where steps is 0
     seed: int = 0  # of weights, data order, masking and dropout
     microbatches: int = 1  # parts a batch is split into, one after another, to save memory
-    sharding: Literal["auto", "pmap", "single"] = "auto"  # auto = pmap where there are several devices
+    sharding: Literal["auto", "pmap", "mesh", "single"] = "auto"  # auto = pmap where there are several devices
+    fsdp: int = 0  # with sharding mesh: devices that parameters and optimizer state are split over; 0 = all
     log_every: int = 100  # steps between two lines of training figures
     eval_every: int = 1000  # steps between two evaluations; the last step is always evaluated; 0 = only then
     checkpoint_every: int = 1000  # steps between two checkpoints; the last step is always saved
     keep_checkpoints: int = 2  # how many of the latest stay
+    max_skipped: int = 10  # the run stops after so many steps in a row whose loss or gradient is not finite
 
 
 # Fields that may differ when a run is continued: they change how it runs, not what it computes.
-RESUMABLE_FIELDS = frozenset({"sharding", "microbatches", "checkpoint_every", "keep_checkpoints"})
+RESUMABLE_FIELDS = frozenset(
+    {"sharding", "fsdp", "microbatches", "checkpoint_every", "keep_checkpoints", "max_skipped"}
+)
 
 
 def to_json(value: Any) -> Any:

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from bert_jax.config import BertConfig
-from bert_jax.model import ACTIVATIONS, Batch, Bert, dense, layer_norm
+from bert_jax.model import ACTIVATIONS, Batch, Bert, by_rows, dense, layer_norm
 
 
 class MlmHead(nn.Module):
@@ -20,10 +20,10 @@ class MlmHead(nn.Module):
     def __call__(self, x_BPD: jax.Array, table_VE: jax.Array) -> jax.Array:
         c = self.config
         x_BPE = ACTIVATIONS[c.activation](dense(c, c.embedding_width, "dense")(x_BPD))
-        x_BPE = layer_norm(c, "norm")(x_BPE)
+        x_BPE = by_rows(layer_norm(c, "norm")(x_BPE))
         bias_V = self.param("bias", nn.initializers.zeros, (c.vocab_size,), jnp.dtype(c.param_dtype))
         logits_BPV = jnp.einsum("BPE,VE->BPV", x_BPE, table_VE.astype(c.dtype), preferred_element_type=jnp.float32)
-        return logits_BPV + bias_V[None, None].astype(jnp.float32)
+        return by_rows(logits_BPV + bias_V[None, None].astype(jnp.float32))
 
 
 class ClassHead(nn.Module):
@@ -38,7 +38,7 @@ class ClassHead(nn.Module):
         c = self.config
         if self.dropout:
             x_BND = nn.Dropout(c.classifier_dropout)(x_BND, deterministic=deterministic)
-        return dense(c, self.num_classes, "out")(x_BND).astype(jnp.float32)
+        return by_rows(dense(c, self.num_classes, "out")(x_BND).astype(jnp.float32))
 
 
 class BertForPreTraining(nn.Module):

@@ -53,6 +53,11 @@ def layer_norm(config: BertConfig, name: str) -> nn.LayerNorm:
     )
 
 
+def by_rows(x: jax.Array) -> jax.Array:
+    """Says that activations [B, ...] are split among devices by their rows; nothing where they are not split at all."""
+    return nn.with_logical_constraint(x, ("rows",) + (None,) * (x.ndim - 1))
+
+
 class Embeddings(nn.Module):
     """Sum of piece, position and segment embeddings, normalised, and projected to the hidden size if factorized."""
 
@@ -82,7 +87,7 @@ class Embeddings(nn.Module):
         x_BTE = self.word(batch["input_ids"])
         x_BTE += self.position(batch["position_ids"]) + self.token_type(batch["token_type_ids"])
         x_BTE = self.dropout(self.norm(x_BTE), deterministic=deterministic)
-        return x_BTE if self.config.embedding_size is None else self.projection(x_BTE)
+        return by_rows(x_BTE if self.config.embedding_size is None else self.projection(x_BTE))
 
 
 class Attention(nn.Module):
@@ -126,9 +131,9 @@ class Block(nn.Module):
         c = self.config
         dropout = nn.Dropout(c.hidden_dropout)
         a_BTD = Attention(c, name="attention")(x_BTD, allowed_B1TS, deterministic)
-        x_BTD = layer_norm(c, "attention_norm")(x_BTD + dropout(a_BTD, deterministic=deterministic))
+        x_BTD = by_rows(layer_norm(c, "attention_norm")(x_BTD + dropout(a_BTD, deterministic=deterministic)))
         f_BTD = FeedForward(c, name="feed_forward")(x_BTD)
-        return layer_norm(c, "feed_forward_norm")(x_BTD + dropout(f_BTD, deterministic=deterministic))
+        return by_rows(layer_norm(c, "feed_forward_norm")(x_BTD + dropout(f_BTD, deterministic=deterministic)))
 
 
 class Bert(nn.Module):
@@ -171,8 +176,8 @@ class Bert(nn.Module):
 
     def pool(self, x_BTD: jax.Array, cls_positions_BN: jax.Array) -> jax.Array:
         """The summary of each sequence: its [CLS] state through a linear layer and tanh, [B, N, D]."""
-        cls_BND = jnp.take_along_axis(x_BTD, cls_positions_BN[:, :, None], axis=1)
-        return nn.tanh(self.pooler(cls_BND))
+        cls_BND = by_rows(jnp.take_along_axis(x_BTD, cls_positions_BN[:, :, None], axis=1))
+        return by_rows(nn.tanh(self.pooler(cls_BND)))
 
     def word_table(self) -> jax.Array:
         """The piece embeddings, [V, E] in param_dtype, which the MLM head shares."""

@@ -6,66 +6,176 @@ from typing import Any
 
 import jax
 import numpy as np
+from flax import linen as nn
+from jax.experimental import multihost_utils
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from bert_jax.errors import InputError
 from bert_jax.losses import Outcome
 
 Arrays = dict[str, np.ndarray]
-AXIS = "data"
+DATA, FSDP = "data", "fsdp"
+ROWS = PartitionSpec((DATA, FSDP))
+REPLICATED = PartitionSpec()
 
 
-def evaluate_step(params: Any, batch: dict[str, jax.Array], *, loss_fn: Callable, axis_name: str | None = None):
-    """One batch without dropout: (losses and metrics summed over devices, predictions of this device's rows)."""
+def join_hosts() -> None:
+    """Makes this process one of a run on several hosts; call it before anything else touches a device.
+
+    Cloud TPU, Slurm, Kubernetes and Open MPI say by themselves who belongs together. Elsewhere every process has the
+    environment variables JAX_COORDINATOR_ADDRESS (host:port of the first process), JAX_NUM_PROCESSES and
+    JAX_PROCESS_ID, and, where JAX_PLATFORMS is cpu, collectives go through Gloo.
+
+    Raises:
+      InputError: nothing says which processes belong together, or the others did not come.
+    """
+    try:
+        jax.distributed.initialize()
+    except (ValueError, RuntimeError) as error:
+        raise InputError(
+            f"several hosts: {error}; set JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID in each "
+            "process, or start it through Slurm, Open MPI, Kubernetes or a TPU pod's tools"
+        ) from None
+
+
+def is_first_host() -> bool:
+    """Whether this process is the one that writes files."""
+    return jax.process_index() == 0
+
+
+def spec(shape: tuple[int, ...], parts: int) -> PartitionSpec:
+    """How FSDP splits an array: the largest dimension that `parts` divides, or none.
+
+    >>> spec((30522, 768), 8)
+    PartitionSpec(None, 'fsdp')
+    """
+    sizes = [size if size % parts == 0 else 0 for size in shape]
+    if parts == 1 or max(sizes, default=0) == 0:
+        return REPLICATED
+    largest = sizes.index(max(sizes))
+    return PartitionSpec(*(FSDP if i == largest else None for i in range(largest + 1)))
+
+
+def evaluate_step(params: Any, batch: dict[str, jax.Array], *, loss_fn: Callable):
+    """One batch without dropout: (losses and metrics, predictions of its rows)."""
     outcome: Outcome = loss_fn(params, batch, None)
-    sums = outcome.losses, outcome.metrics
-    return (jax.lax.psum(sums, axis_name) if axis_name else sums), outcome.predictions
+    return (outcome.losses, outcome.metrics), outcome.predictions
 
 
 class Devices:
-    """How a run uses its devices: all of them by `jax.pmap`, or one by `jax.jit`.
+    """How a run uses its devices, of this host and of all others.
 
-    With `in_axes=(None, 0)` pmap takes and returns a state without a leading device axis, so a state, and a checkpoint
-    of it, looks the same on one device or many.
+    `single`: one device, by `jax.jit`.
+    `pmap`: every device has all parameters and a part of the batch. With `in_axes=(None, 0)` pmap takes and returns a
+      state without a leading device axis, so a state, and a checkpoint of it, looks the same on one device or many.
+    `mesh`: `jax.jit` over a mesh of data x fsdp devices. Both axes split the batch, and fsdp also splits parameters and
+      optimizer state (Rajbhandari et al. 2020, "ZeRO", stage 3). Dropout does not depend on the number of devices.
+    `auto`: pmap where there are several devices.
+
+    Args:
+      batch_size: rows of a batch over all devices of all hosts.
+      fsdp: with `mesh`, over how many devices parameters are split; 0 = all.
+
+    Raises:
+      InputError: the devices cannot share the batch, or `fsdp` does not divide their number.
     """
 
-    def __init__(self, sharding: str, batch_size: int):
-        self.count = jax.local_device_count() if sharding in ("auto", "pmap") else 1
-        self.pmap = sharding == "pmap" or self.count > 1
+    def __init__(self, sharding: str, batch_size: int, fsdp: int = 0):
+        # Hosts in order, and the devices of each together: the rows that a host makes are then those of its devices.
+        devices = sorted(jax.devices(), key=lambda device: (device.process_index, device.id))
+        if sharding == "single":
+            devices = jax.local_devices()[:1]
+        self.count = len(devices)
+        self.host, self.hosts = (0, 1) if sharding == "single" else (jax.process_index(), jax.process_count())
+        self.pmap = sharding == "pmap" or (sharding == "auto" and self.count > 1)
+        fsdp = (fsdp or self.count) if sharding == "mesh" else 1
+        if self.count % fsdp:
+            raise InputError(f"fsdp: {fsdp} does not divide the {self.count} devices; choose a divisor, or 0 for all")
         if batch_size % self.count:
             raise InputError(
                 f"batch_size {batch_size} does not divide by the {self.count} devices; "
                 f"choose a multiple of {self.count}, or --sharding single"
             )
+        shape = np.asarray(devices).reshape(-1, fsdp)
+        self.mesh = Mesh(shape, (DATA, FSDP), axis_types=(AxisType.Auto, AxisType.Auto))
+
+    def placement(self, tree: Any) -> Any:
+        """Where each array of a state (or of anything shaped like one) belongs, as shardings."""
+        parts = self.mesh.shape[FSDP]
+        return jax.tree.map(lambda x: NamedSharding(self.mesh, spec(x.shape, parts)), tree)
+
+    def shapes(self, tree: Any) -> Any:
+        """The arrays of `tree` without their values, each with its placement: what a checkpoint is restored as."""
+        return jax.tree.map(
+            lambda x, where: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=where), tree, self.placement(tree)
+        )
+
+    def make(self, function: Callable, *args: Any) -> Any:
+        """Returns function(*args), computed where its parts belong, so that no device ever holds all of it."""
+        return jax.jit(function, out_shardings=self.placement(jax.eval_shape(function, *args)))(*args)
+
+    def place(self, tree: Any) -> Any:
+        """Moves arrays, which every host has alike, to where they belong."""
+        return jax.device_put(tree, self.placement(tree))
+
+    def agree(self, wish: bool) -> bool:
+        """Whether any host wishes it; with several hosts all must ask, and wait for each other."""
+        return wish if self.hosts == 1 else bool(multihost_utils.process_allgather(np.asarray(wish)).any())
 
     def train_step(self, step: Callable, **options: Any) -> Callable:
-        """Compiles `step(state, batch, **options)`; the given state's memory is reused for the new one."""
-        if not self.pmap:
-            return jax.jit(partial(step, **options), donate_argnums=0)
-        compiled = jax.pmap(
-            partial(step, **options, axis_name=AXIS),
-            axis_name=AXIS,
-            in_axes=(None, 0),
-            out_axes=(None, None),
-            donate_argnums=0,
-        )
-        return lambda state, batch: compiled(state, self._split(batch))
+        """Wraps `step(state, batch, **options)` for batches of this host's rows; the given state's memory is reused."""
+        compiled = self.compile_train_step(step, **options)
+        return lambda state, batch: self._call(compiled, state, batch)
 
     def evaluate_step(self, loss_fn: Callable) -> Callable:
-        """Compiles `evaluate_step` to (params, batch) -> (sums, predictions [B, ...])."""
-        if not self.pmap:
-            return jax.jit(partial(evaluate_step, loss_fn=loss_fn))
-        compiled = jax.pmap(
-            partial(evaluate_step, loss_fn=loss_fn, axis_name=AXIS),
-            axis_name=AXIS,
+        """Wraps `evaluate_step` to (params, batch of this host's rows) -> (sums, predictions of all rows)."""
+        if self.pmap:
+
+            def mapped(params: Any, batch: Any) -> Any:
+                sums, predictions = evaluate_step(params, batch, loss_fn=loss_fn)
+                gather = partial(jax.lax.all_gather, axis_name=DATA, tiled=True)
+                return jax.lax.psum(sums, DATA), jax.tree.map(gather, predictions)
+
+            compiled = self._pmap(mapped)
+        else:
+
+            def meshed(params: Any, batch: Any) -> Any:
+                with nn.logical_axis_rules((("rows", (DATA, FSDP)),)):
+                    return self._constrain(evaluate_step(params, batch, loss_fn=loss_fn), lambda x: REPLICATED)
+
+            compiled = jax.jit(meshed)
+        return lambda params, batch: self._call(compiled, params, batch)
+
+    def compile_train_step(self, step: Callable, **options: Any) -> Any:
+        """The function behind `train_step`, of a state and a batch in their places; it can also be lowered."""
+        if self.pmap:
+            return self._pmap(partial(step, **options, axis_name=DATA), donate_argnums=0)
+
+        def meshed(state: Any, batch: Any) -> Any:
+            with nn.logical_axis_rules((("rows", (DATA, FSDP)),)):
+                state, sums = step(state, batch, **options)
+            state = self._constrain(state, lambda x: spec(x.shape, self.mesh.shape[FSDP]))
+            return state, self._constrain(sums, lambda x: REPLICATED)
+
+        return jax.jit(meshed, donate_argnums=0)
+
+    def _pmap(self, function: Callable, **options: Any) -> Any:
+        return jax.pmap(
+            function,
+            axis_name=DATA,
             in_axes=(None, 0),
-            out_axes=(None, 0),
+            out_axes=(None, None),
+            devices=list(self.mesh.devices.flat),
+            **options,
         )
 
-        def run(params: Any, batch: Arrays) -> Any:
-            sums, predictions = compiled(params, self._split(batch))
-            return sums, jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), predictions)
+    def _constrain(self, tree: Any, choose: Callable) -> Any:
+        return jax.tree.map(lambda x: jax.lax.with_sharding_constraint(x, NamedSharding(self.mesh, choose(x))), tree)
 
-        return run
-
-    def _split(self, batch: Arrays) -> Arrays:
-        return {name: x.reshape(self.count, -1, *x.shape[1:]) for name, x in batch.items()}
+    def _call(self, compiled: Callable, state: Any, batch: Arrays) -> Any:
+        if self.pmap:
+            parts = self.count // self.hosts
+            return compiled(state, {name: x.reshape(parts, -1, *x.shape[1:]) for name, x in batch.items()})
+        rows = NamedSharding(self.mesh, ROWS)
+        with jax.set_mesh(self.mesh):
+            return compiled(state, {name: jax.make_array_from_process_local_data(rows, x) for name, x in batch.items()})
