@@ -151,7 +151,7 @@ def read_params(path: Path, *, strict: bool = True) -> tuple[dict[str, Any], Not
         names = sorted(reader.get_variable_to_shape_map())
         ignored = tuple(name for name in names if OPTIMIZER_STATE.search(name))
         variables = {name: np.asarray(reader.get_tensor(name)) for name in names if name not in ignored}
-    except (tf.errors.OpError, ValueError, RuntimeError) as error:
+    except (tf.errors.OpError, ValueError, RuntimeError, IndexError) as error:
         reason = str(error).strip().splitlines()[0]
         raise InputError(f"{prefix}: not a TensorFlow checkpoint, or cut short: {reason}") from None
     params, left_out = to_ours(_rows(config), variables, config, str(prefix), strict)
