@@ -79,17 +79,12 @@ def prepare(
     """
     found = corpus.find_sources(sources)
     tokenizer = tokenizers.load(Path(tokenizer_folder))
-    recipe = {
-        "format": FORMAT,
-        "tokenizer": {"kind": tokenizer.kind, "fingerprint": tokenizer.fingerprint, "vocab_size": tokenizer.vocab_size},
-        "sources": [[source.name, source.size] for source in found],
-        "drop_duplicates": drop_duplicates,
-    }
+    recipe = recipe_of(found, tokenizer, drop_duplicates)
     out = Path(out)
-    finished = _finished(out, recipe)
+    finished = already_finished(out, recipe)
     if finished is not None:
         return finished
-    with _full_disk_explained(out), Writer(out, recipe) as writer:
+    with full_disk_explained(out), Writer(out, recipe) as writer:
         if not writer.complete:
             encode = _encode_here if workers == 1 else _encode_in_workers
             follow = _follower(found, writer, progress)
@@ -97,6 +92,18 @@ def prepare(
                 writer.append(block, cursor)
                 follow()
         return writer.finish(tokenizer)
+
+
+def recipe_of(
+    sources: Sequence[corpus.Source], tokenizer: tokenizers.Tokenizer, drop_duplicates: bool
+) -> dict[str, Any]:
+    """What decides the content of a store; the first part of its header."""
+    return {
+        "format": FORMAT,
+        "tokenizer": {"kind": tokenizer.kind, "fingerprint": tokenizer.fingerprint, "vocab_size": tokenizer.vocab_size},
+        "sources": [[source.name, source.size] for source in sources],
+        "drop_duplicates": drop_duplicates,
+    }
 
 
 def print_progress(progress: Progress) -> None:
@@ -110,13 +117,17 @@ def print_progress(progress: Progress) -> None:
     print(f"\r{line:<79}", end=end, file=sys.stderr, flush=True)
 
 
-def read_blocks(sources: Sequence[corpus.Source], cursor: Cursor) -> Iterator[tuple[list[str], Cursor]]:
+def read_blocks(
+    sources: Sequence[corpus.Source],
+    cursor: Cursor,
+    read: Callable[[corpus.Source], Iterator[tuple[str, int]]] = corpus.read_source,
+) -> Iterator[tuple[list[str], Cursor]]:
     """Yields documents in blocks of at least BLOCK_CHARACTERS (but the last), each with the cursor behind it."""
     texts: list[str] = []
     size = 0
     for index in range(cursor.source, len(sources)):
         number = 0
-        for text, position in corpus.read_source(sources[index]):
+        for text, position in read(sources[index]):
             number += 1
             if index == cursor.source and number <= cursor.documents:
                 continue
@@ -322,7 +333,7 @@ def put_in_place(out: Path) -> None:
     os.rename(folder, out)
 
 
-def _finished(out: Path, recipe: dict[str, Any]) -> dict[str, Any] | None:
+def already_finished(out: Path, recipe: dict[str, Any]) -> dict[str, Any] | None:
     """Returns the header of the store if it is already there, None if there is work to do; refuses anything else."""
     if (partial(out) / "header.json").exists():
         put_in_place(out)
@@ -340,7 +351,7 @@ def _finished(out: Path, recipe: dict[str, Any]) -> dict[str, Any] | None:
 
 
 @contextlib.contextmanager
-def _full_disk_explained(out: Path) -> Iterator[None]:
+def full_disk_explained(out: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
