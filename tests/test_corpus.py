@@ -94,17 +94,17 @@ def test_tfds_sets_are_read_by_name_and_slice(tmp_path, monkeypatch):
     [
         ("a.txt", b"", "a.txt: empty"),
         ("a.txt", b"\n \n", "a.txt: empty"),
-        ("a.txt", "one\n\ncaf\u00e9".encode("latin-1"), "a.txt, line 3: not UTF-8 .byte 0xe9.; convert"),
-        ("a.txt", "one".encode("utf-16"), "a.txt, line 1: not UTF-8"),
-        ("a.txt", b"one\ntwo\0three", "a.txt, line 2: a zero byte; this is a binary file"),
-        ("a.txt", gzip.compress(b"text"), "a.txt, line 1: not UTF-8"),
+        ("a.txt", "one\n\ncaf\u00e9".encode("latin-1"), "a.txt:3: not UTF-8 .byte 0xe9.; convert"),
+        ("a.txt", "one".encode("utf-16"), "a.txt:1: not UTF-8"),
+        ("a.txt", b"one\ntwo\0three", "a.txt:2: a zero byte; this is a binary file"),
+        ("a.txt", gzip.compress(b"text"), "a.txt:1: not UTF-8"),
         ("a.txt.gz", b"plain", "a.txt.gz: not a gzip file"),
         ("a.txt.gz", gzip.compress(b"text" * 10000)[:-9], "a.txt.gz: damaged or cut off"),
         ("a.txt.zst", b"plain", "a.txt.zst: damaged"),
-        ("a.jsonl", b'{"text": "a"}\n{"text": \n', "a.jsonl, line 2: not JSON"),
-        ("a.jsonl", b'{"title": "a"}\n', 'a.jsonl, line 1: expected {"text": "..."}, found the fields title'),
-        ("a.jsonl", b'{"text": 3}\n', "a.jsonl, line 1: expected"),
-        ("a.jsonl", b'"text"\n', "a.jsonl, line 1: expected .* found str"),
+        ("a.jsonl", b'{"text": "a"}\n{"text": \n', "a.jsonl:2: not JSON"),
+        ("a.jsonl", b'{"title": "a"}\n', 'a.jsonl:1: expected {"text": "..."}, found the fields title'),
+        ("a.jsonl", b'{"text": 3}\n', "a.jsonl:1: expected"),
+        ("a.jsonl", b'"text"\n', "a.jsonl:1: expected .* found str"),
         ("a.parquet", b"no", "a.parquet: not a Parquet file"),
     ],
 )
@@ -134,10 +134,10 @@ def test_parquet_without_text_names_its_columns(tmp_path):
 def test_a_document_too_large_for_memory_is_refused_where_it_begins(tmp_path, monkeypatch):
     monkeypatch.setattr(corpus, "MAX_DOCUMENT_BYTES", 1000)
     (tmp_path / "a.txt").write_text("small\n\n" + "a line\n" * 500)
-    with pytest.raises(InputError, match=r"a.txt, line 3: a document of more than 1,000 characters; put a blank line"):
+    with pytest.raises(InputError, match=r"a.txt:3: a document of more than 1,000 characters; put a blank line"):
         read(tmp_path / "a.txt")
     (tmp_path / "b.txt").write_text("small\n" + "word " * 500)
-    with pytest.raises(InputError, match=r"b.txt, line 2: longer than 1,000 bytes"):
+    with pytest.raises(InputError, match=r"b.txt:2: longer than 1,000 bytes"):
         read(tmp_path / "b.txt")
 
 

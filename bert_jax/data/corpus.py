@@ -131,16 +131,16 @@ def _lines(stream: BinaryIO, name: str) -> Iterator[tuple[int, str]]:
     """Yields (line number from 1, line); refuses what is not UTF-8 text."""
     for number, raw in enumerate(iter(lambda: stream.readline(MAX_DOCUMENT_BYTES + 1), b""), 1):
         if len(raw) > MAX_DOCUMENT_BYTES:
-            raise InputError(f"{name}, line {number}: longer than {MAX_DOCUMENT_BYTES:,} bytes; split it")
+            raise InputError(f"{name}:{number}: longer than {MAX_DOCUMENT_BYTES:,} bytes; split it")
         try:
             line = raw.decode()
         except UnicodeDecodeError as error:
             raise InputError(
-                f"{name}, line {number}: not UTF-8 (byte 0x{raw[error.start]:02x}); "
+                f"{name}:{number}: not UTF-8 (byte 0x{raw[error.start]:02x}); "
                 f"convert the file, for instance with iconv -t utf-8, or name it for its compression (.gz, .zst)"
             ) from error
         if "\0" in line:
-            raise InputError(f"{name}, line {number}: a zero byte; this is a binary file, expected UTF-8 text")
+            raise InputError(f"{name}:{number}: a zero byte; this is a binary file, expected UTF-8 text")
         yield number, line.removeprefix("\ufeff") if number == 1 else line
 
 
@@ -159,7 +159,7 @@ def _read_text(stream: BinaryIO, name: str) -> Iterator[str]:
         size += len(line)
         if size > MAX_DOCUMENT_BYTES:
             raise InputError(
-                f"{name}, line {first}: a document of more than {MAX_DOCUMENT_BYTES:,} characters; "
+                f"{name}:{first}: a document of more than {MAX_DOCUMENT_BYTES:,} characters; "
                 "put a blank line between documents, or give JSON lines with one document each"
             )
     if lines:
@@ -174,12 +174,12 @@ def _read_json_lines(stream: BinaryIO, name: str) -> Iterator[str]:
             row = json.loads(line)
         except json.JSONDecodeError as error:
             raise InputError(
-                f"{name}, line {number}: not JSON ({error.msg}); expected an object with text on each line"
+                f"{name}:{number}: not JSON ({error.msg}); expected an object with text on each line"
             ) from error
         text = row.get("text") if isinstance(row, dict) else None
         if not isinstance(text, str):
             found = f"the fields {', '.join(row)}" if isinstance(row, dict) else type(row).__name__
-            raise InputError(f'{name}, line {number}: expected {{"text": "..."}}, found {found}')
+            raise InputError(f'{name}:{number}: expected {{"text": "..."}}, found {found}')
         if text and not text.isspace():
             yield text
 

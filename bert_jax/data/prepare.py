@@ -30,7 +30,7 @@ from bert_jax.data.store import ARRAYS, FORMAT, array_dtypes, partial, read_head
 from bert_jax.errors import InputError
 
 BLOCK_CHARACTERS = 1 << 20  # documents are handed to a worker in blocks of about this size
-RECORD_SECONDS = 5.0  # work that a crash can lose
+RECORD_SECONDS = 1.0  # work that a crash can lose
 
 
 class Cursor(NamedTuple):
@@ -374,7 +374,7 @@ def _follower(
         index, _, position = writer.cursor
         if index == len(sources):
             return 1.0
-        within = min(1.0, position / sources[index].size)
+        within = min(1.0, position / max(sources[index].size, 1))
         return (sum(weights[:index]) + within * weights[index]) / sum(weights)
 
     began, share_before, bytes_before = time.monotonic(), share(), writer.counts["bytes"]
