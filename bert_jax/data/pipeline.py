@@ -92,7 +92,8 @@ def packed(features: Features, rows: np.ndarray, length: int, multiple: int = 1)
     lengths = features.lengths[rows]
     count = max(1, -(-int(lengths.sum()) // (length * multiple)))
     while True:
-        count = 1 << (count - 1).bit_length() if count <= 4 else -(-count // 4) * 4
+        unit = 1 << max(0, count.bit_length() - 3)  # 1 to 8 rows one by one, then 10, 12, 14, 16, 20, ...
+        count = -(-count // unit) * unit
         slots = min(len(rows), 2 * -(-len(rows) // (count * multiple)))
         places = _places(lengths, count * multiple, length, slots)
         if places is not None:

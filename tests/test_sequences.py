@@ -1,0 +1,316 @@
+"""Classes, several labels, numbers and marked entities: from rows to arrays, losses and answers."""
+
+import json
+from dataclasses import replace
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import torch
+
+from bert_jax import tasks, tokenizers
+from bert_jax.config import BertConfig, Sequences
+from bert_jax.data.tables import Row
+from bert_jax.errors import InputError
+from bert_jax.tasks.rows import balanced_weights, label_names, sequence
+from bert_jax.tasks.sequences import SequenceTask, encode_marked, marker_ids
+
+MODEL = BertConfig(
+    vocab_size=0,
+    hidden_size=16,
+    num_layers=1,
+    num_heads=2,
+    intermediate_size=32,
+    max_position_embeddings=128,
+)
+WORDS = ["red", "blue", "green", "gold", "small", "large", "old", "new", "cat", "dog"]
+WORDS += ["bird", "fish", "runs", "sleeps", "eats", "sings", "here", "there", "now", "then"]
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    rng = np.random.default_rng(0)
+    return tokenizers.train("wordpiece", [" ".join(rng.choice(WORDS, 8)) for _ in range(100)], 80)
+
+
+def write(path, rows):
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return str(path)
+
+
+def make(fields, tokenizer):
+    fields = tasks.TASKS[type(fields).__name__].resolve(fields)
+    return tasks.make(fields, replace(MODEL, vocab_size=tokenizer.vocab_size), tokenizer)
+
+
+def params_of(task, seed=0):
+    return task.model.init(jax.random.key(seed), tasks.dummy_batch(task))["params"]
+
+
+# Rows to arrays
+
+
+def test_the_longer_text_of_a_pair_is_cut_first(tokenizer):
+    a, b = np.arange(100, 120), np.arange(200, 205)
+    ids, types = sequence(tokenizer, 16, a, b)
+    assert len(ids) == 16
+    assert (ids >= 200).sum() == 5  # the short one is whole
+    assert ids[0] == tokenizer.cls_id
+    assert [i for i in range(16) if ids[i] == tokenizer.sep_id] == [9, 15]
+    assert types.tolist() == [0] * 10 + [1] * 6
+    both, _ = sequence(tokenizer, 16, a, np.arange(200, 220))
+    assert ((both >= 100) & (both < 200)).sum() == 7
+    assert (both >= 200).sum() == 6
+    alone, types = sequence(tokenizer, 16, a)
+    assert alone.tolist() == [tokenizer.cls_id, *range(100, 114), tokenizer.sep_id]
+    assert not types.any()
+
+
+def test_labels_are_ordered_by_name_and_numbers_by_value():
+    assert label_names(["b", "a", "b"], "f") == ("a", "b")
+    assert label_names(["10", "9", "10"], "f") == ("9", "10")
+    with pytest.raises(InputError, match="needs at least two different labels, found"):
+        label_names(["a", "a"], "rows.tsv")
+
+
+def test_balanced_weights_are_scikit_learns():
+    from sklearn.utils.class_weight import compute_class_weight
+
+    labels = np.array([0, 0, 0, 2, 1, 2])
+    expected = compute_class_weight("balanced", classes=np.arange(3), y=labels)
+    np.testing.assert_allclose(balanced_weights(labels.tolist(), 3), expected)
+
+
+def test_several_labels_become_a_row_of_zeros_and_ones(tokenizer, tmp_path):
+    rows = [{"text": "red cat", "tags": ["b", "a"]}, {"text": "dog", "tags": []}, {"text": "fish", "tags": ["c"]}]
+    fields = Sequences(train=write(tmp_path / "t.jsonl", rows), target="several", label="tags", balanced=True)
+    task = make(fields, tokenizer)
+    assert task.fields.labels == ("a", "b", "c")
+    assert task.fields.class_weights == (2.0, 2.0, 2.0)  # two rows without each label for one with it
+    arrays = task.train_batches(batch_size=3, steps=1, seed=0).features.arrays
+    assert arrays["labels"][:, 0].tolist() == [[1, 1, 0], [0, 0, 0], [0, 0, 1]]
+
+
+def test_bad_rows_are_all_named_with_file_and_line(tokenizer, tmp_path):
+    good = {"text": "cat", "label": "a"}
+    rows = [good, {"text": "", "label": "a"}, {"label": "b"}, {"text": "dog", "label": "z"}, {"text": "dog"}]
+    path = write(tmp_path / "t.jsonl", rows)
+    task = make(Sequences(train=path, labels=("a", "b")), tokenizer)
+    with pytest.raises(InputError) as caught:
+        task.train_batches(batch_size=2, steps=1, seed=0)
+    assert str(caught.value).splitlines() == [
+        f"{path}:2: field 'text' is empty",
+        f"{path}:3: field 'text' is missing",
+        f"{path}:4: label 'z' is none of a, b",
+        f"{path}:5: field 'label' is missing",
+    ]
+    number = make(Sequences(train=path, target="number"), tokenizer)
+    with pytest.raises(InputError, match=r"t\.jsonl:1: field 'label' should be a number, not \"a\""):
+        number.train_batches(batch_size=2, steps=1, seed=0)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"text": "texts"}, "no row has a field or column 'texts'; this one has 'text', 'label'"),
+        ({"label": "lable"}, "no row has a field or column 'lable'"),
+        ({"train": ""}, "task.train: name a file"),
+        ({"max_length": 129}, "task.max_length: 129 is longer than the model's 128 positions"),
+        ({"labels": ("a", "b"), "class_weights": (1.0,)}, "task.class_weights: 1 weights for 2 labels"),
+        ({"labels": ("a", "b"), "none_label": "no"}, "task.none_label: 'no' is none of a, b"),
+        ({"labels": ("a", "b"), "markers": ("<<",)}, r"task.markers: the vocabulary has no piece '<<' and no \[unused"),
+    ],
+)
+def test_fields_that_fit_nothing_are_named(tokenizer, tmp_path, changes, message):
+    path = write(tmp_path / "t.jsonl", [{"text": "cat", "label": "a"}, {"text": "dog", "label": "b"}])
+    with pytest.raises(InputError, match=message):
+        make(replace(Sequences(train=path), **changes), tokenizer).train_batches(batch_size=1, steps=1, seed=0)
+
+
+def test_files_are_found_in_the_folder(tokenizer, tmp_path):
+    write(tmp_path / "t.jsonl", [{"text": "cat", "label": "a"}, {"text": "dog", "label": "b"}])
+    task = make(Sequences(folder=str(tmp_path), train="t.jsonl", eval="jsonl:t.jsonl", eval_limit=1), tokenizer)
+    assert task.train_batches(batch_size=1, steps=1, seed=0).num_examples == 2
+    assert task.eval_batches(batch_size=1).num_examples == 1
+
+
+# Entity markers
+
+
+class Unused:
+    """A tokenizer whose vocabulary has BERT's spare entries."""
+
+    def __init__(self, tokenizer):
+        self._tokenizer = tokenizer
+
+    def __getattr__(self, name):
+        return getattr(self._tokenizer, name)
+
+    def piece_id(self, piece):
+        spare = {f"[unused{i}]": 500 + i for i in range(3, 6)}
+        return spare.get(piece, self._tokenizer.piece_id(piece))
+
+
+def test_a_marker_is_one_piece_and_the_text_between_is_as_without_it(tokenizer):
+    assert marker_ids(["cat", "<<", ">>"], Unused(tokenizer)) == {
+        "cat": tokenizer.piece_id("cat"),
+        "<<": 503,
+        ">>": 504,
+    }
+    with pytest.raises(InputError, match=r"no piece '\]\]'"):
+        marker_ids(["<<", ">>", "[[", "]]"], Unused(tokenizer))
+    ids = encode_marked(tokenizer, ["<< red cat >> eats fish", "no mark", "<<"], {"<<": 503, ">>": 504})
+    red_cat, eats_fish, plain = tokenizer.encode_ids(["red cat", "eats fish", "no mark"])
+    assert ids[0].tolist() == [503, *red_cat, 504, *eats_fish]
+    assert ids[1].tolist() == plain.tolist()
+    assert ids[2].tolist() == [503]
+
+
+@pytest.mark.parametrize("place", range(0, 96, 5))
+def test_cutting_a_long_text_keeps_its_markers(tokenizer, tmp_path, place):
+    words = ["red"] * 100
+    words[place : place + 3] = ["<<", "cat", ">>"]
+    fields = Sequences(train="t", labels=("a", "b"), markers=("<<", ">>"), max_length=16)
+    task = SequenceTask(fields, replace(MODEL, vocab_size=600), Unused(tokenizer))
+    features = task.features([Row({"text": " ".join(words)}, "f:1")], labelled=False)
+    assert len(features.input_ids) == 16
+    assert [503, tokenizer.piece_id("cat"), 504] in [features.input_ids[i : i + 3].tolist() for i in range(14)]
+
+
+# Losses and answers
+
+
+def outcome(task, labels, weights):
+    rng = np.random.default_rng(1)
+    logits = rng.normal(size=(*np.shape(weights), task.model.num_classes)).astype(np.float32)
+    task.logits = lambda params, batch, key: jnp.asarray(logits)
+    batch = {"labels": jnp.asarray(labels), "label_weights": jnp.asarray(weights, jnp.float32)}
+    found = task.loss_fn({}, batch, None)
+    (loss,) = found.losses.values()
+    return logits, float(loss.sum / loss.count), found
+
+
+def test_the_loss_with_class_weights_is_pytorchs(tokenizer):
+    fields = Sequences(train="t", labels=("a", "b", "c"), class_weights=(0.5, 2.0, 3.0))
+    labels = np.array([[0], [1], [2], [1]])
+    logits, loss, found = outcome(make(fields, tokenizer), labels, np.array([[1], [1], [1], [0]]))
+    expected = torch.nn.functional.cross_entropy(
+        torch.tensor(logits[:3, 0]), torch.tensor(labels[:3, 0]), weight=torch.tensor([0.5, 2.0, 3.0])
+    )
+    assert loss == pytest.approx(float(expected), rel=1e-5)
+    assert float(found.metrics["accuracy"].count) == 3  # class weights do not change what accuracy counts
+
+
+def test_the_loss_of_several_labels_is_pytorchs(tokenizer):
+    fields = Sequences(train="t", target="several", labels=("a", "b", "c"), class_weights=(0.5, 2.0, 3.0))
+    labels = np.array([[[0, 1, 1]], [[1, 0, 0]], [[1, 1, 1]]], np.float32)
+    logits, loss, found = outcome(make(fields, tokenizer), labels, np.array([[1], [1], [0]]))
+    expected = torch.nn.functional.binary_cross_entropy_with_logits(
+        torch.tensor(logits[:2, 0]), torch.tensor(labels[:2, 0]), pos_weight=torch.tensor([0.5, 2.0, 3.0])
+    )
+    assert loss == pytest.approx(float(expected), rel=1e-5)
+    np.testing.assert_allclose(found.predictions["probabilities"], torch.sigmoid(torch.tensor(logits[:, 0])), rtol=1e-5)
+    chosen, truth = logits[:2, 0] >= 0, labels[:2, 0] > 0
+    f1 = found.metrics["f1_micro"]
+    assert float(f1.sum / f1.count) == pytest.approx(2 * (chosen & truth).sum() / (chosen.sum() + truth.sum()))
+
+
+def test_the_loss_of_numbers_is_the_mean_squared_error(tokenizer):
+    labels = np.array([[1.5], [-2.0], [9.0]], np.float32)
+    logits, loss, _ = outcome(make(Sequences(train="t", target="number"), tokenizer), labels, np.array([[1], [1], [0]]))
+    assert loss == pytest.approx(np.mean((logits[:2, 0, 0] - labels[:2, 0]) ** 2), rel=1e-5)
+
+
+def test_answers_carry_the_names_of_the_labels(tokenizer):
+    probabilities = np.array([[0.7, 0.1, 0.2], [0.2, 0.6, 0.55]])
+    rows = [Row({"text": "cat"}, "f:1")] * 2
+    one = make(Sequences(train="t", labels=("a", "b", "c")), tokenizer)
+    answers = one.decode({"probabilities": probabilities}, None, rows)
+    assert answers[0] == {"label": "a", "probability": 0.7, "probabilities": {"a": 0.7, "b": 0.1, "c": 0.2}}
+    several = make(Sequences(train="t", labels=("a", "b", "c"), target="several", threshold=0.55), tokenizer)
+    answers = several.decode({"probabilities": probabilities}, None, rows)
+    assert [answer["labels"] for answer in answers] == [["a"], ["b", "c"]]
+    assert list(answers[1]["probabilities"]) == ["b", "c", "a"]
+    number = make(Sequences(train="t", target="number"), tokenizer)
+    assert number.decode({"scores": np.array([1.5])}, None, rows[:1]) == [{"score": 1.5}]
+
+
+def test_scores_and_tables_come_from_the_labels_of_the_rows(tokenizer, tmp_path):
+    rows = [{"text": "cat", "label": name} for name in ("a", "no", "b", "b")]
+    path = write(tmp_path / "t.jsonl", rows)
+    task = make(Sequences(train=path, eval=path, none_label="no"), tokenizer)
+    batches = task.eval_batches(batch_size=2)
+    predictions = {"probabilities": np.eye(3)[[0, 2, 0, 1]]}  # a, no, a, b
+    figures = task.score(predictions, batches)
+    assert figures["accuracy"] == 3 / 4
+    assert figures["f1"] == pytest.approx(2 * 2 / (3 + 3))
+    tables = task.tables(predictions, batches)
+    assert tables["confusion"] == {"labels": ["a", "b", "no"], "counts": [[1, 0, 0], [1, 1, 0], [0, 0, 1]]}
+    assert tables["per_label"]["b"] == pytest.approx({"precision": 1, "recall": 0.5, "f1": 2 / 3, "support": 2})
+
+
+# Packing
+
+
+def loss_and_gradient(task, params, batch):
+    def objective(params):
+        found = task.loss_fn(params, batch, None)
+        return sum(loss.sum / loss.count for loss in found.losses.values()), found.metrics
+
+    return jax.jit(jax.value_and_grad(objective, has_aux=True))(params)
+
+
+@pytest.mark.parametrize(("target", "multiple"), [("class", 1), ("several", 3), ("number", 2)])
+def test_packed_texts_learn_what_padded_ones_do(tokenizer, tmp_path, target, multiple):
+    rng = np.random.default_rng(2)
+    labels = {"class": lambda i: "ab"[i % 2], "several": lambda i: ["a", "b"][: i % 3], "number": lambda i: i / 7}
+    rows = [
+        {"text": " ".join(rng.choice(WORDS, rng.integers(1, 25))), "b": "cat", "label": labels[target](i)}
+        for i in range(40)
+    ]
+    fields = Sequences(train=write(tmp_path / "t.jsonl", rows), target=target, text_b="b", max_length=48, balanced=True)
+    padded, packed = make(fields, tokenizer), make(replace(fields, packing=True), tokenizer)
+    params = params_of(padded)
+    first = padded.train_batches(batch_size=24, steps=3, seed=5)(2)
+    second = packed.train_batches(batch_size=24, steps=3, seed=5, multiple=multiple)(2)
+    assert len(first["input_ids"]) == 24
+    assert len(second["input_ids"]) < 24
+    assert len(second["input_ids"]) % multiple == 0
+    assert (first["sequence_ids"] > 0).sum() == (second["sequence_ids"] > 0).sum()
+    (loss, metrics), gradient = loss_and_gradient(padded, params, first)
+    (packed_loss, packed_metrics), packed_gradient = loss_and_gradient(packed, params, second)
+    assert float(packed_loss) == pytest.approx(float(loss), rel=1e-5)
+    for name in metrics:
+        np.testing.assert_allclose(metrics[name], packed_metrics[name])
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), gradient, packed_gradient)
+
+
+def test_packed_batches_take_few_shapes_and_lose_nothing(tokenizer, tmp_path):
+    rng = np.random.default_rng(3)
+    rows = [{"text": " ".join(rng.choice(WORDS, rng.integers(1, 40))), "label": "ab"[i % 2]} for i in range(300)]
+    fields = Sequences(train=write(tmp_path / "t.jsonl", rows), max_length=64, packing=True)
+    task = make(fields, tokenizer)
+    batches = task.train_batches(batch_size=32, steps=9, seed=0)
+    shapes, filled = set(), []
+    for step in range(9):
+        batch = batches(step)
+        shapes.add((batch["input_ids"].shape, batch["labels"].shape))
+        filled.append(np.mean(batch["sequence_ids"] > 0))
+        assert batch["label_weights"].sum() == 32
+        expected = np.concatenate([batches.features.input_ids[slice(*batches.features.starts[i : i + 2])] for i in
+                                   batches.rows(step)])  # fmt: skip
+        assert sorted(batch["input_ids"][batch["sequence_ids"] > 0]) == sorted(expected)
+        where = batch["cls_positions"][batch["label_weights"] > 0]
+        row = np.nonzero(batch["label_weights"])[0]
+        assert (batch["input_ids"][row, where] == tokenizer.cls_id).all()
+        assert (batch["position_ids"][row, where] == 0).all()
+    assert len(shapes) <= 3
+    assert min(filled) > 0.75
+
+
+def test_evaluation_is_never_packed(tokenizer, tmp_path):
+    rows = [{"text": "red cat", "label": "ab"[i % 2]} for i in range(8)]
+    path = write(tmp_path / "t.jsonl", rows)
+    task = make(Sequences(train=path, eval=path, packing=True), tokenizer)
+    assert task.eval_batches(batch_size=8)(0)["input_ids"].shape == (8, 16)
