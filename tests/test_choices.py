@@ -1,0 +1,95 @@
+"""Multiple choice: the choices of an example share a row without seeing each other."""
+
+import json
+from dataclasses import replace
+
+import jax
+import numpy as np
+import pytest
+
+from bert_jax import tasks, tokenizers
+from bert_jax.config import BertConfig, Choices
+from bert_jax.data.tables import Row
+from bert_jax.errors import InputError
+from bert_jax.evaluate import run
+from bert_jax.sharding import Devices
+
+MODEL = BertConfig(
+    vocab_size=0,
+    hidden_size=16,
+    num_layers=1,
+    num_heads=2,
+    intermediate_size=32,
+    max_position_embeddings=16,
+)
+WORDS = ["red", "blue", "green", "gold", "small", "large", "Paris", "London", "cats", "doghouse"]
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    rng = np.random.default_rng(0)
+    return tokenizers.train("wordpiece", [" ".join(rng.choice(WORDS, 8)) for _ in range(100)], 70)
+
+
+def make(tokenizer, **fields):
+    fields = Choices(**{"train": "t", "max_length": 16} | fields)
+    return tasks.make(fields, replace(MODEL, vocab_size=tokenizer.vocab_size), tokenizer)
+
+
+def test_a_choice_scores_the_same_beside_others_as_alone(tokenizer):
+    task = make(tokenizer)
+    texts = ["red", "blue green", "gold small large doghouse cats " * 3, "cats"]
+    row = Row({"context": "Paris red", "choices": texts, "label": 2}, "f:1")
+    params = task.model.init(jax.random.key(0), tasks.dummy_batch(task))["params"]
+    together = task.predict_batches([row], batch_size=1)(0)
+    assert together["input_ids"].shape[0] == 1
+    scores = task.logits(params, together, None)[0]
+    for i, text in enumerate(texts):
+        pair = task.predict_batches([Row({"context": "Paris red", "choices": [text, text]}, "f:1")], batch_size=1)(0)
+        np.testing.assert_allclose(task.logits(params, pair, None)[0], scores[i], atol=1e-5)
+
+
+def test_rows_may_have_different_numbers_of_choices(tokenizer):
+    task = make(tokenizer)
+    rows = [Row({"context": "red", "choices": WORDS[:n]}, f"f:{n}") for n in (2, 9, 3)]
+    params = task.model.init(jax.random.key(0), tasks.dummy_batch(task))["params"]
+    batches = task.predict_batches(rows, batch_size=4)
+    _, _, predictions = run(Devices("single", 4).evaluate_step(task.loss_fn), params, batches)
+    answers = task.decode(predictions, batches.features, rows)
+    for row, answer in zip(rows, answers, strict=True):
+        assert len(answer["probabilities"]) == len(row.values["choices"])
+        assert sum(answer["probabilities"]) == pytest.approx(1)
+        assert answer["text"] == row.values["choices"][answer["choice"]]
+
+
+def test_choices_in_columns_are_read_as_choices_in_a_list(tokenizer, tmp_path):
+    (tmp_path / "t.csv").write_text("sent1,a,b,label\nred,blue,gold,1\n")
+    (tmp_path / "t.jsonl").write_text(json.dumps({"context": "red", "choices": ["blue", "gold"], "label": 1}) + "\n")
+    columns = make(tokenizer, eval=str(tmp_path / "t.csv"), context="sent1", choices=("a", "b")).eval_batches(
+        batch_size=1
+    )(0)
+    listed = make(tokenizer, eval=str(tmp_path / "t.jsonl")).eval_batches(batch_size=1)(0)
+    jax.tree.map(np.testing.assert_array_equal, columns, listed)
+    assert listed["labels"].tolist() == [1]
+
+
+def test_bad_rows_are_all_named_with_file_and_line(tokenizer, tmp_path):
+    rows = [
+        {"context": "red", "choices": ["blue", "gold"], "label": 2},
+        {"context": "red", "choices": ["blue"], "label": 0},
+        {"context": "red", "choices": ["blue", "  "], "label": 0},
+        {"context": "red", "choices": ["blue", "gold"], "label": "x"},
+        {"context": "red", "choices": ["blue", "gold"], "label": 0.5},
+    ]
+    path = tmp_path / "t.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    with pytest.raises(InputError) as caught:
+        make(tokenizer, train=str(path)).train_batches(batch_size=1, steps=1, seed=0)
+    lines = str(caught.value).splitlines()
+    assert sorted(lines) == [
+        f"{path}:1: field 'label' should be the index of a choice, 0 to 1",
+        f"{path}:2: field 'choices' should be a list of two or more texts",
+        f"{path}:3: field 'choices' should be a list of two or more texts",
+        f"{path}:4: field 'label' should be a number, not \"x\"",
+        f"{path}:5: field 'label' should be the index of a choice, 0 to 1",
+    ]

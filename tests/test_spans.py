@@ -1,0 +1,254 @@
+"""Answers as spans: found wherever they stand, chosen as SQuAD's scorers expect."""
+
+import json
+from dataclasses import replace
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from bert_jax import metrics, tasks, tokenizers
+from bert_jax.config import BertConfig, Spans
+from bert_jax.data.tables import Row, read_rows
+from bert_jax.errors import InputError
+from bert_jax.evaluate import run
+from bert_jax.sharding import Devices
+from bert_jax.tasks.spans import BEGINNING, NO_SPAN
+
+MODEL = BertConfig(
+    vocab_size=0,
+    hidden_size=16,
+    num_layers=1,
+    num_heads=2,
+    intermediate_size=32,
+    max_position_embeddings=64,
+)
+WORDS = ["red", "blue", "green", "gold", "small", "large", "Paris", "London", "cats", "doghouse"]
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    rng = np.random.default_rng(0)
+    return tokenizers.train("wordpiece", [" ".join(rng.choice(WORDS, 8)) for _ in range(100)], 70)
+
+
+def make(tokenizer, **fields):
+    fields = Spans(**{"train": "t", "max_length": 40, "stride": 12, "max_question_length": 6, "n_best": 5} | fields)
+    return tasks.make(fields, replace(MODEL, vocab_size=tokenizer.vocab_size), tokenizer)
+
+
+def question(context, answers, identifier="q", text="red cats"):
+    found = [{"text": answer, "answer_start": context.index(answer)} for answer in answers]
+    return Row(
+        {"id": identifier, "context": context, "question": text, "answers": found}, f"f: question {identifier!r}"
+    )
+
+
+def context_of(count, seed=0):
+    return ", ".join(np.random.default_rng(seed).choice(WORDS, count).tolist())
+
+
+def sure(features, n_best=5):
+    """Predictions of a model that knows the labels: 10 for the true places, and for [CLS] where there is none."""
+    n = len(features)
+    labels = features.arrays["labels"]
+    spans = np.zeros((n, int(features.lengths.max())), np.int32)
+    for i in range(n):
+        part = features.token_arrays["spans"][slice(*features.starts[i : i + 2])]
+        spans[i, : len(part)] = part
+    logits = np.zeros((n, 2, spans.shape[1]), np.float32)
+    logits[np.arange(n)[:, None], np.arange(2), labels] = 10
+    return logits, spans
+
+
+def best(task, logits, spans):
+    return {name: np.asarray(x) for name, x in task._best(jnp.asarray(logits), jnp.asarray(spans)).items()}
+
+
+def test_an_answer_at_any_place_of_a_long_context_can_be_found(tokenizer):
+    words = [f"{word}{chr(97 + i % 26)}" for i, word in enumerate(np.random.default_rng(1).choice(WORDS, 150))]
+    context = " ".join(words)
+    starts = np.cumsum([0] + [len(word) + 1 for word in words])
+    rows = [
+        Row({"context": context, "question": "red", "answers": [{"text": f"{a} {b}", "answer_start": int(start)}]}, "f")
+        for a, b, start in zip(words, words[1:], starts, strict=False)
+    ]
+    task = make(tokenizer)
+    features = task.features(rows, labelled=True)
+    assert features.lengths.max() <= 40
+    # In training every question has at least one window that holds the whole answer...
+    assert set(features.rows[features.arrays["labels"][:, 0] > 0]) == set(range(len(rows)))
+    # ... and exactly one in which an answer may begin there, so none is found twice or never.
+    answers = task.decode(best(task, *sure(features)), features, rows)
+    for row, answer in zip(rows, answers, strict=True):
+        expected = row.values["answers"][0]
+        assert (answer["answer"], answer["start"]) == (expected["text"], expected["answer_start"])
+        assert context[answer["start"] : answer["end"]] == answer["answer"]
+
+
+def test_every_piece_of_the_context_may_begin_an_answer_in_one_window(tokenizer):
+    task = make(tokenizer)
+    context = context_of(100)
+    features = task.features([question(context, [])], labelled=False)
+    begins = features.token_arrays["spans"] == BEGINNING
+    assert begins.sum() == len(tokenizer.encode([context])[0].ids)
+    assert (features.token_type_ids[features.token_arrays["spans"] != NO_SPAN] == 1).all()
+
+
+def test_the_question_is_cut_and_kept_apart_from_the_context(tokenizer):
+    task = make(tokenizer, max_question_length=3)
+    features = task.features([question("gold cats", [], text="red blue green gold")], labelled=False)
+    pieces = [ids.tolist() for ids in tokenizer.encode_ids(["red blue green gold", "gold cats"])]
+    cls, sep = tokenizer.cls_id, tokenizer.sep_id
+    assert features.input_ids.tolist() == [cls, *pieces[0][:3], sep, *pieces[1], sep]
+    assert features.token_type_ids.tolist() == [0] * 5 + [1] * (len(pieces[1]) + 1)
+
+
+def test_the_best_answers_are_those_of_an_exhaustive_search(tokenizer):
+    task = make(tokenizer, n_best=60, max_answer_length=4, unanswerable=True)
+    rows = [question(context_of(30, seed), [], str(seed)) for seed in range(3)]
+    features = task.features(rows, labelled=False)
+    logits, spans = sure(features)
+    logits = np.random.default_rng(2).normal(size=logits.shape).astype(np.float32)
+    found, null = task._answers(best(task, logits, spans), features, rows)
+    for number, row in enumerate(rows):
+        scores = {}
+        for i in np.flatnonzero(features.rows == number):
+            for a in np.flatnonzero(spans[i] == BEGINNING):
+                for b in range(a, min(a + 4, features.lengths[i] - 1)):
+                    start = features.offsets[features.starts[i] + a, 0]
+                    end = features.offsets[features.starts[i] + b, 1]
+                    text = row.values["context"][start:end]
+                    scores[text.lower()] = max(scores.get(text.lower(), -99), logits[i, 0, a] + logits[i, 1, b])
+        ranked = sorted(scores.values(), reverse=True)[:20]
+        np.testing.assert_allclose([c.score for c in found[number][:20]], ranked, rtol=1e-5)
+        assert len({c.text.lower() for c in found[number]}) == len(found[number])
+        windows = np.flatnonzero(features.rows == number)
+        assert null[number] == pytest.approx(min(logits[i, :, 0].sum() for i in windows), rel=1e-5)
+
+
+def test_a_short_window_has_fewer_candidates_than_asked_for(tokenizer):
+    task = make(tokenizer, n_best=40)
+    rows = [question("red", ["red"])]
+    features = task.features(rows, labelled=True)
+    (answer,) = task.decode(best(task, *sure(features)), features, rows)
+    assert answer["answer"] == "red"
+    assert len(answer["candidates"]) == 1
+
+
+def test_a_model_answers_with_scores_and_positions(tokenizer):
+    task = make(tokenizer)
+    rows = [question(context_of(n, n), [], str(n)) for n in (3, 40, 90)]
+    params = task.model.init(jax.random.key(0), tasks.dummy_batch(task))["params"]
+    batches = task.predict_batches(rows, batch_size=4)
+    _, _, predictions = run(Devices("single", 4).evaluate_step(task.loss_fn), params, batches)
+    for row, answer in zip(rows, task.decode(predictions, batches.features, rows), strict=True):
+        assert row.values["context"][answer["start"] : answer["end"]] == answer["answer"] != ""
+        assert len(answer["candidates"]) == 5
+        assert 0 < answer["probability"] <= 1
+        assert answer["candidates"][0]["answer"] == answer["answer"]
+
+
+def test_the_threshold_for_no_answer_is_fitted_and_used(tokenizer, tmp_path):
+    rows = [question("red cats, gold", ["gold"], "1"), question("red cats, gold", [], "2"), question("blue", [], "3")]
+    squad = {"data": [{"paragraphs": [{"context": r.values["context"], "qas": [r.values]} for r in rows]}]}
+    (tmp_path / "dev.json").write_text(json.dumps(squad))
+    task = make(tokenizer, unanswerable=True, eval=str(tmp_path / "dev.json"))
+    batches = task.eval_batches(batch_size=3)
+    logits, spans = sure(batches.features)
+    logits[:, :, 0] = [[5, 5], [8, 8], [9, 9]]  # [CLS]: the answer's 20 is above it by 10, the others' 0 below
+    predictions = best(task, logits, spans)
+    figures = task.score(predictions, batches)
+    assert figures["exact_match"] == figures["best_exact_match"] == figures["best_f1"] == 1
+    # A model that always leans towards no answer by 15 more is mended by the fitted threshold.
+    logits[:, :, 0] += 7.5
+    predictions = best(task, logits, spans)
+    figures = task.score(predictions, batches)
+    assert figures["exact_match"] == pytest.approx(2 / 3)
+    assert figures["answerable_exact_match"] == 0
+    assert figures["best_exact_match"] == 1
+    fitted = make(tokenizer, unanswerable=True, **task.fitted(predictions, batches))
+    answers = fitted.decode(predictions, batches.features, batches.table)
+    assert [answer["answer"] for answer in answers] == ["gold", "", ""]
+    assert answers[1]["start"] is None
+    assert [answer["answer"] for answer in task.decode(predictions, batches.features, batches.table)] == ["", "", ""]
+
+
+def test_without_unanswerable_questions_there_is_always_an_answer(tokenizer):
+    task = make(tokenizer)
+    rows = [question("red cats, gold", ["gold"])]
+    features = task.features(rows, labelled=True)
+    logits, spans = sure(features)
+    logits[:, :, 0] = 99
+    assert task.decode(best(task, logits, spans), features, rows)[0]["answer"] == "gold"
+
+
+def test_factoid_questions_are_scored_over_all_their_snippets(tokenizer, tmp_path):
+    rows = [
+        question("red cats, gold", ["gold"], "a_001"),
+        question("blue cats, small", ["small"], "a_002"),
+        question("green", ["green"], "b_001"),
+    ]
+    squad = {"data": [{"paragraphs": [{"context": r.values["context"], "qas": [r.values]} for r in rows]}]}
+    (tmp_path / "dev.json").write_text(json.dumps(squad))
+    task = make(tokenizer, factoid=True, eval=str(tmp_path / "dev.json"))
+    batches = task.eval_batches(batch_size=3)
+    logits, spans = sure(batches.features)
+    logits[0] += 1  # a whole window of higher scores: its wrong answers come before the others' right ones
+    logits[1, :, batches.features.arrays["labels"][1, 0]] = 0
+    figures = task.score(best(task, logits, spans), batches)
+    assert figures["strict_accuracy"] == 1
+    assert figures["mean_reciprocal_rank"] == 1
+    assert figures["exact_match"] < 1
+
+
+def test_squad_rows_reach_the_scorer_whole(tokenizer, tmp_path):
+    context = "Paris is large, London is small"
+    answers = [{"text": text, "answer_start": context.index(text)} for text in ("London", "is small")]
+    squad = {
+        "data": [{"paragraphs": [{"context": context, "qas": [{"id": "1", "question": "red", "answers": answers}]}]}]
+    }
+    (tmp_path / "dev.json").write_text(json.dumps(squad))
+    as_lists = {"text": [a["text"] for a in answers], "answer_start": [a["answer_start"] for a in answers]}
+    row = {"id": "1", "question": "red", "context": context, "answers": as_lists}
+    (tmp_path / "dev.jsonl").write_text(json.dumps(row) + "\n")
+    for name in ("dev.json", "dev.jsonl"):
+        task = make(tokenizer, eval=str(tmp_path / name))
+        batches = task.eval_batches(batch_size=1)
+        predictions = best(task, *sure(batches.features))
+        (answer,) = task.decode(predictions, batches.features, batches.table)
+        assert answer["answer"] == "London"  # training takes the first answer
+        assert task.score(predictions, batches) == {"exact_match": 1, "f1": 1}
+        assert metrics.answer_exact("is small", ["London", "is small"]) == 1
+
+
+def test_bad_rows_are_all_named(tokenizer, tmp_path):
+    context = "red cats"
+    rows = [
+        {"context": context, "question": "q", "answers": [{"text": "cats", "answer_start": 4}]},
+        {"context": context, "question": "q", "answers": [{"text": "cats", "answer_start": 3}]},
+        {"context": context, "question": "q", "answers": [{"text": "cats", "answer_start": -4}]},
+        {"context": context, "question": "q", "answers": [{"text": "cats"}]},
+        {"context": context, "question": "q", "answers": []},
+        {"context": context, "question": "", "answers": ["cats"]},
+        {"question": "q", "answers": [{"text": "cats", "answer_start": 4}]},
+    ]
+    path = tmp_path / "t.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert len(read_rows(str(path))) == len(rows)
+    with pytest.raises(InputError) as caught:
+        make(tokenizer, train=str(path)).train_batches(batch_size=1, steps=1, seed=0)
+    lines = str(caught.value).splitlines()
+    for expected in [
+        f"{path}:2: answer 'cats' is not at character 3, where there is ' cat'",
+        f"{path}:3: answer 'cats' is not at character -4, where there is ''",
+        f"{path}:4: answer 'cats' has no answer_start",
+        f"{path}:5: the question has no answer; set task.unanswerable where questions may have none",
+        f"{path}:6: field 'question' is empty",
+        f"{path}:6: field 'answers' should be a list of {{'text', 'answer_start'}}",
+        f"{path}:7: field 'context' is missing",
+    ]:
+        assert expected in lines
+    with pytest.raises(InputError, match=r"task\.max_length: 20 leaves no room for a context"):
+        make(tokenizer, max_length=20)

@@ -1,0 +1,229 @@
+"""Tags of words: every word gets exactly one, however long the sentence and whatever the tokenizer makes of it."""
+
+import json
+from dataclasses import replace
+
+import jax
+import numpy as np
+import pytest
+
+from bert_jax import tasks, tokenizers
+from bert_jax.config import BertConfig, Tokens
+from bert_jax.data.tables import Row
+from bert_jax.errors import InputError
+from bert_jax.evaluate import run
+from bert_jax.sharding import Devices
+
+MODEL = BertConfig(
+    vocab_size=0,
+    hidden_size=16,
+    num_layers=1,
+    num_heads=2,
+    intermediate_size=32,
+    max_position_embeddings=64,
+    hidden_dropout=0.0,
+    attention_dropout=0.0,
+)
+WORDS = ["red", "blue", "green", "gold", "small", "large", "Paris", "London", "cats", "doghouse"]
+LABELS = ("B-LOC", "I-LOC", "O")
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    rng = np.random.default_rng(0)
+    return tokenizers.train("wordpiece", [" ".join(rng.choice(WORDS, 8)) for _ in range(100)], 70)
+
+
+def make(tokenizer, **fields):
+    fields = Tokens(**{"train": "t", "labels": LABELS, "max_length": 24, "overlap": 8} | fields)
+    return tasks.make(fields, replace(MODEL, vocab_size=tokenizer.vocab_size), tokenizer)
+
+
+def said(task, features, values):
+    """Predictions in which the token with flat number i is said to have tag values[i]."""
+    width = int(features.lengths.max())
+    tags = np.zeros((len(features), width), np.int32)
+    for i in range(len(features)):
+        part = values[features.starts[i] : features.starts[i + 1]]
+        tags[i, : len(part)] = part
+    return {"tags": tags, "probabilities": np.ones(tags.shape, np.float32)}
+
+
+def sentence(count, seed=0):
+    rng = np.random.default_rng(seed)
+    words = rng.choice(WORDS, count).tolist()
+    return Row({"tokens": words, "tags": rng.choice(LABELS, count).tolist()}, f"f:{seed + 1}")
+
+
+@pytest.mark.parametrize("overlap", [0, 8, 21])
+def test_each_of_two_thousand_words_gets_exactly_one_tag(tokenizer, overlap):
+    task = make(tokenizer, overlap=overlap)
+    rows = [sentence(3, 1), sentence(2000, 2), sentence(1, 3)]
+    features = task.features(rows, labelled=True)
+    assert len(features) > 100
+    assert features.lengths.max() <= 24
+    for number, row in enumerate(rows):
+        marks = np.concatenate(
+            [
+                features.token_arrays["words"][slice(*features.starts[i : i + 2])]
+                for i in np.flatnonzero(features.rows == number)
+            ]
+        )
+        assert sorted(marks[marks > 0]) == list(range(1, len(row.values["tokens"]) + 1))
+    answers = task.decode(said(task, features, features.token_arrays["labels"]), features, rows)
+    for row, answer in zip(rows, answers, strict=True):
+        assert [word["word"] for word in answer["words"]] == row.values["tokens"]
+        assert [word["tag"] for word in answer["words"]] == row.values["tags"]
+
+
+def test_a_word_is_tagged_where_most_is_seen_around_it(tokenizer):
+    task = make(tokenizer, max_length=22, overlap=10)
+    features = task.features([Row({"tokens": ["red"] * 50}, "f:1")], labelled=False)
+    first, second = (features.token_arrays["words"][slice(*features.starts[i : i + 2])][1:-1] for i in (0, 1))
+    # Windows begin at words 1 and 11; in the ten that both hold, each has the five further from its edge.
+    assert first[first > 0].tolist() == list(range(1, 16))
+    assert second[second > 0].tolist() == list(range(16, 26))
+
+
+def test_only_first_pieces_carry_labels_and_weigh(tokenizer):
+    task = make(tokenizer)
+    row = Row({"tokens": ["doghousecats", "red"], "tags": ["B-LOC", "I-LOC"]}, "f:1")
+    features = task.features([row], labelled=True)
+    pieces = [len(ids) for ids in tokenizer.encode_ids(row.values["tokens"])]
+    assert pieces[0] > 1
+    assert np.flatnonzero(features.token_arrays["words"]).tolist() == [1, 1 + pieces[0]]
+    assert features.token_arrays["labels"].tolist() == [0] * (1 + pieces[0]) + [1] + [0] * pieces[1]
+
+
+def test_words_that_the_tokenizer_drops_or_splits_endlessly_keep_their_place(tokenizer):
+    task = make(tokenizer)
+    words = ["red", "\u200b", "doghouse" * 12, "\x01", "blue"]
+    tags = ["O", "B-LOC", "I-LOC", "B-LOC", "O"]
+    features = task.features([Row({"tokens": words, "tags": tags}, "f:1")], labelled=True)
+    assert len(features) > 1
+    (answer,) = task.decode(
+        said(task, features, features.token_arrays["labels"]), features, [Row({"tokens": words}, "")]
+    )
+    assert [word["tag"] for word in answer["words"]] == tags
+
+
+def test_a_model_answers_for_every_word_of_every_sentence(tokenizer):
+    task = make(tokenizer, packing=True)
+    rows = [sentence(n, n) for n in (5, 400, 1, 17, 60)]
+    params = task.model.init(jax.random.key(0), tasks.dummy_batch(task))["params"]
+    batches = task.predict_batches(rows, batch_size=8)
+    _, _, predictions = run(Devices("single", 8).evaluate_step(task.loss_fn), params, batches)
+    answers = task.decode(predictions, batches.features, rows)
+    assert [len(answer["words"]) for answer in answers] == [5, 400, 1, 17, 60]
+    # Computed alone, and so without padding, a sentence gets the same tags with the same probabilities.
+    alone = task.predict_batches(rows[3:4], batch_size=1)
+    _, _, predictions = run(Devices("single", 1).evaluate_step(task.loss_fn), params, alone)
+    (expected,) = task.decode(predictions, alone.features, rows[3:4])
+    assert [word["tag"] for word in answers[3]["words"]] == [word["tag"] for word in expected["words"]]
+    found = [[word["probability"] for word in answer["words"]] for answer in (answers[3], expected)]
+    np.testing.assert_allclose(*found, atol=1e-5)
+
+
+def test_packed_sentences_learn_what_padded_ones_do(tokenizer, tmp_path):
+    path = tmp_path / "t.jsonl"
+    path.write_text("".join(json.dumps(sentence(n, n).values) + "\n" for n in [1, 2, 3, 4, 5, 6, 7, 30]))
+    padded, packed = (make(tokenizer, train=str(path), packing=packing) for packing in (False, True))
+    params = padded.model.init(jax.random.key(0), tasks.dummy_batch(padded))["params"]
+    found = []
+    for task in (padded, packed):
+        batch = task.train_batches(batch_size=8, steps=1, seed=0)(0)
+
+        def objective(params, task=task, batch=batch):
+            loss = task.loss_fn(params, batch, None).losses["tag_loss"]
+            return loss.sum / loss.count, loss.count
+
+        found.append((len(batch["input_ids"]), *jax.jit(jax.value_and_grad(objective, has_aux=True))(params)))
+    assert found[1][0] < found[0][0]
+    np.testing.assert_allclose(found[0][1], found[1][1], rtol=1e-5)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), found[0][2], found[1][2])
+
+
+def test_answers_say_where_words_and_entities_stand(tokenizer):
+    task = make(tokenizer)
+    row = Row({"text": "In  New York, cats."}, "input 1")
+    features = task.features([row], labelled=False)
+    values = np.zeros(len(features.input_ids), np.int32)
+    tags = [2, 0, 1, 2, 2, 2]
+    values[np.flatnonzero(features.token_arrays["words"])] = tags
+    (answer,) = task.decode(said(task, features, values), features, [row])
+    assert [(word["word"], word["tag"]) for word in answer["words"]] == [
+        ("In", "O"), ("New", "B-LOC"), ("York", "I-LOC"), (",", "O"), ("cats", "O"), (".", "O"),
+    ]  # fmt: skip
+    assert all(row.values["text"][word["start"] : word["end"]] == word["word"] for word in answer["words"])
+    assert answer["entities"] == [{"kind": "LOC", "text": "New York", "start": 4, "end": 12}]
+    listed = Row({"tokens": ["In", "New", "York"]}, "input 1")
+    features = task.features([listed], labelled=False)
+    values = np.zeros(len(features.input_ids), np.int32)
+    values[np.flatnonzero(features.token_arrays["words"])] = [2, 0, 1]
+    (answer,) = task.decode(said(task, features, values), features, [listed])
+    assert answer["entities"] == [{"kind": "LOC", "text": "New York", "start": 3, "end": 11}]
+
+
+@pytest.mark.parametrize(
+    ("labels", "entities"),
+    [
+        (("B-LOC", "I-LOC", "O"), True),
+        (("I-LOC", "O"), True),
+        (("B-LOC", "E-LOC", "S-LOC"), True),
+        (("NN", "O", "VB"), False),
+        (("DT", "X-NN"), False),
+    ],
+)
+def test_schemes_of_entities_are_told_from_plain_tags(tokenizer, labels, entities):
+    assert make(tokenizer, labels=labels).entities == entities
+
+
+def test_entities_and_plain_tags_are_scored_as_such(tokenizer, tmp_path):
+    rows = [
+        Row({"tokens": ["red", "cats"], "tags": ["B-LOC", "I-LOC"]}, "f:1"),
+        Row({"tokens": ["red"], "tags": ["O"]}, "f:2"),
+    ]
+    (tmp_path / "t.jsonl").write_text("".join(json.dumps(row.values) + "\n" for row in rows))
+    for labels, expected in ((LABELS, {"f1": 2 / 3, "tag_accuracy": 2 / 3}), (("X", *LABELS), {"accuracy": 2 / 3})):
+        task = make(tokenizer, labels=labels, eval=str(tmp_path / "t.jsonl"))
+        batches = task.eval_batches(batch_size=2)
+        values = np.zeros(len(batches.features.input_ids), np.int32)
+        guess = [labels.index(tag) for tag in ("B-LOC", "I-LOC", "B-LOC")]
+        values[np.flatnonzero(batches.features.token_arrays["words"])] = guess
+        figures = task.score(said(task, batches.features, values), batches)
+        assert {name: figures[name] for name in expected} == pytest.approx(expected)
+        tables = task.tables(said(task, batches.features, values), batches)
+        assert np.sum(tables["confusion"]["counts"]) == 3
+        assert set(tables["per_label"]) == ({"LOC"} if labels == LABELS else set(labels))
+
+
+def test_tables_may_hold_words_between_blanks(tokenizer, tmp_path):
+    (tmp_path / "t.csv").write_text("tokens,tags\nred cats,O B-LOC\n")
+    fields = tasks.TASKS["Tokens"].resolve(Tokens(train=str(tmp_path / "t.csv"), max_length=24, overlap=8))
+    assert fields.labels == ("B-LOC", "O")
+    task = make(tokenizer, train=fields.train, labels=fields.labels)
+    assert task.train_batches(batch_size=1, steps=1, seed=0).features.token_arrays["words"].max() == 2
+
+
+def test_bad_rows_are_all_named_with_file_and_line(tokenizer, tmp_path):
+    rows = [
+        {"tokens": ["red"], "tags": ["O"]},
+        {"tokens": ["red", "cats"], "tags": ["O"]},
+        {"tokens": ["red"], "tags": ["B-PER"]},
+        {"tokens": [], "tags": []},
+        {"tags": ["O"]},
+        {"tokens": [1], "tags": ["O"]},
+    ]
+    path = tmp_path / "t.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    with pytest.raises(InputError) as caught:
+        make(tokenizer, train=str(path)).train_batches(batch_size=1, steps=1, seed=0)
+    assert str(caught.value).splitlines() == [
+        f"{path}:2: 2 words but 1 tags",
+        f"{path}:3: tag 'B-PER' is none of B-LOC, I-LOC, O",
+        f"{path}:4: field 'tokens' is empty",
+        f"{path}:5: field 'tokens' is missing",
+        f"{path}:6: field 'tokens' should be a list of words",
+    ]
+    with pytest.raises(InputError, match=r"task\.overlap: 22 must be at least 0 and below"):
+        make(tokenizer, overlap=22)
