@@ -1,5 +1,7 @@
 """Checkpoints of a run: parameters, optimizer state and some JSON, each an item of its own. The only Orbax import."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -28,9 +30,13 @@ def _manager(folder: Path, keep: int | None = None) -> ocp.CheckpointManager:
 
 
 class Checkpoints:
-    """The checkpoints in one folder, the latest `keep` of them; saving goes on in the background."""
+    """The checkpoints in one folder, the latest `keep` of them; saving goes on in the background.
+
+    Every method raises InputError where a save, its own or one still going on, has failed.
+    """
 
     def __init__(self, folder: Path, keep: int = 2):
+        self._folder = folder
         self._manager = _manager(folder, keep)
 
     def latest(self) -> int | None:
@@ -39,17 +45,36 @@ class Checkpoints:
 
     def save(self, step: int, params: Any, opt_state: Any, meta: dict[str, Any]) -> None:
         """Saves under `step`; returns when the arrays may change again, while the writing goes on."""
-        self._manager.save(step, args=_args("Save", params=(params,), opt_state=(opt_state,), meta=(meta,)))
+        with self._explained():
+            self._manager.save(step, args=_args("Save", params=(params,), opt_state=(opt_state,), meta=(meta,)))
 
     def restore(self, step: int, params: Any, opt_state: Any) -> tuple[Any, Any, dict[str, Any]]:
         """Returns (params, opt_state, meta) of `step`, with the structure and placement of the given ones."""
         found = self._manager.restore(step, args=_args("Restore", params=(params,), opt_state=(opt_state,), meta=()))
         return found.params, found.opt_state, found.meta
 
+    def check(self) -> None:
+        """Looks, without waiting, whether a save has failed."""
+        with self._explained():
+            self._manager.check_for_errors()
+
     def close(self) -> None:
         """Waits until everything is written."""
-        self._manager.wait_until_finished()
-        self._manager.close()
+        with self._explained():
+            self._manager.wait_until_finished()
+            self._manager.close()
+
+    @contextmanager
+    def _explained(self) -> Iterator[None]:
+        try:
+            yield
+        except Exception as error:  # Orbax and TensorStore raise whatever their storage does
+            whole = [int(path.name) for path in self._folder.glob("*") if path.name.isdecimal()]
+            on = f"from step {max(whole)}, the last one saved" if whole else "from the start, for none was saved yet"
+            raise InputError(
+                f"{self._folder}: a checkpoint could not be written: {str(error).strip().splitlines()[-1]}; make room or "
+                f"mend the disk, and give the same command again: it goes on {on}"
+            ) from error
 
 
 def latest_step(folder: Path) -> int | None:
@@ -58,6 +83,12 @@ def latest_step(folder: Path) -> int | None:
         return None
     with _manager(folder) as manager:
         return manager.latest_step()
+
+
+def save_params(folder: Path, params: Any) -> None:
+    """Writes a checkpoint of parameters alone, as step 0."""
+    with _manager(folder) as manager:
+        manager.save(0, args=_args("Save", params=(params,)))
 
 
 def load_params(folder: Path) -> tuple[int, Any]:

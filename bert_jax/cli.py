@@ -184,6 +184,56 @@ def predict(source: Annotated[str, tyro.conf.Positional], input: str = "-") -> N
             print(json.dumps(answer, ensure_ascii=False))
 
 
+def convert(
+    source: Annotated[str, tyro.conf.Positional],
+    target: Annotated[Path, tyro.conf.Positional],
+    to: Literal["huggingface", "orbax"] = "huggingface",
+    strict: bool = True,
+) -> None:
+    """Writes any checkpoint that can be read as a Hugging Face folder, or as one for Orbax.
+
+    Args:
+        source: A run's workdir, a Hugging Face folder, hf:org/name, or a Google BERT or ALBERT TensorFlow checkpoint.
+        target: The folder to write; it must not exist yet, or be empty.
+        to: What `transformers` loads, or a workdir with one checkpoint.
+        strict: Whether a tensor that nobody knows is an error; --no-strict leaves it out.
+    """
+    from bert_jax.pretrained import open_source, write_source
+
+    write_source(open_source(source, strict=strict), target, to)
+    print(f"wrote {target}")
+
+
+def extend(
+    source: Annotated[str, tyro.conf.Positional],
+    target: Annotated[Path, tyro.conf.Positional],
+    corpus: Paths,
+    num_pieces: int = 1000,
+    to: Literal["huggingface", "orbax"] = "orbax",
+    sample_mb: float = 100.0,
+    seed: int = 0,
+) -> None:
+    """Adds pieces for a domain to a model's WordPiece vocabulary, to go on pre-training from there.
+
+    Args:
+        source: Anything that holds weights and a WordPiece vocabulary.
+        target: The folder to write; it must not exist yet, or be empty.
+        corpus: Files of the domain, as for `bert_jax prepare`.
+        num_pieces: How many pieces to add.
+        to: A workdir with one checkpoint, or what `transformers` loads.
+        sample_mb: Learn from a random sample of at most so many megabytes of text.
+        seed: Of that sample.
+    """
+    from bert_jax.data import corpus as corpora
+    from bert_jax.pretrained import extend_vocabulary, open_source, write_source
+
+    texts = corpora.sample(corpora.documents(corpus), int(sample_mb * 1e6), seed)
+    extended, learnt = extend_vocabulary(open_source(source), texts, num_pieces)
+    write_source(extended, target, to)
+    print(f"wrote {target}: {len(learnt.pieces):,} new pieces, such as {', '.join(learnt.pieces[:8])}")
+    print(f"tokens per word: {learnt.tokens_per_word_before:.3f} before, {learnt.tokens_per_word_after:.3f} after")
+
+
 def _open(path: str) -> Any:
     try:
         return open(path, encoding="utf-8")
@@ -232,6 +282,8 @@ COMMANDS: dict[str, Callable[..., Any]] = {
     "train": train,
     "evaluate": evaluate,
     "predict": predict,
+    "convert": convert,
+    "extend": extend,
     "report": report,
 }
 

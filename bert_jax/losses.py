@@ -8,9 +8,10 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+from flax import struct
 
 
-class Mean(NamedTuple):
+class Mean(struct.PyTreeNode):
     """A mean on its way: float32 scalars."""
 
     sum: jax.Array

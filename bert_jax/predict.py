@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import jax
 import numpy as np
@@ -106,7 +106,7 @@ class PretrainedBert:
                 if attention is not None:
                     maps[row] = attention[slot, :, :, :length, :length].astype(np.float32)
                 if pooled is not None:
-                    pooled[row] = pools[slot]
+                    pooled[row] = pools[slot, 0]
         return Encoded(
             tokens=[self.tokenizer.pieces(i) for i in ids],
             hidden=hidden,
@@ -182,8 +182,8 @@ class PretrainedBert:
         config, model = self.config, Bert(self.config)
 
         def run(params: Any, batch: dict[str, jax.Array]) -> Any:
-            x_BTD, kept = model.apply({"params": params}, batch, mutable="intermediates")
-            kept = kept["intermediates"]
+            x_BTD, variables = cast(Any, model.apply({"params": params}, batch, mutable="intermediates"))
+            kept = variables["intermediates"]
             uses = [0] * config.layer_groups
             attention = []
             for layer in range(config.num_layers):
@@ -192,22 +192,25 @@ class PretrainedBert:
                 uses[group] += 1
             pooled = None
             if "pooler" in params:
-                pooled = model.apply({"params": params}, x_BTD, batch["cls_positions"], method="pool")[:, 0]
+                pooled = model.apply({"params": params}, x_BTD, batch["cls_positions"], method="pool")
             return kept["hidden"], attention, pooled
 
         return jax.jit(run)
 
 
-def load(source: str | Path) -> PretrainedBert:
-    """Opens a SOURCE (a run's workdir) to be asked.
+def load(source: str | Path, *, strict: bool = True) -> PretrainedBert:
+    """Opens a SOURCE to be asked: a run's workdir, a Hugging Face folder, hf:org/name, a TensorFlow checkpoint.
+
+    Args:
+      strict: whether a tensor nobody knows is an error; else it is left out.
 
     Raises:
-      InputError: it does not exist, or is incomplete.
+      InputError: it does not exist, or is incomplete or broken.
     """
-    opened = pretrained.open_source(source)
+    opened = pretrained.open_source(source, strict=strict)
     return PretrainedBert(
         config=opened.config,
-        params=jax.tree.map(jax.numpy.asarray, opened.read_params()),
+        params=jax.tree.map(jax.numpy.asarray, opened.read_params()[0]),
         tokenizer=opened.tokenizer,
         task=opened.task,
     )

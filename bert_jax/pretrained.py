@@ -1,7 +1,7 @@
 """The one door for weights: a SOURCE in, its config, parameters, tokenizer and task out, fitted to a model."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -10,9 +10,22 @@ import jax
 import numpy as np
 
 from bert_jax import checkpoint, tokenizers
-from bert_jax.config import BertConfig, Experiment, TaskFields, from_json
+from bert_jax.config import (
+    BertConfig,
+    Choices,
+    Experiment,
+    Pretraining,
+    Sequences,
+    Spans,
+    TaskFields,
+    Tokens,
+    from_json,
+    to_json,
+)
 from bert_jax.errors import InputError
-from bert_jax.tokenizers import Tokenizer
+from bert_jax.interop import google, huggingface
+from bert_jax.interop.table import Notes
+from bert_jax.tokenizers import Extension, Tokenizer
 
 
 @dataclass(frozen=True)
@@ -23,7 +36,7 @@ class Source:
     config: BertConfig
     tokenizer: Tokenizer
     task: TaskFields | None  # what the weights were trained for, where that is known
-    read_params: Callable[[], Any]  # nested dicts of NumPy arrays: {"bert": ..., HEAD: ...}
+    read_params: Callable[[], tuple[Any, Notes]]  # nested dicts of NumPy arrays {"bert": ..., HEAD: ...}, and notes
 
 
 def read_experiment(workdir: Path) -> Experiment:
@@ -41,25 +54,137 @@ def read_experiment(workdir: Path) -> Experiment:
         raise InputError(f"{path}: {error}; it should be as `bert_jax train` wrote it") from None
 
 
-def open_source(source: str | Path) -> Source:
-    """Opens a SOURCE: a run's workdir.
+def open_source(source: str | Path, *, strict: bool = True) -> Source:
+    """Opens a SOURCE: a run's workdir, a Hugging Face folder, "hf:org/name", or a Google TensorFlow checkpoint.
+
+    Args:
+      strict: whether a tensor nobody knows is an error; else it is left out.
 
     Raises:
-      InputError: there is no such thing, or it is none of these, or incomplete.
+      InputError: there is no such thing, it is none of these, incomplete, or its model and tokenizer disagree.
     """
-    path = Path(source)
-    if not path.exists():
-        raise InputError(f"{source}: no such folder; a SOURCE is a run's workdir")
+    path = huggingface.fetch(str(source)) if str(source).startswith(huggingface.PREFIX) else Path(source)
+    if (path / "experiment.json").exists():
+        opened = _open_workdir(str(source), path)
+    elif (path / "config.json").exists():
+        opened = _open_huggingface(str(source), path, strict)
+    elif path.with_name(path.name + ".index").exists() or list(path.glob("*.index")):
+        folder = google.find(path).parent
+        opened = Source(
+            where=str(source),
+            config=google.read_config(path),
+            tokenizer=tokenizers.load(folder),
+            task=None,
+            read_params=lambda: google.read_params(path, strict=strict),
+        )
+    else:
+        there = "nothing of the kind is there" if path.exists() else "no such file or folder"
+        raise InputError(
+            f"{source}: {there}; a SOURCE is a run's workdir (experiment.json), a Hugging Face folder (config.json), "
+            "hf:org/name, or a TensorFlow checkpoint (*.index)"
+        )
+    if opened.config.vocab_size != opened.tokenizer.vocab_size:
+        raise InputError(
+            f"{source}: the model has {opened.config.vocab_size} pieces and the tokenizer beside it "
+            f"{opened.tokenizer.vocab_size}; they do not belong together"
+        )
+    return opened
+
+
+def _open_workdir(where: str, path: Path) -> Source:
     experiment = read_experiment(path)
     if experiment.model is None:
         raise InputError(f"{path}/experiment.json: it lacks the model; it should be as `bert_jax train` wrote it")
     return Source(
-        where=str(source),
+        where=where,
         config=experiment.model,
         tokenizer=tokenizers.load(path / "tokenizer"),
         task=_with_fitted(experiment.task, path / "result.json"),
-        read_params=lambda: checkpoint.load_params(path / "checkpoints")[1],
+        read_params=lambda: (checkpoint.load_params(path / "checkpoints")[1], Notes()),
     )
+
+
+def _open_huggingface(where: str, path: Path, strict: bool) -> Source:
+    config, details = huggingface.read_config(path)
+    return Source(
+        where=where,
+        config=config,
+        tokenizer=tokenizers.load(path),
+        task=_task_of(details),
+        read_params=lambda: huggingface.read_params(path, strict=strict),
+    )
+
+
+def _task_of(details: huggingface.Details) -> TaskFields | None:
+    """The task that a Hugging Face class with named outputs was trained for, as far as its config says."""
+    if details.architecture == "ForSequenceClassification":
+        target = {"regression": "number", "multi_label_classification": "several"}.get(details.problem_type or "")
+        return Sequences(labels=details.labels, target=target or "class")  # type: ignore[arg-type]
+    if details.architecture == "ForTokenClassification":
+        return Tokens(labels=details.labels)
+    if details.architecture == "ForQuestionAnswering":
+        return Spans()
+    return Choices() if details.architecture == "ForMultipleChoice" else None
+
+
+def _details_of(task: TaskFields | None) -> huggingface.Details:
+    """What a Hugging Face folder says of a task, the inverse of `_task_of`."""
+    if isinstance(task, Sequences):
+        kinds = {
+            "number": "regression",
+            "several": "multi_label_classification",
+            "class": "single_label_classification",
+        }
+        return huggingface.Details(labels=task.labels, problem_type=kinds[task.target])
+    return huggingface.Details(labels=task.labels) if isinstance(task, Tokens) else huggingface.Details()
+
+
+def write_source(source: Source, target: Path, to: str = "huggingface") -> None:
+    """Writes a source's model, weights and tokenizer to the folder `target`.
+
+    Args:
+      to: "huggingface" for what `transformers` loads, "orbax" for a workdir with one checkpoint.
+
+    Raises:
+      InputError: the folder holds something already, or no class of `transformers` has these heads.
+    """
+    if target.exists() and any(target.iterdir()):
+        raise InputError(f"{target}: is not empty; name a new folder")
+    params, _ = source.read_params()
+    if to == "huggingface":
+        huggingface.write(target, source.config, params, _details_of(source.task))
+        source.tokenizer.save(target)
+        return
+    checkpoint.save_params(target / "checkpoints", params)
+    source.tokenizer.save(target / "tokenizer")
+    experiment = Experiment(task=source.task or Pretraining(), model=source.config)
+    (target / "experiment.json").write_text(json.dumps(to_json(experiment), indent=2) + "\n")
+
+
+def extend_vocabulary(source: Source, texts: Iterable[str], num_pieces: int) -> tuple[Source, Extension]:
+    """Learns `num_pieces` new pieces from texts, and gives each the mean of the rows of the pieces it is made of.
+
+    Returns:
+      The source with the longer vocabulary, embedding table and MLM bias, and what was learnt.
+
+    Raises:
+      InputError: the tokenizer is not WordPiece, or the texts do not yield so many pieces.
+    """
+    tokenizer, extension = tokenizers.extend(source.tokenizer, texts, num_pieces)
+
+    def grown(rows: np.ndarray) -> np.ndarray:
+        added = [rows[list(parts)].mean(0) for parts in extension.made_of]
+        return np.concatenate([rows, np.stack(added).astype(rows.dtype)])
+
+    def read_params() -> tuple[Any, Notes]:
+        params, notes = source.read_params()
+        longer = {"word/embedding", "mlm/bias"}
+        return jax.tree.map_with_path(
+            lambda path, x: grown(x) if "/".join(key.key for key in path[-2:]) in longer else x, params
+        ), notes
+
+    config = replace(source.config, vocab_size=tokenizer.vocab_size)
+    return replace(source, config=config, tokenizer=tokenizer, read_params=read_params), extension
 
 
 def _with_fitted(task: TaskFields, result: Path) -> TaskFields:
@@ -76,6 +201,7 @@ class LoadingReport:
     loaded: list[str] = field(default_factory=list)
     new: list[str] = field(default_factory=list)  # of the model, and not in the source: newly initialised
     left_out: list[str] = field(default_factory=list)  # of the source, and not in the model
+    ignored: list[str] = field(default_factory=list)  # no weights by their names: buffers, optimizer slots, tied copies
 
     def __str__(self) -> str:
         lines = [f"Weights from {self.source}: {len(self.loaded)} arrays loaded"]
@@ -83,11 +209,38 @@ class LoadingReport:
             lines.append(f"  newly initialised: {', '.join(self.new)}")
         if self.left_out:
             lines.append(f"  left out: {', '.join(self.left_out)}")
+        if self.ignored:
+            lines.append(f"  no weights: {', '.join(self.ignored)}")
         return "\n".join(lines)
 
 
 def _flat(params: Any) -> dict[str, Any]:
     return {"/".join(key.key for key in path): leaf for path, leaf in jax.tree.leaves_with_path(params)}
+
+
+def _under(name: str, paths: Sequence[str]) -> bool:
+    return any(name == path or name.startswith(path + "/") for path in paths)
+
+
+def top_layers(config: BertConfig, count: int) -> list[str]:
+    """Returns the paths of the `count` top layers and of the pooler; none where `count` is 0.
+
+    Source: Zhang et al. 2021, "Revisiting Few-sample BERT Fine-tuning", section 5.
+
+    Raises:
+      InputError: there are not so many layers, or they share weights with others.
+    """
+    rest = config.num_layers - count
+    if not 0 <= count <= config.num_layers:
+        raise InputError(f"reinit_layers: {count} must lie between 0 and the model's {config.num_layers} layers")
+    if count == 0:
+        return []
+    if rest and config.group(rest - 1) == config.group(rest):
+        raise InputError(
+            f"reinit_layers: layers {rest} and {rest + 1} share their weights, so {count} cannot start anew"
+        )
+    groups = sorted({config.group(layer) for layer in range(rest, config.num_layers)})
+    return ["bert/pooler", *(f"bert/blocks_{group}" for group in groups)]
 
 
 def fit(params: Any, source: Source) -> tuple[Any, LoadingReport]:
@@ -98,9 +251,10 @@ def fit(params: Any, source: Source) -> tuple[Any, LoadingReport]:
     Raises:
       InputError: an array of the encoder has another shape there, or the source holds nothing of the encoder.
     """
-    theirs = _flat(source.read_params())
+    found, notes = source.read_params()
+    theirs = _flat(found)
     ours = _flat(params)
-    report = LoadingReport(source.where)
+    report = LoadingReport(source.where, ignored=list(notes.ignored))
     for name, array in ours.items():
         if name not in theirs:
             report.new.append(name)
@@ -113,7 +267,7 @@ def fit(params: Any, source: Source) -> tuple[Any, LoadingReport]:
             )
         else:
             report.new.append(f"{name} ({theirs[name].shape} there, {array.shape} here)")
-    report.left_out = sorted(theirs.keys() - ours.keys())
+    report.left_out = sorted({*(theirs.keys() - ours.keys()), *notes.left_out})
     if not any(name.startswith("bert/") for name in report.loaded):
         raise InputError(f"{source.where}: none of the encoder's arrays is there, only {', '.join(sorted(theirs))}")
     taken = set(report.loaded)
