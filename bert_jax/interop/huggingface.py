@@ -142,6 +142,7 @@ CLASSIFIERS = {
     "ForTokenClassification": "token",
     "ForMultipleChoice": "choice",
 }
+NAMED_CLASSES = {"ForSequenceClassification", "ForTokenClassification"}
 WITHOUT_POOLER = {"ForMaskedLM", "ForTokenClassification", "ForQuestionAnswering"}
 
 # config.json -> BertConfig, where the meaning is the same.
@@ -172,7 +173,7 @@ class Details:
     """What config.json says beside the architecture of the encoder."""
 
     architecture: str = ""  # end of the class name, such as "ForTokenClassification"; "" where it says nothing
-    labels: tuple[str, ...] = ()  # names of the classes in the order of the outputs
+    labels: tuple[str, ...] = ()  # names of the classes in the order of the outputs, of a class in NAMED_CLASSES
     problem_type: str | None = None  # "regression", "single_label_classification" or "multi_label_classification"
 
 
@@ -249,6 +250,8 @@ def parse_config(found: Mapping[str, Any], where: str) -> tuple[BertConfig, Deta
         raise InputError(f"{where}: id2label must name the labels 0 to {len(named) - 1}; it lacks {error}") from None
     classes = [name for name in found.get("architectures") or [] if isinstance(name, str)]
     architecture = re.sub("^(Bert|Albert)", "", classes[0]) if classes else ""
+    if not labels and architecture in NAMED_CLASSES:
+        labels = ("LABEL_0", "LABEL_1")  # what transformers leaves unsaid
     return replace(base, **values), Details(architecture, labels, found.get("problem_type"))
 
 
@@ -266,7 +269,7 @@ def to_config(config: BertConfig, details: Details) -> dict[str, Any]:
     }
     if kind == "albert":
         written |= {"inner_group_num": 1, "num_hidden_groups": config.layer_groups}
-    if details.labels and details.architecture in ("ForSequenceClassification", "ForTokenClassification"):
+    if details.labels and details.architecture in NAMED_CLASSES:
         written["id2label"] = {str(i): name for i, name in enumerate(details.labels)}
         written["label2id"] = {name: i for i, name in enumerate(details.labels)}
     if details.problem_type:

@@ -7,9 +7,9 @@ from typing import Literal
 from bert_jax.errors import InputError
 from bert_jax.tokenizers import base, sentencepiece, wordpiece
 from bert_jax.tokenizers.base import Encoding, Tokenizer
-from bert_jax.tokenizers.extension import Extension, extend, grow
+from bert_jax.tokenizers.extension import Extension, extend
 
-__all__ = ["Encoding", "Extension", "Tokenizer", "extend", "grow", "load", "train"]
+__all__ = ["Encoding", "Extension", "Tokenizer", "extend", "load", "train"]
 
 
 def load(folder: str | Path) -> Tokenizer:

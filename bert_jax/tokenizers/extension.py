@@ -3,10 +3,8 @@
 import heapq
 import itertools
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, NamedTuple
-
-import numpy as np
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
 
 from bert_jax.errors import InputError
 from bert_jax.tokenizers.base import Tokenizer
@@ -67,35 +65,6 @@ def extend(tokenizer: Tokenizer, texts: Iterable[str], num_pieces: int) -> tuple
     )
     made_of = tuple(tuple(tokenizer.piece_id(part) for part in merger.parts(piece)) for piece in added)
     return extended, Extension(tuple(added), made_of, counts.total(), before, after)  # type: ignore[arg-type]
-
-
-def grow(params: Mapping[str, Any], extension: Extension) -> dict[str, Any]:
-    """Gives each new piece the mean of the rows of the pieces it joins, in the embeddings and in the MLM head's bias.
-
-    Args:
-      params: {"bert": ..., HEAD: ...}; stays as it is.
-      extension: as `extend` returned it, for the tokenizer of these parameters.
-
-    Returns:
-      The parameters with NumPy arrays of len(extension.pieces) more rows; every other array is the very same.
-
-    Raises:
-      InputError: the extension is for another number of pieces.
-    """
-
-    def grown(table: Any) -> np.ndarray:
-        old = np.asarray(table)
-        if max(max(ids) for ids in extension.made_of) >= len(old):
-            raise InputError(f"the extension joins pieces beyond the {len(old)} of this model's vocabulary")
-        rows = [old[list(ids)].astype(np.float32).mean(axis=0) for ids in extension.made_of]
-        return np.concatenate([old, np.stack(rows).astype(old.dtype)])
-
-    bert = params["bert"]
-    word = {"embedding": grown(bert["embeddings"]["word"]["embedding"])}
-    result = dict(params) | {"bert": {**bert, "embeddings": {**bert["embeddings"], "word": word}}}
-    if "mlm" in params:
-        result["mlm"] = {**params["mlm"], "bias": grown(params["mlm"]["bias"])}
-    return result
 
 
 class _Merger:
