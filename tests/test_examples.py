@@ -6,13 +6,15 @@ import sys
 from pathlib import Path
 from types import SimpleNamespace
 
+import jax
 import numpy as np
 import pytest
 
-from bert_jax.config import Pretraining
+from bert_jax.config import Pretraining, preset
 from bert_jax.data.examples import PretrainingBatches
 from bert_jax.data.store import LONG_SENTENCE, TokenStore
 from bert_jax.errors import InputError
+from bert_jax.model import Bert
 
 SPECIALS = 5
 PLAIN = Pretraining(pairs="none", held_out=0.0, sequence_length=16, mask_rate=0.15)
@@ -120,6 +122,19 @@ def test_the_second_epoch_has_another_order_and_other_short_sequences():
     assert set(first) != set(second)
 
 
+def test_another_epoch_cuts_other_pieces_short():
+    store = make_store([14 * 200])
+    fields = dataclasses.replace(PLAIN, short_sequences=0.1, random_token_share=0.0)
+    made = batches(fields, [store], make_tokenizer(SPECIALS + store.num_tokens), batch_size=1)
+    cut = []
+    for epoch in range(2):
+        steps = range(epoch * made.num_examples, (epoch + 1) * made.num_examples)
+        begins = [ordinary(unmasked(made(step))[0]).min() for step in steps]
+        cut.append({begin // 14 for begin in begins if begin % 14})
+    assert len(cut[0]) == len(cut[1]) == pytest.approx(10, abs=1)
+    assert cut[0] != cut[1]
+
+
 def test_short_sequences_have_the_share_asked_for():
     store = make_store([126 * 1000])
     made = batches(
@@ -155,6 +170,26 @@ def test_packed_rows_are_full():
     assert np.mean(used) > 0.95 * PLAIN.sequence_length
 
 
+@pytest.mark.parametrize("pairs", ["none", "nsp"])
+def test_packed_sequences_give_what_they_give_alone(pairs):
+    """No attention between the documents of a row: a sequence cut out into a row of its own is encoded the same."""
+    store = make_store([5, 3, 9, 2, 4, 6, 8, 1, 7])
+    fields = dataclasses.replace(PLAIN, packing="packed", pairs=pairs, sequence_length=32)
+    packed = batches(fields, [store], make_tokenizer(SPECIALS + store.num_tokens), batch_size=2)(0)
+    assert (packed["sequence_ids"].max(axis=1) >= 2).all()
+    model = Bert(preset("bert-tiny", vocab_size=SPECIALS + store.num_tokens, max_position_embeddings=32, num_layers=1))
+    names = ("input_ids", "token_type_ids", "position_ids", "sequence_ids")
+    params = model.init(jax.random.key(0), {name: packed[name] for name in names})
+    together = model.apply(params, {name: packed[name] for name in names})
+    for row, column, sequence in sequences_of(packed):
+        columns = slice(column, column + len(sequence))
+        alone = {name: np.zeros((1, 32), np.int32) for name in names}
+        for name in names:
+            alone[name][0, : len(sequence)] = packed[name][row, columns]
+        alone["sequence_ids"] = np.minimum(alone["sequence_ids"], 1)
+        np.testing.assert_allclose(together[row, columns], model.apply(params, alone)[0, : len(sequence)], atol=1e-5)
+
+
 def test_concatenated_rows_are_one_sequence_with_separators_between_documents():
     seen = 0
     for batch in map(batches(dataclasses.replace(PLAIN, packing="concatenated")), range(20)):
@@ -187,6 +222,7 @@ def test_pair_labels_are_true_and_balanced(pairs, packing):
             if pairs == "nsp":
                 follows = b[0] == a[-1] + 1 and DOCUMENT_OF[a[-1]] == DOCUMENT_OF[b[0]]
                 assert follows if label == 0 else DOCUMENT_OF[a[0]] != DOCUMENT_OF[b[0]]
+                assert len(set(DOCUMENT_OF[a])) == len(set(DOCUMENT_OF[b])) == 1
             else:
                 assert (b[0] == a[-1] + 1) if label == 0 else (a[0] == b[-1] + 1)
                 assert len(set(DOCUMENT_OF[np.concatenate([a, b])])) == 1
@@ -211,8 +247,8 @@ def sentence_begins(store):
 
 
 def test_the_length_of_b_does_not_give_the_nsp_label_away():
-    store = make_store([400] * 200)
-    fields = dataclasses.replace(PLAIN, pairs="nsp", sequence_length=64)
+    store = make_store([122] * 400)
+    fields = dataclasses.replace(PLAIN, pairs="nsp", sequence_length=64, short_sequences=0.0)
     made = batches(fields, [store], make_tokenizer(SPECIALS + store.num_tokens), batch_size=512)
     sizes = {0: [], 1: []}
     for batch in map(made, range(10)):

@@ -135,6 +135,14 @@ def test_runs_of_n_words_are_masked_with_probability_proportional_to_1_over_n(ma
     )
 
 
+def test_no_run_of_words_reaches_over_a_special_token():
+    ids = np.tile(np.array([2, 10, 3, 11, 3, FIRST_CONTINUATION, 3], np.int32), (4000, 1))
+    # Room for one token: what hung together over a [SEP] would be too long and less often masked than the rest.
+    _, out = mask(ids, np.full(4000, 7), mask_unit="ngram")
+    often = chosen_mask(ids.shape, out).mean(axis=0)
+    np.testing.assert_allclose(often[[1, 3, 5]], 1 / 3, atol=0.03)
+
+
 def test_a_rate_beyond_what_can_be_masked_masks_all_of_it():
     used = np.full(4, 16)
     ids = rows_of_tokens(4, 16, used)
