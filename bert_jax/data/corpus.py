@@ -286,11 +286,13 @@ def sentences(text: str) -> list[str]:
 def _cut(sentence: str) -> list[str]:
     """Cuts a sentence between words so that no part is too long; an empty one has no part."""
     parts = []
-    while len(sentence) > MAX_SENTENCE_CHARACTERS:
-        at = sentence.rfind(" ", 1, MAX_SENTENCE_CHARACTERS) + 1 or MAX_SENTENCE_CHARACTERS
-        parts.append(sentence[:at].rstrip())
-        sentence = sentence[at:].lstrip()
-    return [*parts, sentence] if sentence else parts
+    start = 0
+    while len(sentence) - start > MAX_SENTENCE_CHARACTERS:
+        end = sentence.rfind(" ", start + 1, start + MAX_SENTENCE_CHARACTERS) + 1 or start + MAX_SENTENCE_CHARACTERS
+        parts.append(sentence[start:end].rstrip())
+        start = end
+    parts.append(sentence[start:])
+    return [part for part in parts if part]
 
 
 def _unwrap(text: str) -> str:
