@@ -246,6 +246,10 @@ class Optimizer:
     epsilon: float = 1e-6  # added to the root of the second moment
     bias_correction: bool = True  # False is Google's original BERT
     max_grad_norm: float = 1.0  # gradients are scaled down to this global norm; 0 = never
+    frozen_layers: int | None = None  # so many of the lowest layers, and the embeddings, stay as they are; None = none
+    head_only: bool = False  # the whole encoder stays as it is
+    layer_decay: float = 1.0  # learning rate of each layer over that of the one above it, from the head's down
+    unfreeze_share: float = 0.0  # gradual unfreezing: one layer more, from the top, after each such share of the steps
 
 
 @dataclass(frozen=True)
@@ -256,6 +260,7 @@ class Experiment:
     model: BertConfig | None = None  # None = that of init_from
     tokenizer: str | None = None  # its folder; None = that of init_from, or the one the token store was made with
     init_from: str | None = None  # SOURCE of the first weights: workdir, checkpoint or hf:org/name; None = random
+    reinit_layers: int = 0  # so many of the top layers of init_from, and its pooler, start from random weights again
     optimizer: Optimizer = field(default_factory=Optimizer)  # how the weights move
     batch_size: int = 32  # rows in a step, over all devices
     steps: int = 0  # training steps; 0 = as many as `epochs` needs

@@ -1,10 +1,14 @@
-"""How weights move: the learning rate over time, AdamW with BERT's details, and which weights decay."""
+"""How weights move: the learning rate over time and depth, AdamW with BERT's details, what decays, what is frozen."""
+
+from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
 
-from bert_jax.config import Optimizer
+from bert_jax.config import BertConfig, Optimizer
+from bert_jax.errors import InputError
 
 
 def learning_rate(fields: Optimizer, steps: int) -> optax.Schedule:
@@ -48,15 +52,108 @@ def scale_by_uncorrected_adam(b1: float, b2: float, epsilon: float) -> optax.Gra
     return optax.GradientTransformation(init, update)
 
 
-def make(fields: Optimizer, steps: int) -> optax.GradientTransformation:
-    """Returns AdamW over `steps` steps: clip the global norm, Adam, decay, learning rate.
+def depths(params: optax.Params, config: BertConfig) -> optax.Params:
+    """Returns how high in the model each parameter stands: 0 embeddings, k layer k, num_layers + 1 pooler and heads.
+
+    A block that several layers share stands as high as the last of them.
+    """
+    above = config.num_layers + 1
+    last_use = {f"blocks_{config.group(layer)}": layer + 1 for layer in range(config.num_layers)}
+
+    def depth(path: Any, _: Any) -> int:
+        if path[0].key != "bert":
+            return above
+        return 0 if path[1].key == "embeddings" else last_use.get(path[1].key, above)
+
+    return jax.tree.map_with_path(depth, params)
+
+
+def frozen(params: optax.Params, fields: Optimizer, config: BertConfig) -> optax.Params:
+    """Returns which parameters stay as they are: a bool for each.
+
+    Raises:
+      InputError: `frozen_layers` is out of range, or parts layers that share their weights.
+    """
+    count = fields.frozen_layers
+    if fields.head_only:
+        return jax.tree.map_with_path(lambda path, _: path[0].key == "bert", params)
+    if count is None:
+        return jax.tree.map(lambda _: False, params)
+    if not 0 <= count <= config.num_layers:
+        raise InputError(f"optimizer.frozen_layers: {count} must lie between 0 and the model's {config.num_layers}")
+    check_apart(count, config, "optimizer.frozen_layers")
+    return jax.tree.map(lambda depth: depth <= count, depths(params, config))
+
+
+def check_apart(count: int, config: BertConfig, field: str) -> None:
+    """Raises InputError where the `count` lowest layers share weights with the next one."""
+    if 0 < count < config.num_layers and config.group(count - 1) == config.group(count):
+        raise InputError(
+            f"{field}: layers {count} and {count + 1} share their weights; choose 0, {config.num_layers} or where a "
+            f"group of the model's {config.layer_groups} ends"
+        )
+
+
+def hold(loss_fn: Callable, held: optax.Params) -> Callable:
+    """Returns `loss_fn` with the parameters marked in `held` taken as constants, so that no gradient is computed there.
+
+    Nothing below the lowest parameter that learns is then part of the backward pass.
+    """
+
+    def constant(params: optax.Params) -> optax.Params:
+        return jax.tree.map(lambda x, stays: jax.lax.stop_gradient(x) if stays else x, params, held)
+
+    return lambda params, *args: loss_fn(constant(params), *args)
+
+
+def scale_by_depth(fields: Optimizer, steps: int, config: BertConfig) -> optax.GradientTransformation:
+    """Scales updates by `layer_decay` for each layer further down, and to 0 before a layer's turn to thaw.
+
+    A layer's moments are collected from the first step on, so that it does not begin with Adam's first large steps.
+
+    Source: Howard & Ruder 2018, "Universal language model fine-tuning", sections 3.2 and 3.3.
+    """
+    above = config.num_layers + 1
+    if fields.unfreeze_share * above > 1:
+        raise InputError(
+            f"optimizer.unfreeze_share: with {fields.unfreeze_share} the embeddings would never learn; choose at most "
+            f"1 / (num_layers + 1) = {1 / above:.3g}"
+        )
+
+    def update(updates, state, params=None):
+        def scaled(u, depth):
+            thawed = state.count >= round((above - depth) * fields.unfreeze_share * steps)
+            return u * (fields.layer_decay ** (above - depth) * thawed).astype(u.dtype)
+
+        updates = jax.tree.map(scaled, updates, depths(updates, config))
+        return updates, optax.ScaleByScheduleState(count=optax.safe_increment(state.count))
+
+    return optax.GradientTransformation(lambda params: optax.ScaleByScheduleState(jnp.zeros([], jnp.int32)), update)
+
+
+def make(fields: Optimizer, steps: int, config: BertConfig | None = None) -> optax.GradientTransformation:
+    """Returns AdamW over `steps` steps: clip the global norm, Adam, decay, depth, learning rate.
+
+    What is frozen has no moments and does not count in the norm.
+
+    Args:
+      config: the model's, needed where `fields` treat its layers differently.
 
     Source: Devlin et al. 2019, appendix A.2, and Loshchilov & Hutter 2019 for the decoupled decay.
     """
     adam = optax.scale_by_adam if fields.bias_correction else scale_by_uncorrected_adam
-    return optax.chain(
+    depth = optax.identity()
+    if fields.layer_decay != 1 or fields.unfreeze_share > 0:
+        assert config is not None
+        depth = scale_by_depth(fields, steps, config)
+    whole = optax.chain(
         optax.clip_by_global_norm(fields.max_grad_norm) if fields.max_grad_norm else optax.identity(),
         adam(fields.b1, fields.b2, fields.epsilon),
         optax.add_decayed_weights(fields.weight_decay, decay_mask),
+        depth,
         optax.scale_by_learning_rate(learning_rate(fields, steps)),
     )
+    if fields.frozen_layers is None and not fields.head_only:
+        return whole
+    assert config is not None
+    return optax.partition({False: whole, True: optax.set_to_zero()}, lambda params: frozen(params, fields, config))

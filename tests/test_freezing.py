@@ -1,0 +1,166 @@
+"""How much is trained: frozen layers are untouched and cost no backward pass; layers below learn slower, or later."""
+
+from dataclasses import replace
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from bert_jax import optimizer, pretrained
+from bert_jax.config import BertConfig, Optimizer
+from bert_jax.errors import InputError
+from bert_jax.losses import Mean, Outcome
+from bert_jax.train import TrainState, train_step
+
+MODEL = BertConfig(num_layers=4)
+SHARED = replace(MODEL, num_layer_groups=2)
+FIELDS = Optimizer(learning_rate=0.01, warmup_share=0.0, schedule="constant")
+WIDTH = 32
+
+
+def stack(config):
+    """Parameters named as BERT's, each part a single matrix: the parts' order is all that matters here."""
+    blocks = [f"blocks_{group}" for group in range(config.layer_groups)]
+    names = ["embeddings", *blocks, "pooler", "sequence"]
+    keys = jax.random.split(jax.random.key(0), len(names))
+    matrices = {
+        name: {"kernel": jax.random.normal(key, (WIDTH, WIDTH)) / 6} for name, key in zip(names, keys, strict=True)
+    }
+    return {"sequence": matrices.pop("sequence"), "bert": matrices}
+
+
+def loss_fn(params, x, key, config=MODEL):
+    bert = params["bert"]
+    layers = [bert[f"blocks_{config.group(layer)}"] for layer in range(config.num_layers)]
+    for part in [bert["embeddings"], *layers, bert["pooler"]]:
+        x = jnp.tanh(x @ part["kernel"])
+    x = x @ params["sequence"]["kernel"]
+    return Outcome({"loss": Mean(jnp.sum(x**2), jnp.float32(x.size))}, {}, {})
+
+
+def batch():
+    x = np.random.default_rng(0).normal(size=(64, WIDTH)).astype(np.float32)
+    return {"x": x, "sequence_ids": np.ones((64, 1), np.int32)}
+
+
+def trained(fields, steps=3, config=MODEL):
+    """Returns the parameters before, the updates' sizes of each step, the state after some steps, and the step."""
+    params = stack(config)
+    transformation = optimizer.make(fields, steps, config)
+    state = TrainState(jnp.int32(0), params, transformation.init(params), jax.random.key(1), transformation)
+
+    def of_batch(params, batch, key):
+        return loss_fn(params, batch["x"], key, config)
+
+    held = optimizer.hold(of_batch, optimizer.frozen(params, fields, config))
+    step = jax.jit(partial(train_step, loss_fn=held))
+    moves = []
+    for _ in range(steps):
+        before = state.params
+        state, _ = step(state, batch())
+        moves.append(jax.tree.map(lambda a, b: float(np.abs(a - b).max()), state.params, before))
+    return params, moves, state, step
+
+
+def parts(tree):
+    """Splits a tree of parameters into its parts by name: embeddings, blocks_0, ..., pooler, sequence."""
+    return tree["bert"] | {"sequence": tree["sequence"]}
+
+
+def moved(tree):
+    return {name for name, part in parts(tree).items() if any(x != 0 for x in jax.tree.leaves(part))}
+
+
+EVERYTHING = {"embeddings", "blocks_0", "blocks_1", "blocks_2", "blocks_3", "pooler", "sequence"}
+
+
+@pytest.mark.parametrize(
+    ("changes", "still"),
+    [
+        ({}, set()),
+        ({"frozen_layers": 0}, {"embeddings"}),
+        ({"frozen_layers": 2}, {"embeddings", "blocks_0", "blocks_1"}),
+        ({"frozen_layers": 4}, {"embeddings", "blocks_0", "blocks_1", "blocks_2", "blocks_3"}),
+        ({"head_only": True}, EVERYTHING - {"sequence"}),
+    ],
+)
+def test_what_is_frozen_stays_bit_for_bit_and_has_no_moments(changes, still):
+    before, moves, state, _ = trained(replace(FIELDS, **changes))
+    assert all(moved(move) == EVERYTHING - still for move in moves)
+    for name in still:
+        jax.tree.map(np.testing.assert_array_equal, parts(state.params)[name], parts(before)[name])
+    size = sum(x.size for name, part in parts(before).items() if name not in still for x in jax.tree.leaves(part))
+    moments = sum(x.size for x in jax.tree.leaves(state.opt_state) if x.ndim)
+    assert moments == 2 * size
+
+
+def test_freezing_the_lower_half_takes_its_backward_pass_away():
+    def operations(**changes):
+        _, _, state, step = trained(replace(FIELDS, **changes), steps=1)
+        return step.lower(state, batch()).compile().cost_analysis()["flops"]
+
+    # Forward costs 1 matrix product for each of the 7 parts, backward 1 for its weights and 1 for its input.
+    unit = operations() / 20
+    assert operations(frozen_layers=2) == pytest.approx(unit * (20 - 6), rel=0.1)
+    assert operations(head_only=True) == pytest.approx(unit * (7 + 1), rel=0.1)
+
+
+def test_the_norm_that_is_clipped_is_that_of_what_learns():
+    fields = replace(FIELDS, head_only=True, max_grad_norm=0.03, b1=0.0, b2=0.0, epsilon=1.0, weight_decay=0.0)
+    before, _, state, _ = trained(fields, steps=1)
+    head = jax.grad(lambda p: loss_fn(p, batch()["x"], None).losses["loss"].sum / (64 * WIDTH))(before)["sequence"]
+    norm = np.sqrt(sum(float((x**2).sum()) for x in jax.tree.leaves(head)))
+    assert norm > 0.03
+    for new, old, grad in zip(*map(jax.tree.leaves, (state.params["sequence"], before["sequence"], head)), strict=True):
+        g = grad * 0.03 / norm
+        np.testing.assert_allclose(old - new, 0.01 * g / (np.abs(g) + 1), atol=1e-7)
+
+
+def test_each_layer_learns_slower_than_the_one_above_it():
+    # The first update of Adam is the learning rate everywhere, whatever the gradient.
+    fields = replace(FIELDS, layer_decay=0.5, epsilon=1e-12, weight_decay=0.0)
+    _, moves, _, _ = trained(fields, steps=1)
+    found = {name: max(jax.tree.leaves(part)) for name, part in parts(moves[0]).items()}
+    heights = {"sequence": 0, "pooler": 0, "blocks_3": 1, "blocks_2": 2, "blocks_1": 3, "blocks_0": 4, "embeddings": 5}
+    assert found == pytest.approx({name: 0.01 * 0.5**n for name, n in heights.items()}, rel=1e-3)
+
+
+def test_layers_thaw_one_after_another_from_the_top():
+    _, moves, _, _ = trained(replace(FIELDS, unfreeze_share=0.2), steps=10)
+    order = ["blocks_3", "blocks_2", "blocks_1", "blocks_0", "embeddings"]
+    for step, move in enumerate(moves):
+        assert moved(move) == {"sequence", "pooler", *order[: step // 2]}
+
+
+def test_a_shared_block_stands_as_high_as_its_last_use():
+    params = stack(SHARED)
+    found = {name: jax.tree.leaves(part)[0] for name, part in parts(optimizer.depths(params, SHARED)).items()}
+    assert found == {"embeddings": 0, "blocks_0": 2, "blocks_1": 4, "pooler": 5, "sequence": 5}
+    held = optimizer.frozen(params, replace(FIELDS, frozen_layers=2), SHARED)
+    assert moved(held) == {"embeddings", "blocks_0"}
+    with pytest.raises(InputError, match="frozen_layers: layers 1 and 2 share their weights"):
+        optimizer.frozen(params, replace(FIELDS, frozen_layers=1), SHARED)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"frozen_layers": 5}, "frozen_layers: 5 must lie between 0 and the model's 4"),
+        ({"unfreeze_share": 0.21}, "unfreeze_share: with 0.21 the embeddings would never learn; choose at most"),
+    ],
+)
+def test_choices_that_cannot_be_are_named(changes, message):
+    with pytest.raises(InputError, match=message):
+        trained(replace(FIELDS, **changes))
+
+
+def test_the_top_layers_and_the_pooler_can_start_anew():
+    assert pretrained.top_layers(MODEL, 0) == []
+    assert pretrained.top_layers(MODEL, 2) == ["bert/pooler", "bert/blocks_2", "bert/blocks_3"]
+    assert pretrained.top_layers(SHARED, 2) == ["bert/pooler", "bert/blocks_1"]
+    with pytest.raises(InputError, match="reinit_layers: layers 1 and 2 share their weights"):
+        pretrained.top_layers(SHARED, 3)
+    with pytest.raises(InputError, match="reinit_layers: 5 must lie between 0 and the model's 4"):
+        pretrained.top_layers(MODEL, 5)
