@@ -72,8 +72,8 @@ class Checkpoints:
             whole = [int(path.name) for path in self._folder.glob("*") if path.name.isdecimal()]
             on = f"from step {max(whole)}, the last one saved" if whole else "from the start, for none was saved yet"
             raise InputError(
-                f"{self._folder}: a checkpoint could not be written: {str(error).strip().splitlines()[-1]}; make room or "
-                f"mend the disk, and give the same command again: it goes on {on}"
+                f"{self._folder}: a checkpoint could not be written: {str(error).strip().splitlines()[-1]}; make room "
+                f"or mend the disk, and give the same command again: it goes on {on}"
             ) from error
 
 

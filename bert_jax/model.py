@@ -10,6 +10,7 @@ from collections.abc import Mapping
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
+from flax.linen.spmd import with_logical_constraint
 
 from bert_jax.config import BertConfig
 
@@ -55,7 +56,7 @@ def layer_norm(config: BertConfig, name: str) -> nn.LayerNorm:
 
 def by_rows(x: jax.Array) -> jax.Array:
     """Says that activations [B, ...] are split among devices by their rows; nothing where they are not split at all."""
-    return nn.with_logical_constraint(x, ("rows",) + (None,) * (x.ndim - 1))
+    return with_logical_constraint(x, ("rows",) + (None,) * (x.ndim - 1))
 
 
 class Embeddings(nn.Module):

@@ -4,9 +4,11 @@ import signal
 import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 from types import FrameType
 from typing import Any
 
+import jax
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bar
 
@@ -32,8 +34,37 @@ class Stop:
 
     def _request(self, number: int, frame: FrameType | None) -> None:
         self.requested = True
-        signal.signal(number, self._before[number])
+        signal.signal(number, signal.SIG_DFL)
         print("Finishing this step, then saving; once more to end at once", file=sys.stderr)
+
+
+class Trace:
+    """A trace by `jax.profiler` of the steps from `steps[0]` to `steps[1]`, in `folder`/profile; of none for None."""
+
+    def __init__(self, folder: Path, steps: tuple[int, int] | None):
+        self._folder = folder / "profile"
+        self._first, self._last = steps or (1, 0)
+        self._running = False
+
+    def __enter__(self) -> "Trace":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._running:
+            jax.profiler.stop_trace()
+
+    def before(self, step: int) -> None:
+        """Begins the trace if `step`, which is about to be taken, is in it."""
+        if not self._running and self._first <= step <= self._last:
+            self._running = True
+            jax.profiler.start_trace(str(self._folder))
+
+    def after(self, step: int, state: Any) -> None:
+        """Ends the trace if `step`, which led to `state`, is its last."""
+        if self._running and step >= self._last:
+            jax.block_until_ready(state)
+            jax.profiler.stop_trace()
+            self._running = False
 
 
 class Progress:
@@ -43,7 +74,7 @@ class Progress:
         self._say = say
         self._steps = steps
         self._lap_began = time.monotonic()
-        self._tokens = self._slots = 0
+        self._tokens = self._slots = self._flops = 0
         self._busy = 0.0
         self._text = ""
         columns = (
@@ -66,10 +97,11 @@ class Progress:
         if self._bar:
             self._bar.stop()
 
-    def advance(self, step: int, tokens: int, slots: int) -> None:
-        """Notes that `step` is done, with so many tokens in so many positions."""
+    def advance(self, step: int, tokens: int, slots: int, flops: int) -> None:
+        """Notes that `step` is done, with so many tokens in so many positions and so many operations."""
         self._tokens += tokens
         self._slots += slots
+        self._flops += flops
         if self._bar:
             self._bar.update(self._task, completed=step, text=self._text or "training")
 
@@ -80,13 +112,18 @@ class Progress:
         self._busy += seconds
         return seconds
 
-    def speed(self) -> dict[str, float]:
-        """Throughput since the last call: real tokens a second, and the share of positions that were padding."""
+    def speed(self, peak_flops: float) -> dict[str, float]:
+        """Throughput since the last call: real tokens a second, the share of positions that were padding, and MFU.
+
+        MFU, model FLOPs utilization, is the share of `peak_flops` (a second) that `flops.training_step` accounts for.
+        """
+        busy = max(self._busy, 1e-9)
         speed = {
-            "tokens_per_second": round(self._tokens / max(self._busy, 1e-9), 1),
+            "tokens_per_second": round(self._tokens / busy, 1),
             "padding_share": round(1 - self._tokens / max(self._slots, 1), 4),
+            "mfu": round(self._flops / busy / peak_flops, 4),
         }
-        self._tokens = self._slots = 0
+        self._tokens = self._slots = self._flops = 0
         self._busy = 0.0
         self._text = f"{speed['tokens_per_second']:,.0f} tokens/s, {speed['padding_share']:.0%} padding"
         return speed

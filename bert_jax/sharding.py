@@ -1,15 +1,20 @@
 """The only file that knows about devices: wraps the one training step, and evaluation, for however many there are."""
 
-from collections.abc import Callable
-from functools import partial
+import resource
+import sys
+import time
+from collections.abc import Callable, Sequence
+from functools import cached_property, partial
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
+from bert_jax import flops
 from bert_jax.errors import InputError
 from bert_jax.losses import Outcome
 
@@ -62,6 +67,19 @@ def evaluate_step(params: Any, batch: dict[str, jax.Array], *, loss_fn: Callable
     return (outcome.losses, outcome.metrics), outcome.predictions
 
 
+def _measured_flops(size: int = 1024) -> float:
+    """Operations a second of a float32 matrix product on the first device: the best of five."""
+    x = jnp.ones((size, size), jnp.float32)
+    multiply = jax.jit(jnp.matmul)
+    multiply(x, x).block_until_ready()
+    seconds = []
+    for _ in range(5):
+        began = time.perf_counter()
+        multiply(x, x).block_until_ready()
+        seconds.append(time.perf_counter() - began)
+    return 2 * size**3 / min(seconds)
+
+
 class Devices:
     """How a run uses its devices, of this host and of all others.
 
@@ -75,18 +93,20 @@ class Devices:
     Args:
       batch_size: rows of a batch over all devices of all hosts.
       fsdp: with `mesh`, over how many devices parameters are split; 0 = all.
+      devices: those to use; None = all of all hosts.
 
     Raises:
       InputError: the devices cannot share the batch, or `fsdp` does not divide their number.
     """
 
-    def __init__(self, sharding: str, batch_size: int, fsdp: int = 0):
+    def __init__(self, sharding: str, batch_size: int, fsdp: int = 0, devices: Sequence[jax.Device] | None = None):
         # Hosts in order, and the devices of each together: the rows that a host makes are then those of its devices.
-        devices = sorted(jax.devices(), key=lambda device: (device.process_index, device.id))
+        devices = sorted(devices or jax.devices(), key=lambda device: (device.process_index, device.id))
         if sharding == "single":
             devices = jax.local_devices()[:1]
         self.count = len(devices)
-        self.host, self.hosts = (0, 1) if sharding == "single" else (jax.process_index(), jax.process_count())
+        self.host = 0 if sharding == "single" else jax.process_index()
+        self.hosts = 1 if sharding == "single" else jax.process_count()
         self.pmap = sharding == "pmap" or (sharding == "auto" and self.count > 1)
         fsdp = (fsdp or self.count) if sharding == "mesh" else 1
         if self.count % fsdp:
@@ -122,13 +142,37 @@ class Devices:
         """Whether any host wishes it; with several hosts all must ask, and wait for each other."""
         return wish if self.hosts == 1 else bool(multihost_utils.process_allgather(np.asarray(wish)).any())
 
+    def describe(self) -> dict[str, Any]:
+        """How many devices of which kind, on how many hosts, used in which way; for the record."""
+        way = "pmap" if self.pmap else " x ".join(f"{name} {size}" for name, size in self.mesh.shape.items())
+        kind = self.mesh.devices.flat[0].device_kind
+        return {"kind": kind, "count": self.count, "hosts": self.hosts, "sharding": way}
+
+    @cached_property
+    def peak_flops(self) -> float:
+        """Floating-point operations a second of all devices: of known accelerators in bfloat16, else as measured.
+
+        CPU "devices" share one processor, so there the machine is measured once, with a matrix product in float32.
+        """
+        known = flops.accelerator(self.mesh.devices.flat[0].device_kind)
+        return known.flops * self.count if known else self.hosts * _measured_flops()
+
+    def memory(self) -> int | None:
+        """Most bytes that any device of this host has had in use; on CPU the process's; None where none can tell."""
+        devices = [device for device in self.mesh.devices.flat if device.process_index == jax.process_index()]
+        if devices[0].platform == "cpu":
+            unit = 1 if sys.platform == "darwin" else 1024
+            return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+        stats = [device.memory_stats() for device in devices]
+        return max((peaks["peak_bytes_in_use"] for peaks in stats if peaks), default=None)
+
     def train_step(self, step: Callable, **options: Any) -> Callable:
         """Wraps `step(state, batch, **options)` for batches of this host's rows; the given state's memory is reused."""
         compiled = self.compile_train_step(step, **options)
         return lambda state, batch: self._call(compiled, state, batch)
 
     def evaluate_step(self, loss_fn: Callable) -> Callable:
-        """Wraps `evaluate_step` to (params, batch of this host's rows) -> (sums, predictions of all rows)."""
+        """Wraps `evaluate_step` to (params, batch of all rows) -> (sums, predictions of all rows)."""
         if self.pmap:
 
             def mapped(params: Any, batch: Any) -> Any:
@@ -144,7 +188,13 @@ class Devices:
                     return self._constrain(evaluate_step(params, batch, loss_fn=loss_fn), lambda x: REPLICATED)
 
             compiled = jax.jit(meshed)
-        return lambda params, batch: self._call(compiled, params, batch)
+
+        def call(params: Any, batch: Arrays) -> Any:
+            rows = len(batch["input_ids"]) // self.hosts
+            mine = {name: x[self.host * rows : (self.host + 1) * rows] for name, x in batch.items()}
+            return self._call(compiled, params, mine)
+
+        return call
 
     def compile_train_step(self, step: Callable, **options: Any) -> Any:
         """The function behind `train_step`, of a state and a batch in their places; it can also be lowered."""

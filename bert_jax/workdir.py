@@ -3,9 +3,14 @@
 import fcntl
 import json
 import os
+import platform
+import shutil
+import subprocess
+from importlib import metadata
 from pathlib import Path
 from typing import Any, TextIO
 
+import numpy as np
 from tensorboardX import SummaryWriter
 
 from bert_jax import checkpoint
@@ -21,20 +26,55 @@ def write_json(path: Path, value: Any) -> None:
     os.replace(partial, path)
 
 
+LIBRARIES = ("bert_jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy", "tokenizers")
+
+
+def environment() -> dict[str, Any]:
+    """What computes: versions of Python and of the libraries, and the package's git revision where there is one."""
+    versions = {name: metadata.version(name) for name in LIBRARIES}
+    return {"python": platform.python_version(), "libraries": versions, "git": git_revision(Path(__file__).parent)}
+
+
+def git_revision(folder: Path) -> str | None:
+    """The commit that `folder` is checked out at, and "+changes" where files differ; None where git knows it not."""
+
+    def git(*args: str) -> str:
+        done = subprocess.run(["git", "-C", str(folder), *args], capture_output=True, text=True, timeout=20, check=True)
+        return done.stdout.strip()
+
+    try:
+        git("ls-files", "--error-unmatch", "__init__.py")  # a folder may lie in a repository that ignores it
+        return git("rev-parse", "HEAD") + ("+changes" if git("status", "--porcelain", "-uno", ".") else "")
+    except (OSError, subprocess.SubprocessError):
+        return None
+
+
 class Workdir:
     """The folder of one run, locked against a second process while it is open.
+
+    Args:
+      path: the folder; made where it is missing.
+      writes: False on every host but the first: nothing is then locked or written.
 
     Raises:
       InputError: the folder cannot be made, or another process trains there.
     """
 
-    def __init__(self, path: Path):
+    def __init__(self, path: Path, writes: bool = True):
         self.path = path
+        self._writes = writes
+        self._lock: TextIO | None = None
+        self._board: SummaryWriter | None = None
         self.tokenizer = path / "tokenizer"
         self.checkpoints = path / "checkpoints"
+        if writes:
+            self._take_lock()
+
+    def _take_lock(self) -> None:
+        path = self.path
         try:
             path.mkdir(parents=True, exist_ok=True)
-            self._lock: TextIO = open(path / ".lock", "w")  # noqa: SIM115
+            self._lock = open(path / ".lock", "w")  # noqa: SIM115
         except OSError as error:
             raise InputError(f"{path}: cannot be used as a workdir: {error.strerror}") from None
         try:
@@ -44,7 +84,6 @@ class Workdir:
             raise InputError(
                 f"{path}: another process is training there; wait for it or use another --workdir"
             ) from None
-        self._board: SummaryWriter | None = None
 
     def __enter__(self) -> "Workdir":
         return self
@@ -52,7 +91,8 @@ class Workdir:
     def __exit__(self, *_: object) -> None:
         if self._board is not None:
             self._board.close()
-        self._lock.close()
+        if self._lock is not None:
+            self._lock.close()
 
     def latest_step(self) -> int | None:
         """The step of the newest whole checkpoint, None where there is none."""
@@ -72,11 +112,30 @@ class Workdir:
             if found:
                 listed = "; ".join(f"{name} is {was!r} there and {now!r} here" for name, (was, now) in found.items())
                 raise InputError(f"{self.path}: holds another experiment: {listed}; use another --workdir")
-        tokenizer.save(self.tokenizer)
+        if not self._writes:
+            return
+        if not self.tokenizer.exists():
+            partial = self.tokenizer.with_name("tokenizer.partial")
+            shutil.rmtree(partial, ignore_errors=True)
+            tokenizer.save(partial)
+            os.replace(partial, self.tokenizer)
         write_json(path, new)
 
-    def rewind(self, step: int) -> None:
-        """Drops every line of figures that was written after `step`, whole or not."""
+    def record_environment(self, step: int, devices: dict[str, Any]) -> None:
+        """Adds to environment.json what computes from `step` on, unless it is what computed before."""
+        if not self._writes:
+            return
+        path = self.path / "environment.json"
+        history = json.loads(path.read_text()) if path.exists() else []
+        now = {**environment(), "devices": devices}
+        if not history or {**history[-1], "from_step": 0} != {"from_step": 0, **now}:
+            write_json(path, [*history, {"from_step": step, **now}])
+
+    def rewind(self, step: int, evaluated: int) -> None:
+        """Drops every line of figures, whole or not, written after `step`, and evaluations after step `evaluated`."""
+        if not self._writes:
+            return
+        until = {"eval": evaluated}
         for name in ("metrics.jsonl", "speed.jsonl"):
             path = self.path / name
             if not path.exists():
@@ -84,7 +143,8 @@ class Workdir:
             kept = []
             for line in path.read_text().splitlines():
                 try:
-                    if json.loads(line)["step"] <= step:
+                    figures = json.loads(line)
+                    if figures["step"] <= until.get(figures.get("split"), step):
                         kept.append(line + "\n")
                 except (json.JSONDecodeError, KeyError):
                     break  # the line that a crash cut short
@@ -105,7 +165,16 @@ class Workdir:
 
     def write_result(self, result: dict[str, Any]) -> None:
         """Replaces result.json."""
-        write_json(self.path / "result.json", result)
+        if self._writes:
+            write_json(self.path / "result.json", result)
+
+    def write_batch(self, step: int, batch: dict[str, np.ndarray]) -> Path:
+        """Keeps a batch that could not be learned from; `numpy.load` reads it."""
+        path = self.path / f"batch_of_step_{step}.npz"
+        if self._writes:
+            with open(path, "wb") as file:
+                np.savez(file, allow_pickle=False, **batch)
+        return path
 
     def result(self) -> dict[str, Any] | None:
         """What result.json holds, None where there is none."""
@@ -113,8 +182,9 @@ class Workdir:
         return json.loads(path.read_text()) if path.exists() else None
 
     def _append(self, name: str, line: dict[str, Any]) -> None:
-        with open(self.path / name, "a") as file:
-            file.write(json.dumps(line) + "\n")
+        if self._writes:
+            with open(self.path / name, "a") as file:
+                file.write(json.dumps(line) + "\n")
 
     def _show(self, step: int, group: str, figures: dict[str, float]) -> None:
         if self._board is not None:

@@ -20,7 +20,8 @@ ALLOWED = {
     "interop": {"config"},
     "tasks": {"config", "heads", "losses", "metrics", "model", "data", "tokenizers"},
     "optimizer": {"config"},
-    "sharding": {"losses"},
+    "flops": {"config"},
+    "sharding": {"losses", "flops"},
     "checkpoint": set(),
     "pretrained": {"config", "checkpoint", "interop", "tokenizers"},
     "workdir": {"config", "checkpoint", "tokenizers"},
@@ -28,7 +29,7 @@ ALLOWED = {
     "evaluate": {"tasks", "sharding", "data", "losses"},
     "train": {
         "config", "optimizer", "sharding", "checkpoint", "pretrained", "tasks", "data", "evaluate", "losses",
-        "tokenizers", "workdir", "progress",
+        "tokenizers", "workdir", "progress", "flops",
     },
     "predict": {
         "config", "pretrained", "tasks", "data", "evaluate", "heads", "model", "sharding", "tokenizers", "workdir",

@@ -157,6 +157,7 @@ class RowBatches:
       max_length: tokens in a row.
       packing: in training, several examples share a row: as many examples in fewer rows.
       multiple: with packing, the number of rows is a multiple of it.
+      host, hosts: of `hosts`, this one makes the rows of its part of each batch.
     """
 
     def __init__(
@@ -169,6 +170,8 @@ class RowBatches:
         seed: int | None = None,
         packing: bool = False,
         multiple: int = 1,
+        host: int = 0,
+        hosts: int = 1,
     ):
         self.features = features
         self.table = table
@@ -178,6 +181,7 @@ class RowBatches:
         self._max_length = max_length
         self._packing = packing and seed is not None
         self._multiple = multiple
+        self._host, self._hosts = host, hosts
         self._by_length = np.argsort(features.lengths, kind="stable") if seed is None else None
         # Kept for a few epochs, since every batch of an epoch asks for the same.
         self._order = lru_cache(maxsize=2)(
@@ -198,10 +202,15 @@ class RowBatches:
 
     def __call__(self, step: int) -> Arrays:
         rows = self.rows(step)
-        if self._packing:
-            return packed(self.features, rows, self._max_length, self._multiple)
+        if self._packing:  # which row an example is in depends on all of them
+            whole = packed(self.features, rows, self._max_length, self._multiple)
+            return {name: self._mine(array) for name, array in whole.items()}
         longest = int(self.features.lengths[rows[rows >= 0]].max(initial=1))
-        return padded(self.features, rows, width(longest, self._max_length))
+        return padded(self.features, self._mine(rows), width(longest, self._max_length))
+
+    def _mine(self, rows: np.ndarray) -> np.ndarray:
+        count = len(rows) // self._hosts
+        return rows[self._host * count : (self._host + 1) * count]
 
 
 @dataclass(frozen=True)

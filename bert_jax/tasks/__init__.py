@@ -50,8 +50,13 @@ class Task(Protocol):
         """Fills in what only the training data can tell (label names), so that experiment.json holds it."""
         ...
 
-    def train_batches(self, *, batch_size: int, steps: int, seed: int, multiple: int = 1) -> Batches:
-        """Batches to learn from; where rows are packed, their number is a multiple of `multiple`."""
+    def train_batches(
+        self, *, batch_size: int, steps: int, seed: int, multiple: int = 1, host: int = 0, hosts: int = 1
+    ) -> Batches:
+        """Batches to learn from, of which host number `host` of `hosts` gets its rows.
+
+        `batch_size` counts those of all hosts. Where rows are packed, their number is a multiple of `multiple`.
+        """
         ...
 
     def eval_batches(self, *, batch_size: int, data: str | None = None) -> Batches | None:

@@ -37,8 +37,10 @@ class PretrainingTask:
         stores = [TokenStore.open(Path(store)) for store in self.fields.stores]
         return PretrainingBatches(self.fields, stores, self.tokenizer, **options)
 
-    def train_batches(self, *, batch_size: int, steps: int, seed: int, multiple: int = 1) -> PretrainingBatches:
-        return self._batches(batch_size=batch_size, steps=steps, seed=seed, split="train")
+    def train_batches(
+        self, *, batch_size: int, steps: int, seed: int, multiple: int = 1, host: int = 0, hosts: int = 1
+    ) -> PretrainingBatches:
+        return self._batches(batch_size=batch_size, steps=steps, seed=seed, split="train", host=host, hosts=hosts)
 
     def eval_batches(self, *, batch_size: int, data: str | None = None) -> PretrainingBatches | None:
         if data is None and not self.fields.held_out:

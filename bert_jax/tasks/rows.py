@@ -42,7 +42,9 @@ class RowTask:
         """
         raise NotImplementedError
 
-    def train_batches(self, *, batch_size: int, steps: int, seed: int, multiple: int = 1) -> RowBatches:
+    def train_batches(
+        self, *, batch_size: int, steps: int, seed: int, multiple: int = 1, host: int = 0, hosts: int = 1
+    ) -> RowBatches:
         rows = training_rows(self.fields)
         if self.fields.limit is not None:
             chosen = np.random.default_rng([seed, len(rows)]).permutation(len(rows))[: self.fields.limit]
@@ -56,6 +58,8 @@ class RowTask:
             seed=seed,
             packing=getattr(self.fields, "packing", False),
             multiple=multiple,
+            host=host,
+            hosts=hosts,
         )
 
     def eval_batches(self, *, batch_size: int, data: str | None = None) -> RowBatches | None:

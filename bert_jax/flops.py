@@ -1,0 +1,78 @@
+"""What training costs: floating-point operations by arithmetic, and what well-known accelerators can do in a second."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from bert_jax.config import BertConfig
+
+
+def forward(config: BertConfig, rows: int, length: int, predictions: int = 0) -> int:
+    """Operations of one forward pass: its matrix products, a multiplication and an addition each counted.
+
+    Positions of padding are computed and therefore count. Left out are elementwise work, the pooler and every head but
+    the MLM's: below a percent together at BERT's sizes.
+
+    Args:
+      rows, length: B and T.
+      predictions: P, positions a row at which the vocabulary is scored; 0 = no MLM head.
+
+    Source: Narayanan et al. 2021, "Efficient Large-Scale Language Model Training on GPU Clusters", appendix.
+    """
+    width, embedding = config.hidden_size, config.embedding_width
+    tokens = rows * length
+    block = 2 * tokens * (4 * width * width + 2 * width * config.intermediate_size) + 4 * tokens * length * width
+    projection = 0 if config.embedding_size is None else 2 * tokens * embedding * width
+    mlm = 2 * rows * predictions * (width * embedding + embedding * config.vocab_size)
+    return config.num_layers * block + projection + mlm
+
+
+def training_step(config: BertConfig, batch: Mapping[str, Any]) -> int:
+    """Operations of forward and backward pass over a batch; what `remat` computes twice counts once, as is usual.
+
+    Args:
+      batch: arrays, or anything with a shape: input_ids [B, T] and, for MLM, masked_positions [B, P].
+    """
+    rows, length = batch["input_ids"].shape
+    predictions = batch["masked_positions"].shape[1] if "masked_positions" in batch else 0
+    return 3 * forward(config, rows, length, predictions)
+
+
+@dataclass(frozen=True)
+class Accelerator:
+    """One device as its maker describes it."""
+
+    flops: float  # a second, dense bfloat16 (V100, T4: float16)
+    memory: float  # bytes
+
+
+# Keys are words of what JAX calls the device, in lower case, but for those below. Sources: the makers' data sheets.
+ACCELERATORS: dict[str, Accelerator] = {
+    "h200": Accelerator(989e12, 141e9),
+    "h100": Accelerator(989e12, 80e9),
+    "a100": Accelerator(312e12, 80e9),
+    "l4": Accelerator(121e12, 24e9),
+    "v100": Accelerator(125e12, 32e9),
+    "t4": Accelerator(65e12, 16e9),
+    "v6e": Accelerator(918e12, 32e9),
+    "v5p": Accelerator(459e12, 95e9),
+    "v5e": Accelerator(197e12, 16e9),
+    "v4": Accelerator(275e12, 32e9),
+    "v3": Accelerator(61.5e12, 16e9),
+    "v2": Accelerator(22.5e12, 8e9),
+}
+# What JAX calls TPUs whose names differ from the usual ones.
+_KINDS = {"tpu v5 lite": "v5e", "tpu v6 lite": "v6e", "tpu v5": "v5p"}
+
+
+def accelerator(kind: str) -> Accelerator | None:
+    """The accelerator that JAX's `device_kind` names, None where it is not in the table.
+
+    >>> accelerator("NVIDIA H100 80GB HBM3") == ACCELERATORS["h100"]
+    True
+    """
+    words = kind.lower().replace("-", " ").split()
+    for theirs, ours in _KINDS.items():
+        if " ".join(words) == theirs:
+            return ACCELERATORS[ours]
+    return next((ACCELERATORS[word] for word in words if word in ACCELERATORS), None)
