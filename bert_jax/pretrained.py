@@ -218,10 +218,6 @@ def _flat(params: Any) -> dict[str, Any]:
     return {"/".join(key.key for key in path): leaf for path, leaf in jax.tree.leaves_with_path(params)}
 
 
-def _under(name: str, paths: Sequence[str]) -> bool:
-    return any(name == path or name.startswith(path + "/") for path in paths)
-
-
 def top_layers(config: BertConfig, count: int) -> list[str]:
     """Returns the paths of the `count` top layers and of the pooler; none where `count` is 0.
 
@@ -243,10 +239,13 @@ def top_layers(config: BertConfig, count: int) -> list[str]:
     return ["bert/pooler", *(f"bert/blocks_{group}" for group in groups)]
 
 
-def fit(params: Any, source: Source) -> tuple[Any, LoadingReport]:
+def fit(params: Any, source: Source, anew: Sequence[str] = ()) -> tuple[Any, LoadingReport]:
     """Returns `params` with every array that `source` has too taken from there, and a report.
 
     A task's head fits where its shape does: a classifier for other labels stays newly initialised and is reported.
+
+    Args:
+      anew: paths such as "bert/pooler" of what stays as `params` has it all the same.
 
     Raises:
       InputError: an array of the encoder has another shape there, or the source holds nothing of the encoder.
@@ -256,7 +255,7 @@ def fit(params: Any, source: Source) -> tuple[Any, LoadingReport]:
     ours = _flat(params)
     report = LoadingReport(source.where, ignored=list(notes.ignored))
     for name, array in ours.items():
-        if name not in theirs:
+        if name not in theirs or any(name.startswith(path + "/") for path in anew):
             report.new.append(name)
         elif theirs[name].shape == array.shape:
             report.loaded.append(name)

@@ -11,6 +11,7 @@ import pytest
 from bert_jax import optimizer, pretrained
 from bert_jax.config import BertConfig, Optimizer
 from bert_jax.errors import InputError
+from bert_jax.interop.table import Notes
 from bert_jax.losses import Mean, Outcome
 from bert_jax.train import TrainState, train_step
 
@@ -164,3 +165,13 @@ def test_the_top_layers_and_the_pooler_can_start_anew():
         pretrained.top_layers(SHARED, 3)
     with pytest.raises(InputError, match="reinit_layers: 5 must lie between 0 and the model's 4"):
         pretrained.top_layers(MODEL, 5)
+
+
+def test_what_starts_anew_keeps_its_random_weights():
+    ours, theirs = stack(MODEL), jax.tree.map(np.zeros_like, stack(MODEL))
+    source = pretrained.Source("source", MODEL, None, None, lambda: (theirs, Notes()))
+    params, report = pretrained.fit(ours, source, pretrained.top_layers(MODEL, 1))
+    zero = {name for name, part in parts(params).items() if not np.any(part["kernel"])}
+    assert zero == EVERYTHING - {"pooler", "blocks_3"}
+    assert report.new == ["bert/blocks_3/kernel", "bert/pooler/kernel"]
+    assert not report.left_out
