@@ -110,21 +110,21 @@ def _open_huggingface(where: str, path: Path, strict: bool) -> Source:
         where=where,
         config=config,
         tokenizer=tokenizers.load(path),
-        task=_task_of(details),
+        task=_task_of(details, config.max_position_embeddings),
         read_params=lambda: huggingface.read_params(path, strict=strict),
     )
 
 
-def _task_of(details: huggingface.Details) -> TaskFields | None:
+def _task_of(details: huggingface.Details, max_length: int) -> TaskFields | None:
     """The task that a Hugging Face class with named outputs was trained for, as far as its config says."""
     if details.architecture == "ForSequenceClassification":
         target = {"regression": "number", "multi_label_classification": "several"}.get(details.problem_type or "")
-        return Sequences(labels=details.labels, target=target or "class")  # type: ignore[arg-type]
+        return Sequences(labels=details.labels, target=target or "class", max_length=max_length)  # type: ignore[arg-type]
     if details.architecture == "ForTokenClassification":
-        return Tokens(labels=details.labels)
+        return Tokens(labels=details.labels, max_length=max_length)
     if details.architecture == "ForQuestionAnswering":
-        return Spans()
-    return Choices() if details.architecture == "ForMultipleChoice" else None
+        return Spans(max_length=min(384, max_length))
+    return Choices(max_length=max_length) if details.architecture == "ForMultipleChoice" else None
 
 
 def _details_of(task: TaskFields | None) -> huggingface.Details:

@@ -47,7 +47,7 @@ GIVEAWAYS = re.compile(
     r"optax|tensorflow_datasets|tensorflow|tfds|tf|python|xla)\b[\w.]*",
     re.IGNORECASE,
 )
-TRAIN_PER_LABEL = 32
+TRAIN_PER_LABEL = 48
 TEST_PER_LABEL = 150
 SEEDS = 5  # fine-tuning runs from each start
 VOCAB_SIZE = 4096
@@ -208,9 +208,9 @@ def fine_tuning(pretrained: Path, labelled: Path, start: str, seed: int) -> Expe
         model=model,
         tokenizer=str(pretrained / "tokenizer"),
         init_from=str(pretrained) if start == "pre-trained" else None,
-        optimizer=Optimizer(learning_rate=5e-4, warmup_share=0.1),
+        optimizer=Optimizer(learning_rate=2e-3, warmup_share=0.1),
         batch_size=16,
-        epochs=12,
+        epochs=20,
         seed=seed,
         log_every=16,
         eval_every=64,

@@ -1,24 +1,26 @@
 """Pre-train BERT from scratch on your own text.
 
-Claim: on a token store of ordinary prose, MLM loss leaves the unigram plateau (about 6 nats at 8,000 pieces) within the
-first thousands of steps and MLM accuracy ends well above the commonest piece's share.
-Time: bert-tiny, 20,000 steps of 32 x 128 tokens, about 25 minutes on 2 CPU cores.
+Claim: on a token store of ordinary prose, a tiny model leaves the plateau where it only knows how frequent words are, and
+guesses masked words at least twice as well as the commonest piece would. Short sequences first, long ones at the end, as
+BERT did it: for a model this small that is what gets it off the plateau.
+Time: bert-tiny, 6,000 steps of 64 sequences of 32, then 128 tokens, about 12 minutes on 2 CPU cores.
 
     bert_jax train experiments/pretrain.py --workdir runs/pretrain --task.stores runs/store
 
-At full scale, on a TPU VM or GPU node, change the preset in this file to bert-base and give
+At full scale, on a TPU VM or GPU node, change the preset to bert-base with BERT's dropout and initializer_range, the
+schedule to ((0.9, 128), (0.1, 512)), and give
 --batch-size 256 --steps 1000000 --optimizer.learning-rate 1e-4 --optimizer.warmup-share 0.01 --model.dtype bfloat16
 """
 
 from bert_jax.config import Experiment, Optimizer, Pretraining, preset
 
 experiment = Experiment(
-    task=Pretraining(stores=("runs/store",)),
-    model=preset("bert-tiny", vocab_size=0, hidden_dropout=0.0, attention_dropout=0.0),
-    optimizer=Optimizer(learning_rate=1e-3, warmup_share=0.05),
-    batch_size=32,
-    steps=20_000,
-    log_every=100,
-    eval_every=2000,
-    checkpoint_every=1000,
+    task=Pretraining(stores=("runs/store",), length_schedule=((0.8, 32), (0.2, 128))),
+    model=preset("bert-tiny", vocab_size=0, hidden_dropout=0.0, attention_dropout=0.0, initializer_range=0.05),
+    optimizer=Optimizer(learning_rate=1e-3, warmup_share=0.05, b2=0.98),
+    batch_size=64,
+    steps=6000,
+    log_every=50,
+    eval_every=1000,
+    checkpoint_every=500,
 )

@@ -1,0 +1,26 @@
+"""ChemProt: how a chemical acts on a protein, with both marked in the sentence, as SciBERT was tuned.
+
+Claim: SciBERT reaches 83.6 % of 13 relations right on the test set, bert-base about 79. The four marks around the two
+entities are one token each, which take unused entries of the vocabulary.
+Time: minutes on one GPU; with MiniLM half an hour a seed on 2 cores.
+
+    bert_jax train experiments/chemprot.py --workdir runs/chemprot --task.folder data/chemprot
+    bert_jax evaluate runs/chemprot/seed-0 --data data/chemprot/test.jsonl.gz
+"""
+
+from bert_jax.config import Experiment, Optimizer, Sequences
+
+experiment = Experiment(
+    task=Sequences(
+        folder="data/chemprot",
+        train="train.jsonl.gz",
+        eval="dev.jsonl.gz",
+        markers=("<<", ">>", "[[", "]]"),
+        packing=True,
+    ),
+    init_from="hf:allenai/scibert_scivocab_uncased",
+    optimizer=Optimizer(learning_rate=2e-5, warmup_share=0.1),
+    batch_size=32,
+    epochs=4,
+    seeds=3,
+)

@@ -1,0 +1,30 @@
+"""Film tags: any number of 41 genres for a synopsis.
+
+Claim: mean average precision over the genres is far above that of answering with each genre's frequency, and balanced
+weights trade precision for recall of the rare ones.
+Time: with MiniLM, some hours a seed on 2 cores for all 27,392 synopses; --task.limit 5000 takes an hour.
+
+    bert_jax train experiments/film_tags.py --workdir runs/film-tags --task.folder data/movie_tags
+"""
+
+from dataclasses import replace
+
+from bert_jax.config import Experiment, Optimizer, Sequences
+
+plain = Experiment(
+    task=Sequences(
+        folder="data/movie_tags",
+        train="train.jsonl.gz",
+        eval="dev.jsonl.gz",
+        target="several",
+        label="tags",
+        max_length=256,
+        packing=True,
+    ),
+    init_from="hf:google-bert/bert-base-uncased",
+    optimizer=Optimizer(learning_rate=5e-5, warmup_share=0.1),
+    batch_size=32,
+    epochs=3,
+    seeds=3,
+)
+sweep = {"plain": plain, "balanced": replace(plain, task=replace(plain.task, balanced=True))}

@@ -1,0 +1,42 @@
+"""Named entities: CoNLL-2003 (persons, places, organisations) and NCBI-disease, as BERT and BioBERT were tuned.
+
+Claim: bert-base-cased reaches entity F1 of about 92 on CoNLL-2003's test set (BERT's paper, 92.4, read whole documents
+around each sentence), and BioBERT 89.7 on NCBI-disease.
+Time: minutes on one GPU; with MiniLM about an hour a seed for CoNLL-2003 and half for NCBI-disease on 2 cores.
+
+    bert_jax train experiments/named_entities.py --workdir runs/ner --only conll2003 --task.folder data/conll2003
+    bert_jax evaluate runs/ner/conll2003/seed-0 --data conll:data/conll2003/eng.testb
+
+The files are columns by sentence, in any of IOB1, IOB2 and BIOES.
+"""
+
+from typing import Any
+
+from bert_jax.config import Experiment, Optimizer, Tokens
+
+
+def entities(init_from: str, **fields: Any) -> Experiment:
+    return Experiment(
+        task=Tokens(packing=True, **fields),
+        init_from=init_from,
+        optimizer=Optimizer(learning_rate=5e-5, warmup_share=0.1),
+        batch_size=32,
+        epochs=4,
+        seeds=3,
+    )
+
+
+sweep = {
+    "conll2003": entities(
+        "hf:google-bert/bert-base-cased",
+        folder="data/conll2003",
+        train="conll:eng.train",
+        eval="conll:eng.testa",
+    ),
+    "ncbi_disease": entities(
+        "hf:dmis-lab/biobert-v1.1",
+        folder="data/ncbi_disease",
+        train="conll:train.tsv",
+        eval="conll:devel.tsv",
+    ),
+}
