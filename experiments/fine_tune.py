@@ -1,7 +1,6 @@
 """Fine-tune on texts with labels: sentences, reviews, messages, one class each.
 
-Claim: a pre-trained start learns the task from fewer labels than random weights. For a model trained from scratch on
-the task alone, leave --init-from out and give --tokenizer instead: the same file, the same step.
+Claim: a pre-trained start learns the task from fewer labels than random weights, which train_from_scratch.py gives.
 Time: bert-tiny on SST-2 (67,349 rows, 3 epochs), about 6 minutes on 2 CPU cores.
 
     bert_jax train experiments/fine_tune.py --workdir runs/tuned --init-from runs/pretrain \\

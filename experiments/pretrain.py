@@ -1,8 +1,8 @@
 """Pre-train BERT from scratch on your own text.
 
-Claim: on a token store of ordinary prose, a tiny model leaves the plateau where it only knows how frequent words are, and
-guesses masked words at least twice as well as the commonest piece would. Short sequences first, long ones at the end, as
-BERT did it: for a model this small that is what gets it off the plateau.
+Claim: on a token store of ordinary prose, a tiny model leaves the plateau where it only knows how frequent words are,
+and guesses masked words at least twice as well as the commonest piece would. Short sequences first, long ones at the
+end, as BERT did it: for a model this small that is what gets it off the plateau.
 Time: bert-tiny, 6,000 steps of 64 sequences of 32, then 128 tokens, about 12 minutes on 2 CPU cores.
 
     bert_jax train experiments/pretrain.py --workdir runs/pretrain --task.stores runs/store
