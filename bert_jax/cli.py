@@ -96,8 +96,8 @@ class _Train:
 TRAIN_USAGE = """usage: bert_jax train EXPERIMENT.py --workdir DIR [FLAGS]
 
 Runs an experiment file: pre-training, continued pre-training, fine-tuning or distillation. Given again with the same
-workdir, it continues from the last checkpoint. A file that defines `sweep` runs all of its experiments, each in a folder
-of its name in the workdir; --only NAME picks one. Every field of the experiment is a flag, such as
+workdir, it continues from the last checkpoint. A file that defines `sweep` runs all of its experiments, each in a
+folder of its name in the workdir; --only NAME picks one. Every field of the experiment is a flag, such as
 --model.num-layers 4 or --optimizer.learning-rate 1e-4; `bert_jax train EXPERIMENT.py --help` lists them."""
 
 

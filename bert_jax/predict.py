@@ -175,7 +175,7 @@ class PretrainedBert:
     @cached_property
     def _mlm(self) -> Callable:
         model = BertForPreTraining(self.config, pairs=False)
-        return jax.jit(lambda params, batch: model.apply({"params": params}, batch)["mlm"])
+        return jax.jit(lambda params, batch: cast(dict, model.apply({"params": params}, batch))["mlm"])
 
     @cached_property
     def _encode(self) -> Callable:
