@@ -10,7 +10,7 @@ from bert_jax.data import corpus, duplicates
 from bert_jax.data.store import LONG_SENTENCE, array_dtypes, content_hash
 from bert_jax.tokenizers import Tokenizer
 
-SENTENCES_AT_ONCE = 20_000  # a document of ten million tokens is not held as Python integers all at once
+SENTENCES_AT_ONCE = 2_000  # what the libraries return takes far more memory than the ids in it
 
 # Beside the store's own arrays, what finding and dropping duplicates needs of each document.
 SCRATCH: dict[str, np.dtype] = {"document_entries": np.dtype("<i8"), "sketches": np.dtype("<u4")}
