@@ -68,6 +68,6 @@ def test_shards_of_an_interrupted_pipeline_are_used(tmp_path, text, tokenizer, m
 
 def test_bad_text_is_named(tmp_path, text, tokenizer):
     (text / "b.jsonl").write_text('{"text": 1}\n')
-    with pytest.raises(InputError, match=r"b.jsonl, line 1: expected"):
+    with pytest.raises(InputError, match=r"b.jsonl:1: expected"):
         on_beam.prepare([str(text)], tokenizer, tmp_path / "beam", options=LOCAL)
     assert not (tmp_path / "beam").exists()

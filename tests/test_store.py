@@ -214,7 +214,7 @@ def test_what_is_there_is_not_overwritten(tmp_path, text, tokenizer_folder, smal
 def test_bad_text_leaves_no_store(tmp_path, text, tokenizer_folder, small_blocks):
     good = (text / "b.jsonl").read_text()
     (text / "b.jsonl").write_text(good[:-10])
-    with pytest.raises(InputError, match=r"b.jsonl, line 40: not JSON"):
+    with pytest.raises(InputError, match=r"b.jsonl:40: not JSON"):
         prepare([str(text)], tokenizer_folder, tmp_path / "store")
     assert not (tmp_path / "store").exists()
 
