@@ -1,6 +1,7 @@
 """Preparing on Beam's DirectRunner; needs the extra `beam`."""
 
 import json
+import shutil
 
 import pytest
 
@@ -55,7 +56,7 @@ def test_shards_of_an_interrupted_pipeline_are_used(tmp_path, text, tokenizer, m
         patched.setattr(on_beam, "read_shards", interrupted)
         with pytest.raises(KeyboardInterrupt):
             on_beam.prepare([str(text)], tokenizer, tmp_path / "beam", options=LOCAL)
-    shards = list((tmp_path / "beam.shards").glob("*.npz"))
+    shards = list(tmp_path.glob("beam.shards-*/*.npz"))
     assert len(shards) > 3
 
     def not_again(texts, tokenizer):
@@ -63,6 +64,20 @@ def test_shards_of_an_interrupted_pipeline_are_used(tmp_path, text, tokenizer, m
 
     monkeypatch.setattr(on_beam, "encode_documents", not_again)
     on_beam.prepare([str(text)], tokenizer, tmp_path / "beam", options=LOCAL)
+    assert contents(tmp_path / "beam") == contents(tmp_path / "local")
+
+
+def test_shards_of_another_text_are_not_used(tmp_path, text, tokenizer, monkeypatch):
+    def interrupted(folder):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(on_beam, "read_shards", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            on_beam.prepare([str(text)], tokenizer, tmp_path / "beam", options=LOCAL)
+    preparing.prepare([str(text / "b.jsonl")], tokenizer, tmp_path / "local")
+    shutil.rmtree(tmp_path / "beam.partial", ignore_errors=True)
+    on_beam.prepare([str(text / "b.jsonl")], tokenizer, tmp_path / "beam", options=LOCAL)
     assert contents(tmp_path / "beam") == contents(tmp_path / "local")
 
 

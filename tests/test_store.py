@@ -4,12 +4,14 @@ import errno
 import json
 import os
 import shutil
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from bert_jax import tokenizers
+from bert_jax.data import beam as on_beam
 from bert_jax.data import corpus, duplicates
 from bert_jax.data import prepare as preparing
 from bert_jax.data.layouts import sentence_starts
@@ -244,6 +246,12 @@ def test_progress_reaches_the_end(tmp_path, text, tokenizer_folder, small_blocks
     assert seen[-1].seconds_left == 0
     preparing.print_progress(seen[-1])
     assert "100%  80 documents" in capsys.readouterr().err
+
+
+def test_beam_without_its_extra_says_what_to_install(tmp_path, text, tokenizer_folder, monkeypatch):
+    monkeypatch.setitem(sys.modules, "apache_beam", None)
+    with pytest.raises(InputError, match=r"pip install 'bert_jax\[beam\]'"):
+        on_beam.prepare([str(text)], tokenizer_folder, tmp_path / "store")
 
 
 # Opening ------------------------------------------------------------------------------------------------------------

@@ -5,6 +5,7 @@ them together, in the order of the text. The store is the one that `prepare` wri
 interrupted pipeline left are used by the next one.
 """
 
+import functools
 import hashlib
 import io
 import json
@@ -15,11 +16,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import apache_beam as beam
 import numpy as np
-from apache_beam.io.filesystem import CompressionTypes
-from apache_beam.io.filesystems import FileSystems
-from apache_beam.options.pipeline_options import PipelineOptions
 
 from bert_jax import tokenizers
 from bert_jax.data import corpus
@@ -61,6 +58,12 @@ def prepare(
     Raises:
       InputError: as for `bert_jax.data.prepare.prepare`.
     """
+    try:
+        import apache_beam as beam
+        from apache_beam.io.filesystems import FileSystems
+        from apache_beam.options.pipeline_options import PipelineOptions
+    except ImportError as error:
+        raise InputError("preparing on Beam needs the extra: pip install 'bert_jax[beam]'") from error
     out = Path(out)
     found = find_sources(sources)
     tokenizer = tokenizers.load(Path(tokenizer_folder))
@@ -69,10 +72,11 @@ def prepare(
     if finished is not None:
         return finished
     name = hashlib.sha256(json.dumps([recipe, BLOCK_CHARACTERS]).encode()).hexdigest()[:16]
-    folder = posixpath.join(shards, name) if shards else str(out.with_name(out.name + ".shards"))
+    # Named by what decides their content, so that shards of another text or tokenizer are never taken for these.
+    folder = posixpath.join(shards or str(out.parent), f"{out.name}.shards-{name}")
     if not FileSystems.exists(folder):
         FileSystems.mkdirs(folder)
-    files = {path.name: path.read_bytes() for path in Path(tokenizer_folder).iterdir() if path.is_file()}
+    files = tuple((path.name, path.read_bytes()) for path in sorted(Path(tokenizer_folder).iterdir()) if path.is_file())
     with beam.Pipeline(options=PipelineOptions(list(options))) as pipeline:
         (
             pipeline
@@ -80,7 +84,7 @@ def prepare(
             | "OneEach" >> beam.Reshuffle()
             | "Read" >> beam.FlatMapTuple(read)
             | "Spread" >> beam.Reshuffle()
-            | "Tokenise" >> beam.ParDo(Tokenise(files, folder))
+            | "Tokenise" >> beam.Map(write_shard, files, folder)
         )
     with full_disk_explained(out), Writer(out, recipe) as writer:
         if not writer.complete:
@@ -94,6 +98,8 @@ def prepare(
 
 def find_sources(sources: Sequence[str]) -> list[corpus.Source]:
     """Resolves what `corpus.find_sources` does, and patterns with a scheme (gs://...) by Beam."""
+    from apache_beam.io.filesystems import FileSystems
+
     found: list[corpus.Source] = []
     for name in sources:
         if "://" not in name:
@@ -117,44 +123,56 @@ def read_anywhere(source: corpus.Source) -> Iterator[tuple[str, int]]:
     if source.is_tfds:
         yield from corpus.read_source(source)
         return
-    with FileSystems.open(source.name, compression_type=CompressionTypes.UNCOMPRESSED) as raw:
+    with open_anywhere(source.name) as raw:
         for text in corpus.read_stream(raw, source.name):
             yield text, 0
 
 
-class Tokenise(beam.DoFn):
-    """Tokenises a block and writes it as a shard, unless an earlier run did."""
+def open_anywhere(path: str) -> Any:
+    """Opens a file of any of Beam's file systems to read its bytes as they are."""
+    from apache_beam.io.filesystem import CompressionTypes
+    from apache_beam.io.filesystems import FileSystems
 
-    def __init__(self, tokenizer_files: dict[str, bytes], folder: str):
-        self._files = tokenizer_files
-        self._folder = folder
+    return FileSystems.open(path, compression_type=CompressionTypes.UNCOMPRESSED)
 
-    def setup(self) -> None:
-        with tempfile.TemporaryDirectory() as local:
-            for name, content in self._files.items():
-                (Path(local) / name).write_bytes(content)
-            self._tokenizer = tokenizers.load(Path(local))
 
-    def process(self, element: tuple[int, int, list[str], Cursor]) -> None:
-        index, number, texts, cursor = element
-        path = posixpath.join(self._folder, f"{index:08d}-{number:08d}.npz")
-        if FileSystems.exists(path):
-            return
-        block = encode_documents(texts, self._tokenizer)
-        beside = f"{path}.{uuid.uuid4().hex}"  # two workers may be given the same block
-        arrays: dict[str, Any] = {"notes": np.frombuffer(json.dumps([block.counts, cursor]).encode(), np.uint8)}
-        buffer = io.BytesIO()
-        np.savez(buffer, allow_pickle=False, **arrays, **block.arrays)
-        with FileSystems.create(beside, compression_type=CompressionTypes.UNCOMPRESSED) as file:
-            file.write(buffer.getvalue())
-        FileSystems.rename([beside], [path])
+@functools.lru_cache(maxsize=1)
+def load_tokenizer(files: tuple[tuple[str, bytes], ...]) -> tokenizers.Tokenizer:
+    """Loads the tokenizer that was sent to this worker, once."""
+    with tempfile.TemporaryDirectory() as local:
+        for name, content in files:
+            (Path(local) / name).write_bytes(content)
+        return tokenizers.load(Path(local))
+
+
+def write_shard(
+    block_read: tuple[int, int, list[str], Cursor], files: tuple[tuple[str, bytes], ...], folder: str
+) -> None:
+    """Tokenises a block (see `read`) and writes it as a shard, unless an earlier run did."""
+    from apache_beam.io.filesystem import CompressionTypes
+    from apache_beam.io.filesystems import FileSystems
+
+    index, number, texts, cursor = block_read
+    path = posixpath.join(folder, f"{index:08d}-{number:08d}.npz")
+    if FileSystems.exists(path):
+        return
+    block = encode_documents(texts, load_tokenizer(files))
+    arrays: dict[str, Any] = {"notes": np.frombuffer(json.dumps([block.counts, cursor]).encode(), np.uint8)}
+    buffer = io.BytesIO()
+    np.savez(buffer, allow_pickle=False, **arrays, **block.arrays)
+    beside = f"{path}.{uuid.uuid4().hex}"  # two workers may be given the same block
+    with FileSystems.create(beside, compression_type=CompressionTypes.UNCOMPRESSED) as file:
+        file.write(buffer.getvalue())
+    FileSystems.rename([beside], [path])
 
 
 def read_shards(folder: str) -> Iterator[tuple[Block, Cursor]]:
     """Yields the blocks that workers wrote, in the order of the text."""
+    from apache_beam.io.filesystems import FileSystems
+
     files = FileSystems.match([posixpath.join(folder, "*.npz")])[0].metadata_list
     for path in sorted(file.path for file in files):
-        with FileSystems.open(path, compression_type=CompressionTypes.UNCOMPRESSED) as file:
+        with open_anywhere(path) as file:
             arrays = dict(np.load(io.BytesIO(file.read()), allow_pickle=False))
         counts, cursor = json.loads(arrays.pop("notes").tobytes())
         yield Block(arrays, counts), Cursor(*cursor)
