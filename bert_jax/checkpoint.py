@@ -43,6 +43,16 @@ class Checkpoints:
         """The newest whole checkpoint's step; what a crash left half written does not count."""
         return self._manager.latest_step()
 
+    def steps(self) -> list[int]:
+        """The steps of all whole checkpoints."""
+        return list(self._manager.all_steps())
+
+    def keep(self, step: int, params: Any) -> None:
+        """Saves parameters alone under `step`, unless a run that was then stopped did so before."""
+        if step not in self.steps():
+            with self._explained():
+                self._manager.save(step, args=_args("Save", params=(params,)))
+
     def save(self, step: int, params: Any, opt_state: Any, meta: dict[str, Any]) -> None:
         """Saves under `step`; returns when the arrays may change again, while the writing goes on."""
         with self._explained():

@@ -123,7 +123,8 @@ def train(args: Sequence[str]) -> None:
 
     for name, given in parsed.items():
         result = run(given.experiment, given.workdir / name)
-        print(json.dumps({"experiment": name or args[0], "step": result.get("step"), **result.get("metrics", {})}))
+        figures = {**result.get("metrics", {}), **({"spread": result["spread"]} if "spread" in result else {})}
+        print(json.dumps({"experiment": name or args[0], "step": result.get("step"), **figures}))
 
 
 def load_experiments(path: Path) -> dict[str, Experiment]:

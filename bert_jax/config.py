@@ -266,6 +266,7 @@ class Experiment:
     steps: int = 0  # training steps; 0 = as many as `epochs` needs
     epochs: float = 0.0  # passes over the training data, where steps is 0
     seed: int = 0  # of weights, data order, masking and dropout
+    seeds: int = 1  # train with so many seeds, from `seed` on, and report mean and spread
     microbatches: int = 1  # parts a batch is split into, one after another, to save memory
     sharding: Literal["auto", "pmap", "mesh", "single"] = "auto"  # auto = pmap where there are several devices
     fsdp: int = 0  # with sharding mesh: devices that parameters and optimizer state are split over; 0 = all
@@ -273,6 +274,8 @@ class Experiment:
     eval_every: int = 1000  # steps between two evaluations; the last step is always evaluated; 0 = only then
     checkpoint_every: int = 1000  # steps between two checkpoints; the last step is always saved
     keep_checkpoints: int = 2  # how many of the latest stay
+    keep_best: str = ""  # figure of the evaluation, such as f1 or loss: the weights of its best are kept, and loaded
+    patience: int = 0  # with keep_best: stop after so many evaluations that bring no better one; 0 = never
     max_skipped: int = 10  # the run stops after so many steps in a row whose loss or gradient is not finite
 
 

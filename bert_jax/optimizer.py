@@ -1,6 +1,7 @@
 """How weights move: the learning rate over time and depth, AdamW with BERT's details, what decays, what is frozen."""
 
 from collections.abc import Callable
+from functools import lru_cache
 from typing import Any
 
 import jax
@@ -131,6 +132,7 @@ def scale_by_depth(fields: Optimizer, steps: int, config: BertConfig) -> optax.G
     return optax.GradientTransformation(lambda params: optax.ScaleByScheduleState(jnp.zeros([], jnp.int32)), update)
 
 
+@lru_cache  # so that states of equal experiments have equal optimizers, and share what was compiled for one
 def make(fields: Optimizer, steps: int, config: BertConfig | None = None) -> optax.GradientTransformation:
     """Returns AdamW over `steps` steps: clip the global norm, Adam, decay, depth, learning rate.
 

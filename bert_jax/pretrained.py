@@ -95,12 +95,13 @@ def _open_workdir(where: str, path: Path) -> Source:
     experiment = read_experiment(path)
     if experiment.model is None:
         raise InputError(f"{path}/experiment.json: it lacks the model; it should be as `bert_jax train` wrote it")
+    folder = "best" if checkpoint.latest_step(path / "best") is not None else "checkpoints"
     return Source(
         where=where,
         config=experiment.model,
         tokenizer=tokenizers.load(path / "tokenizer"),
         task=_with_fitted(experiment.task, path / "result.json"),
-        read_params=lambda: (checkpoint.load_params(path / "checkpoints")[1], Notes()),
+        read_params=lambda: (checkpoint.load_params(path / folder)[1], Notes()),
     )
 
 

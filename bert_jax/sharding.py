@@ -1,5 +1,6 @@
 """The only file that knows about devices: wraps the one training step, and evaluation, for however many there are."""
 
+import os
 import resource
 import sys
 import time
@@ -29,18 +30,27 @@ def join_hosts() -> None:
 
     Cloud TPU, Slurm, Kubernetes and Open MPI say by themselves who belongs together. Elsewhere every process has the
     environment variables JAX_COORDINATOR_ADDRESS (host:port of the first process), JAX_NUM_PROCESSES and
-    JAX_PROCESS_ID, and, where JAX_PLATFORMS is cpu, collectives go through Gloo.
+    JAX_PROCESS_ID.
 
     Raises:
       InputError: nothing says which processes belong together, or the others did not come.
     """
+    names = ("JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
     try:
-        jax.distributed.initialize()
+        processes, number = (int(os.environ[name]) if name in os.environ else None for name in names)
+        jax.config.update("jax_cpu_collectives_implementation", "gloo")
+        jax.distributed.initialize(num_processes=processes, process_id=number)
     except (ValueError, RuntimeError) as error:
         raise InputError(
             f"several hosts: {error}; set JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID in each "
             "process, or start it through Slurm, Open MPI, Kubernetes or a TPU pod's tools"
         ) from None
+
+
+def pretend_devices(count: int) -> None:
+    """Makes JAX see `count` CPU devices and nothing else; call it before anything touches a device."""
+    jax.config.update("jax_platforms", "cpu")
+    jax.config.update("jax_num_cpu_devices", count)
 
 
 def is_first_host() -> bool:
@@ -108,21 +118,23 @@ class Devices:
         self.host = 0 if sharding == "single" else jax.process_index()
         self.hosts = 1 if sharding == "single" else jax.process_count()
         self.pmap = sharding == "pmap" or (sharding == "auto" and self.count > 1)
-        fsdp = (fsdp or self.count) if sharding == "mesh" else 1
-        if self.count % fsdp:
-            raise InputError(f"fsdp: {fsdp} does not divide the {self.count} devices; choose a divisor, or 0 for all")
+        self.fsdp = (fsdp or self.count) if sharding == "mesh" else 1
+        if self.count % self.fsdp:
+            raise InputError(
+                f"fsdp: {self.fsdp} does not divide the {self.count} devices; choose a divisor, or 0 = all"
+            )
         if batch_size % self.count:
             raise InputError(
                 f"batch_size {batch_size} does not divide by the {self.count} devices; "
                 f"choose a multiple of {self.count}, or --sharding single"
             )
-        shape = np.asarray(devices).reshape(-1, fsdp)
-        self.mesh = Mesh(shape, (DATA, FSDP), axis_types=(AxisType.Auto, AxisType.Auto))
+        grid = np.asarray(devices).reshape(-1, self.fsdp)
+        self.mesh = Mesh(grid, (DATA, FSDP), axis_types=(AxisType.Auto, AxisType.Auto))
+        self._fitting: dict[Any, bool] = {}  # by the shapes of a batch
 
     def placement(self, tree: Any) -> Any:
         """Where each array of a state (or of anything shaped like one) belongs, as shardings."""
-        parts = self.mesh.shape[FSDP]
-        return jax.tree.map(lambda x: NamedSharding(self.mesh, spec(x.shape, parts)), tree)
+        return jax.tree.map(lambda x: NamedSharding(self.mesh, spec(x.shape, self.fsdp)), tree)
 
     def shapes(self, tree: Any) -> Any:
         """The arrays of `tree` without their values, each with its placement: what a checkpoint is restored as."""
@@ -166,10 +178,40 @@ class Devices:
         stats = [device.memory_stats() for device in devices]
         return max((peaks["peak_bytes_in_use"] for peaks in stats if peaks), default=None)
 
+    def bytes_each(self, tree: Any) -> int:
+        """Bytes of `tree` (arrays, or what `shapes` returns) on each device."""
+        sizes = jax.tree.map(lambda x: x.dtype.itemsize * np.prod(x.sharding.shard_shape(x.shape), dtype=int), tree)
+        return int(sum(jax.tree.leaves(sizes)))
+
     def train_step(self, step: Callable, **options: Any) -> Callable:
         """Wraps `step(state, batch, **options)` for batches of this host's rows; the given state's memory is reused."""
         compiled = self.compile_train_step(step, **options)
-        return lambda state, batch: self._call(compiled, state, batch)
+
+        def call(state: Any, batch: Arrays) -> Any:
+            state, sums = self._call(compiled, state, batch)
+            return jax.tree.map(self._of_all_hosts, state), sums
+
+        return call
+
+    @property
+    def parallel(self) -> bool:
+        """Whether several seeds gain from being computed at once.
+
+        A CPU's cores are busy with one already: there, five seeds of a 6-layer model took as long at once as in turn,
+        and several times as long to compile.
+        """
+        return bool(self.mesh.devices.flat[0].platform != "cpu")
+
+    def fits(self, step: Callable, state: Any, batch: Arrays, **options: Any) -> bool:
+        """Whether a device has the memory that `step` needs; compiles it once for each shape of batch to find out."""
+        shapes = tuple(x.shape for x in batch.values())
+        if shapes not in self._fitting:
+            with jax.set_mesh(self.mesh):
+                compiled = self.compile_train_step(step, **options).lower(state, self._placed(batch)).compile()
+            need, stats = compiled.memory_analysis(), self.mesh.devices.flat[0].memory_stats() or {}
+            used = need.argument_size_in_bytes + need.temp_size_in_bytes + need.output_size_in_bytes
+            self._fitting[shapes] = used - need.alias_size_in_bytes < 0.9 * stats.get("bytes_limit", np.inf)
+        return self._fitting[shapes]
 
     def evaluate_step(self, loss_fn: Callable) -> Callable:
         """Wraps `evaluate_step` to (params, batch of all rows) -> (sums, predictions of all rows)."""
@@ -196,15 +238,29 @@ class Devices:
 
         return call
 
+    def trace_train_step(self, state: Any, batch: Arrays, step: Callable, **options: Any) -> Any:
+        """The step as JAX traced it, to be lowered for whichever platform and compiled without being run.
+
+        Args:
+          state: what `shapes` returns.
+          batch: arrays of all rows, or anything with their shapes and dtypes.
+        """
+        rows = NamedSharding(self.mesh, ROWS)
+        shapes = {name: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=rows) for name, x in batch.items()}
+        if self.pmap:
+            shapes = {name: jax.ShapeDtypeStruct(self._split(x.shape), x.dtype) for name, x in batch.items()}
+        compiled = self.compile_train_step(step, **options)
+        with jax.set_mesh(self.mesh):
+            return (jax.jit(compiled) if self.pmap else compiled).trace(state, shapes)
+
     def compile_train_step(self, step: Callable, **options: Any) -> Any:
-        """The function behind `train_step`, of a state and a batch in their places; it can also be lowered."""
         if self.pmap:
             return self._pmap(partial(step, **options, axis_name=DATA), donate_argnums=0)
 
         def meshed(state: Any, batch: Any) -> Any:
             with nn.logical_axis_rules((("rows", (DATA, FSDP)),)):
                 state, sums = step(state, batch, **options)
-            state = self._constrain(state, lambda x: spec(x.shape, self.mesh.shape[FSDP]))
+            state = self._constrain(state, lambda x: spec(x.shape, self.fsdp))
             return state, self._constrain(sums, lambda x: REPLICATED)
 
         return jax.jit(meshed, donate_argnums=0)
@@ -222,10 +278,26 @@ class Devices:
     def _constrain(self, tree: Any, choose: Callable) -> Any:
         return jax.tree.map(lambda x: jax.lax.with_sharding_constraint(x, NamedSharding(self.mesh, choose(x))), tree)
 
+    def _of_all_hosts(self, x: jax.Array) -> jax.Array:
+        # On several hosts pmap returns arrays over this host's devices alone, and a checkpoint takes none of those.
+        if not self.pmap or self.hosts == 1 or jnp.issubdtype(x.dtype, jax.dtypes.prng_key):
+            return x
+        parts = [shard.data for shard in x.addressable_shards]
+        return jax.make_array_from_single_device_arrays(x.shape, NamedSharding(self.mesh, REPLICATED), parts)
+
+    def _split(self, shape: tuple[int, ...]) -> tuple[int, ...]:
+        parts = self.count // self.hosts
+        return (parts, shape[0] // parts, *shape[1:])
+
     def _call(self, compiled: Callable, state: Any, batch: Arrays) -> Any:
         if self.pmap:
-            parts = self.count // self.hosts
-            return compiled(state, {name: x.reshape(parts, -1, *x.shape[1:]) for name, x in batch.items()})
-        rows = NamedSharding(self.mesh, ROWS)
+            return compiled(state, self._placed(batch))
         with jax.set_mesh(self.mesh):
-            return compiled(state, {name: jax.make_array_from_process_local_data(rows, x) for name, x in batch.items()})
+            return compiled(state, self._placed(batch))
+
+    def _placed(self, batch: Arrays) -> dict[str, Any]:
+        """The batch of this host, each row where it is computed."""
+        if self.pmap:
+            return {name: x.reshape(self._split(x.shape)) for name, x in batch.items()}
+        rows = NamedSharding(self.mesh, ROWS)
+        return {name: jax.make_array_from_process_local_data(rows, x) for name, x in batch.items()}

@@ -1,6 +1,8 @@
-"""The training step, and the loop around it that every kind of run shares."""
+"""From an experiment to a trained model: what a run starts from, and the loop that every kind of run shares."""
 
-from collections.abc import Callable
+import statistics
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -8,8 +10,8 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
-from flax import struct
 
 from bert_jax import flops, optimizer, pretrained, tasks, tokenizers
 from bert_jax.checkpoint import Checkpoints
@@ -17,92 +19,13 @@ from bert_jax.config import Experiment
 from bert_jax.data.pipeline import Arrays, prefetch
 from bert_jax.errors import InputError
 from bert_jax.evaluate import Evaluation, add, divide, evaluate
-from bert_jax.losses import Mean
 from bert_jax.pretrained import Source
 from bert_jax.progress import Progress, Stop, Trace
 from bert_jax.sharding import Devices, is_first_host
+from bert_jax.step import TrainState, several_steps, train_step
 from bert_jax.tasks import Task
 from bert_jax.tokenizers import Tokenizer
-from bert_jax.workdir import Workdir
-
-
-class TrainState(struct.PyTreeNode):
-    """What changes from step to step, and the optimizer that changes it."""
-
-    step: jax.Array  # int32 []: steps taken
-    params: Any  # nested dicts of arrays in param_dtype
-    opt_state: Any
-    key: jax.Array  # the run's key; each step folds its number in
-    optimizer: optax.GradientTransformation = struct.field(pytree_node=False)
-
-
-def train_step(
-    state: TrainState,
-    batch: dict[str, jax.Array],
-    *,
-    loss_fn: Callable,
-    axis_name: str | None = None,
-    microbatches: int = 1,
-) -> tuple[TrainState, dict[str, dict[str, Mean]]]:
-    """Takes one step: the only one there is, for pre-training, fine-tuning and distillation alike.
-
-    Each loss is divided by its count over the global batch (all devices, all microbatches) before the gradient is
-    taken, so that the same rows give the same step however they are split. A step whose loss or gradient is not finite
-    changes nothing but the step number, and is counted.
-
-    Args:
-      batch: arrays [rows of this device, ...].
-      loss_fn: (params, batch, key) -> Outcome.
-      axis_name: the mapped axis to sum over, where the batch is split over devices.
-      microbatches: parts of the batch, computed one after another; must divide the rows of this device.
-
-    Returns:
-      The new state, and {"losses": {name: Mean}, "metrics": {name: Mean}, "tokens": int32 []} over the global batch.
-    """
-    key = jax.random.fold_in(state.key, state.step)
-    if axis_name is not None:
-        key = jax.random.fold_in(key, jax.lax.axis_index(axis_name))
-
-    def total(tree: Any) -> Any:
-        return tree if axis_name is None else jax.lax.psum(tree, axis_name)
-
-    # Counts depend on the batch alone: XLA drops the forward pass that computing them here seems to need.
-    counts = total({name: loss.count for name, loss in loss_fn(state.params, batch, key).losses.items()})
-
-    def objective(params: Any, part: dict[str, jax.Array], part_key: jax.Array) -> tuple[jax.Array, Any]:
-        outcome = loss_fn(params, part, part_key)
-        value = sum(loss.sum / jnp.maximum(counts[name], 1) for name, loss in outcome.losses.items())
-        return value, {"losses": outcome.losses, "metrics": outcome.metrics}
-
-    gradient = jax.grad(objective, has_aux=True)
-    if microbatches == 1:
-        grads, sums = gradient(state.params, batch, key)
-    else:
-        # [rows] -> [rows / k, k] -> [k, rows / k]: each part keeps rows of every device, so nothing moves between them.
-        parts = jax.tree.map(lambda x: jnp.swapaxes(x.reshape(-1, microbatches, *x.shape[1:]), 0, 1), batch)
-        keys = jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(microbatches))
-        shapes = jax.eval_shape(gradient, state.params, jax.tree.map(lambda x: x[0], parts), key)
-        zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
-
-        def accumulate(so_far: Any, part: Any) -> tuple[Any, None]:
-            return jax.tree.map(jnp.add, so_far, gradient(state.params, *part)), None
-
-        (grads, sums), _ = jax.lax.scan(accumulate, zeros, (parts, keys))
-    grads, sums, tokens = total((grads, sums, jnp.count_nonzero(batch["sequence_ids"])))
-
-    norm = optax.tree.norm(grads)
-    finite = jnp.isfinite(norm) & jnp.isfinite(sum(loss.sum for loss in sums["losses"].values()))
-    updates, opt_state = state.optimizer.update(grads, state.opt_state, state.params)
-    params = optax.apply_updates(state.params, updates)
-    params, opt_state = jax.tree.map(
-        lambda new, old: jnp.where(finite, new, old), (params, opt_state), (state.params, state.opt_state)
-    )
-    sums = jax.tree.map(lambda x: jnp.where(finite, x, 0), sums)
-    sums["metrics"] |= {
-        "grad_norm": Mean(jnp.where(finite, norm, 0), finite.astype(jnp.float32)),
-        "skipped": Mean(1 - finite.astype(jnp.float32), jnp.ones(())),
-    }
-    return state.replace(step=state.step + 1, params=params, opt_state=opt_state), sums | {"tokens": tokens}
+from bert_jax.workdir import Workdir, write_json
 
 
 @dataclass(frozen=True)
@@ -169,10 +92,12 @@ def _find_tokenizer(experiment: Experiment, source: Source | None) -> Tokenizer:
 
 def initial_state(run: Run, devices: Devices, say: Callable[[str], None]) -> TrainState:
     """The state before the first step: random, and from `init_from` whatever is there."""
-    state = devices.make(partial(random_state, run, optimizer.make(run.experiment.optimizer, run.experiment.steps)))
+    e = run.experiment
+    assert e.model is not None
+    state = devices.make(partial(random_state, run, optimizer.make(e.optimizer, e.steps, e.model)))
     if run.source is None:
         return state
-    params, report = pretrained.fit(state.params, run.source)
+    params, report = pretrained.fit(state.params, run.source, pretrained.top_layers(e.model, e.reinit_layers))
     say(str(report))
     params = devices.place(params)
     return state.replace(params=params, opt_state=devices.make(state.optimizer.init, params))
@@ -200,6 +125,9 @@ def train(
 ) -> dict[str, Any]:
     """Runs `experiment` in `workdir`, or continues it there exactly, and returns what result.json holds.
 
+    With several seeds, each has a workdir of its own in `workdir`, like that of a run with this seed alone, and what is
+    returned, and kept as seeds.json, is {"step", "metrics": means, "spread": standard deviations, "runs": all}.
+
     Args:
       profile: first and last step of a trace by `jax.profiler`, written to the workdir's folder `profile`.
       say: takes what a person should read, on the first host alone.
@@ -209,48 +137,72 @@ def train(
         training could not go on: after a full disk or a lost file it continues, once that is mended, from the last
         checkpoint.
     """
-    first = is_first_host()
-    with Workdir(Path(workdir), writes=first) as place:
+    first, folder = is_first_host(), Path(workdir)
+    seeds = range(experiment.seed, experiment.seed + experiment.seeds)
+    if not seeds:
+        raise InputError(f"seeds: {experiment.seeds} must be at least 1")
+    if experiment.patience and not experiment.keep_best:
+        raise InputError("patience: name the figure that should get better in keep_best, such as loss")
+    if experiment.seeds > 1 and (folder / "experiment.json").exists():
+        raise InputError(f"{folder}: holds a run with one seed; use another --workdir")
+    with ExitStack() as stack:
+        paths = [folder] if experiment.seeds == 1 else [folder / f"seed-{seed}" for seed in seeds]
+        places = [stack.enter_context(Workdir(path, writes=first)) for path in paths]
         try:
-            run = resolve(experiment, place)
-            place.claim(run.experiment, run.tokenizer)
-            loop = Loop(run, place, say if first else lambda _: None)
-            place.record_environment(loop.start, loop.devices.describe())
-            return loop.run(profile)
+            saved = all(place.latest_step() is not None for place in places)
+            run = resolve(replace(experiment, seeds=1), places[0] if saved else None)
+            runs = [replace(run, experiment=replace(run.experiment, seed=seed)) for seed in seeds]
+            for one, place in zip(runs, places, strict=True):
+                place.claim(one.experiment, one.tokenizer)
+            loop = Loop(runs, places, say if first else lambda _: None)
+            for place in places:
+                place.record_environment(loop.start, loop.devices.describe())
+            results = loop.run(profile)
         except OSError as error:
             raise InputError(
-                f"{error.filename or place.path}: {error.strerror or error}; mend that and give the same command "
+                f"{error.filename or folder}: {error.strerror or error}; mend that and give the same command "
                 "again: it goes on from the last checkpoint"
             ) from error
+    if experiment.seeds == 1:
+        return results[0]
+    found = over_seeds(seeds, results)
+    if first:
+        write_json(folder / "seeds.json", found)
+    return found
+
+
+def over_seeds(seeds: Iterable[int], results: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Returns the mean and the standard deviation (of the sample) of each figure over runs with different seeds."""
+    metrics = [result.get("metrics", {}) for result in results]
+    means = _means(metrics)
+    return {
+        "step": min(result.get("step", 0) for result in results),
+        "metrics": means,
+        "spread": {name: statistics.stdev(figures[name] for figures in metrics) for name in means},
+        "runs": {str(seed): figures for seed, figures in zip(seeds, metrics, strict=True)},
+    }
 
 
 class InterruptedEvaluationError(Exception):
     """An evaluation was cut short, because the run is to stop."""
 
 
-class Loop:
-    """One run's loop: steps, figures, evaluations and checkpoints, each when it is due."""
+class Member:
+    """One seed of a run: its weights, its batches, its workdir, and how far it is."""
 
-    def __init__(self, run: Run, place: Workdir, say: Callable[[str], None]):
-        self.experiment, self.task, self.place, self.say = run.experiment, run.task, place, say
+    def __init__(self, run: Run, place: Workdir, devices: Devices, say: Callable[[str], None]):
         e = run.experiment
-        self.devices = Devices(e.sharding, e.batch_size, e.fsdp)
-        if e.batch_size % (self.devices.count * e.microbatches):
-            raise InputError(
-                f"microbatches: {e.microbatches} does not divide the {e.batch_size // self.devices.count} rows of each "
-                "device; choose a divisor"
-            )
-        self.batches = self.task.train_batches(
+        self.experiment, self.place, self.devices, self.say = e, place, devices, say
+        self.batches = run.task.train_batches(
             batch_size=e.batch_size,
             steps=e.steps,
             seed=e.seed,
-            multiple=self.devices.count * e.microbatches,
-            host=self.devices.host,
-            hosts=self.devices.hosts,
+            multiple=devices.count * e.microbatches,
+            host=devices.host,
+            hosts=devices.hosts,
         )
-        self.eval_batches = self.task.eval_batches(batch_size=e.batch_size)
-        self.schedule = optimizer.learning_rate(e.optimizer, e.steps)
         self.checkpoints = Checkpoints(place.checkpoints, e.keep_checkpoints)
+        self.best = Checkpoints(place.best, keep=1) if e.keep_best else None
         # Sums since the last line of figures, and totals since the start: saved with each checkpoint, so that a
         # continued run writes the very lines that an uninterrupted one would.
         self.meta: dict[str, Any] = {
@@ -261,45 +213,158 @@ class Loop:
             "seconds": 0.0,
             "skipped_in_a_row": 0,
             "evaluated": 0,  # the last step that was
+            "best": None,  # (step, figure) of the best evaluation, with keep_best
+            "waited": 0,  # evaluations since then
         }
-        self.state = self._first_state(run)
-        self.start = int(self.state.step)
-        self.compiled = self.devices.train_step(train_step, loss_fn=self.task.loss_fn, microbatches=e.microbatches)
-        self.compiled_eval = self.devices.evaluate_step(self.task.loss_fn)
+        self.run = run
 
-    def _first_state(self, run: Run) -> TrainState:
+    def begin(self, step: int | None) -> None:
+        """Takes the state at `step`, the latest checkpoint that all seeds have, or None to start."""
         # 1. A checkpoint in this workdir: go on from there, exactly.
         # 2. `init_from`: its encoder and every head that fits (in `initial_state`).
         # 3. Nothing: random.
-        latest = self.checkpoints.latest()
-        if latest is None:
-            return initial_state(run, self.devices, self.say)
+        self.start = step or 0
+        if step is None:
+            self.state = initial_state(self.run, self.devices, self.say)
+            return
         like = self.devices.shapes(
-            jax.eval_shape(lambda: initial_state(replace(run, source=None), self.devices, print))
+            jax.eval_shape(lambda: initial_state(replace(self.run, source=None), self.devices, print))
         )
-        params, opt_state, self.meta = self.checkpoints.restore(latest, like.params, like.opt_state)
-        self.say(f"Continuing {self.place.path} at step {latest} of {self.experiment.steps}")
-        step, key = self.devices.make(lambda: (jnp.int32(latest), jax.random.key(self.experiment.seed)))
-        return TrainState(step=step, params=params, opt_state=opt_state, key=key, optimizer=like.optimizer)
+        params, opt_state, self.meta = self.checkpoints.restore(step, like.params, like.opt_state)
+        self.say(f"Continuing {self.place.path} at step {step} of {self.experiment.steps}")
+        number, key = self.devices.make(lambda: (jnp.int32(step), jax.random.key(self.experiment.seed)))
+        self.state = TrainState(step=number, params=params, opt_state=opt_state, key=key, optimizer=like.optimizer)
 
-    def run(self, profile: tuple[int, int] | None = None) -> dict[str, Any]:
-        """Takes the steps that are left; `profile` as in `train`."""
-        e, step = self.experiment, self.start
-        result = self.place.result()
-        if step == e.steps and result is not None and result["step"] == step:
-            self.say(f"{self.place.path}: finished already, at step {step}")
-            return result
-        self.place.rewind(step, self.meta["evaluated"])
+    @property
+    def stopped(self) -> bool:
+        """Whether its patience is at an end."""
+        return 0 < self.experiment.patience <= self.meta["waited"]
+
+    def add(self, step: int, sums: Any, operations: int) -> None:
+        """Adds the sums of one step to those that are not written yet."""
+        add(self.meta["losses"], sums["losses"])
+        add(self.meta["metrics"], sums["metrics"])
+        self.meta["tokens"] += int(sums["tokens"])
+        self.meta["flops"] += operations
+        self.meta["skipped_in_a_row"] += 1
+        if not sums["metrics"]["skipped"].sum:
+            self.meta["skipped_in_a_row"] = 0
+        if self.meta["skipped_in_a_row"] >= self.experiment.max_skipped:
+            self._give_up(step)
+
+    def _give_up(self, step: int) -> None:
+        self.checkpoints.close()
+        batch = self.place.write_batch(step, self.batches(step - 1))
+        good = self.checkpoints.latest()
+        raise InputError(
+            f"step {step}: the loss or its gradient was not finite in {self.meta['skipped_in_a_row']} steps in a row, "
+            f"and nothing was learned from them; the batch of this step is in {batch}; the last good checkpoint is "
+            + (f"that of step {good} in {self.place.checkpoints}" if good else "none: no step was saved before")
+            + "; look at that batch, or start another --workdir with a lower optimizer.learning_rate"
+        )
+
+    def log(self, step: int, learning_rate: float, speed: dict[str, float]) -> dict[str, float]:
+        """Writes the figures of the steps since the last call, and returns them."""
+        self.checkpoints.check()
+        losses = divide(self.meta["losses"])
+        figures = {"loss": sum(losses.values()), **losses, **divide(self.meta["metrics"])}
+        figures["skipped"] = self.meta["metrics"]["skipped"][0]
+        figures["learning_rate"] = learning_rate
+        self.meta["losses"], self.meta["metrics"] = {}, {}
+        self.place.write_figures(step, "train", figures)
+        self.place.write_speed(step, self.meta["seconds"], speed)
+        return figures
+
+    def keep(self, step: int, found: Evaluation) -> None:
+        """Writes an evaluation to the workdir and, where it is the best, keeps the weights."""
+        cost = {"tokens": self.meta["tokens"], "seconds": round(self.meta["seconds"], 3), "flops": self.meta["flops"]}
+        kept: dict[str, Any] = found._asdict()
+        if self.best is not None:
+            value = self._figure(found.metrics)
+            self.meta["waited"] += 1
+            if self.meta["best"] is None or value > self.meta["best"][1]:
+                self.meta["best"], self.meta["waited"] = (step, value), 0
+                self.best.keep(step, self.state.params)
+            else:
+                kept = {name: x for name, x in (self.place.result() or {}).items() if name in kept}
+            kept |= {"best_step": self.meta["best"][0], "stopped_early": self.stopped}
+        self.place.write_result({"step": step, **cost} | kept)
+        self.meta["evaluated"] = step
+
+    def _figure(self, metrics: dict[str, float]) -> float:
+        """What `keep_best` names, the larger the better."""
+        name = self.experiment.keep_best
+        if name not in metrics:
+            raise InputError(f"keep_best: the evaluation has no figure {name!r}; it has {', '.join(metrics) or 'none'}")
+        return -metrics[name] if name.endswith(("loss", "error")) else metrics[name]
+
+    def save(self, step: int) -> None:
+        """Saves all that it takes to go on from `step`."""
+        self.checkpoints.save(step, self.state.params, self.state.opt_state, self.meta)
+
+    def close(self) -> None:
+        """Waits until everything is written."""
+        self.checkpoints.close()
+        if self.best is not None:
+            self.best.close()
+
+
+class Loop:
+    """The loop of a run with one seed or several: steps, figures, evaluations and checkpoints, each when it is due."""
+
+    def __init__(self, runs: Sequence[Run], places: Sequence[Workdir], say: Callable[[str], None]):
+        e = runs[0].experiment
+        self.experiment, self.task, self.say = e, runs[0].task, say
+        self.devices = Devices(e.sharding, e.batch_size, e.fsdp)
+        if e.batch_size % (self.devices.count * e.microbatches):
+            raise InputError(
+                f"microbatches: {e.microbatches} does not divide the {e.batch_size // self.devices.count} rows of each "
+                "device; choose a divisor"
+            )
+        self.members = [
+            Member(run, place, self.devices, say if run is runs[0] else lambda _: None)
+            for run, place in zip(runs, places, strict=True)
+        ]
+        self.eval_batches = self.task.eval_batches(batch_size=e.batch_size)
+        self.schedule = optimizer.learning_rate(e.optimizer, e.steps)
+        self.start = self._begin()
+        assert e.model is not None
+        held = optimizer.frozen(self.members[0].state.params, e.optimizer, e.model)
+        self.options = {"loss_fn": optimizer.hold(self.task.loss_fn, held), "microbatches": e.microbatches}
+        self.compiled = self.devices.train_step(train_step, **self.options)
+        self.together = self.devices.train_step(several_steps, **self.options)
+        self.compiled_eval = self.devices.evaluate_step(self.task.loss_fn)
+
+    def _begin(self) -> int:
+        """Gives every seed its state, and returns the step they are at: the last that all still running ones saved."""
+        for member in self.members:
+            member.begin(member.checkpoints.latest())
+        running = self._active() or self.members
+        start = max(set.intersection(*(set(member.checkpoints.steps()) for member in running)), default=0)
+        for member in running:
+            if member.start != start:
+                member.begin(start or None)
+        return start
+
+    def run(self, profile: tuple[int, int] | None = None) -> list[dict[str, Any]]:
+        """Takes the steps that are left, and returns each seed's result; `profile` as in `train`."""
+        e, step, place = self.experiment, self.start, self.members[0].place
+        if all(self._finished(member, step) for member in self.members):
+            self.say(f"{place.path}: finished already, at step {step}")
+            return [member.place.result() or {} for member in self.members]
+        for member in self.members:
+            member.place.rewind(step, member.meta["evaluated"])
         pending: list[Any] = []  # figures still on the device: reading them at once would make it wait for us
-        with Stop() as stop, Progress(step, e.steps, self.say) as progress, Trace(self.place.path, profile) as trace:
-            if self._due(e.eval_every, step) and self.meta["evaluated"] < step:
+        with Stop() as stop, Progress(step, e.steps, self.say) as progress, Trace(place.path, profile) as trace:
+            if self._due(e.eval_every, step) and any(member.meta["evaluated"] < step for member in self.members):
                 self._evaluate(step, progress, stop)  # it was cut short when the run was stopped
-            for batch in prefetch(self.batches, step, e.steps):
+            for batches in prefetch(self._batches, step, e.steps):
                 step += 1
+                active = self._active()
                 trace.before(step)
-                self.state, sums = self.compiled(self.state, batch)
-                trace.after(step, self.state)
-                pending.append((step, sums, self._size(batch)))
+                sizes = [self._size(batches[member.experiment.seed]) for member in active]
+                pending.append((step, active, self._step(active, batches), sizes))
+                trace.after(step, active[0].state)
                 due_log, due_eval = self._due(e.log_every, step), self._due(e.eval_every, step)
                 if due_log or due_eval or len(pending) >= 100:
                     self._collect(pending, progress)
@@ -307,16 +372,48 @@ class Loop:
                     self._log(step, progress)
                 if due_eval:
                     self._evaluate(step, progress, stop)
-                stopping = self._stopping(step, stop)
+                stopping = self._stopping(step, stop) or not self._active()
                 if stopping or self._due(e.checkpoint_every, step):
                     self._collect(pending, progress)
-                    self.checkpoints.save(step, self.state.params, self.state.opt_state, self.meta)
+                    for member in active:
+                        member.save(step)
                 if stopping:
                     break
-        self.checkpoints.close()
-        if self.meta["evaluated"] < e.steps:
+        for member in self.members:
+            member.close()
+        if not all(self._finished(member, step) for member in self.members):
             self.say(f"Stopped at step {step} of {e.steps}; the same command goes on from there")
-        return self.place.result() or {}
+        return [member.place.result() or {} for member in self.members]
+
+    def _active(self) -> list[Member]:
+        return [member for member in self.members if not member.stopped]
+
+    def _finished(self, member: Member, step: int) -> bool:
+        result = member.place.result()
+        return member.stopped or (step == self.experiment.steps and result is not None and result["step"] == step)
+
+    def _batches(self, step: int) -> dict[int, Arrays]:
+        """The batch of each seed that has not stopped."""
+        return {member.experiment.seed: member.batches(step) for member in self._active()}
+
+    def _step(self, active: Sequence[Member], batches: dict[int, Arrays]) -> list[Any]:
+        """Takes a step with each seed and returns its sums: in one program where memory allows, else in turn."""
+        mine = [batches[member.experiment.seed] for member in active]
+        # A batch padded to another one's shape would get other dropout than in a run of its own.
+        alike = len({tuple(x.shape for x in batch.values()) for batch in mine}) == 1
+        if len(active) > 1 and alike and self.devices.parallel:
+            states = tuple(member.state for member in active)
+            together = {name: np.stack([batch[name] for batch in mine], axis=1) for name in mine[0]}
+            if self.devices.fits(several_steps, states, together, **self.options):
+                states, found = self.together(states, together)
+                for member, state in zip(active, states, strict=True):
+                    member.state = state
+                return found
+        found = []
+        for member, batch in zip(active, mine, strict=True):
+            member.state, sums = self.compiled(member.state, batch)
+            found.append(sums)
+        return found
 
     def _due(self, every: int, step: int) -> bool:
         return step == self.experiment.steps or (every > 0 and step > 0 and step % every == 0)
@@ -334,42 +431,20 @@ class Loop:
         return hosts * batch["sequence_ids"].size, hosts * flops.training_step(self.experiment.model, batch)
 
     def _collect(self, pending: list[Any], progress: Progress) -> None:
-        for step, sums, (slots, operations) in jax.device_get(pending):
-            add(self.meta["losses"], sums["losses"])
-            add(self.meta["metrics"], sums["metrics"])
-            self.meta["tokens"] += int(sums["tokens"])
-            self.meta["flops"] += operations
-            progress.advance(step, int(sums["tokens"]), slots, operations)
-            self.meta["skipped_in_a_row"] += 1
-            if not sums["metrics"]["skipped"].sum:
-                self.meta["skipped_in_a_row"] = 0
-            if self.meta["skipped_in_a_row"] >= self.experiment.max_skipped:
-                self._give_up(step)
+        for step, members, sums, sizes in pending:
+            for member, found, (slots, operations) in zip(members, jax.device_get(sums), sizes, strict=True):
+                member.add(step, found, operations)
+                progress.advance(step, int(found["tokens"]), slots, operations)
         pending.clear()
-        self.meta["seconds"] += progress.lap()
-
-    def _give_up(self, step: int) -> None:
-        self.checkpoints.close()
-        batch = self.place.write_batch(step, self.batches(step - 1))
-        good = self.checkpoints.latest()
-        raise InputError(
-            f"step {step}: the loss or its gradient was not finite in {self.meta['skipped_in_a_row']} steps in a row, "
-            f"and nothing was learned from them; the batch of this step is in {batch}; the last good checkpoint is "
-            + (f"that of step {good} in {self.place.checkpoints}" if good else "none: no step was saved before")
-            + "; look at that batch, or start another --workdir with a lower optimizer.learning_rate"
-        )
+        active, seconds = self._active() or self.members, progress.lap()
+        for member in active:
+            member.meta["seconds"] += seconds / len(active)
 
     def _log(self, step: int, progress: Progress) -> None:
-        self.checkpoints.check()
-        losses = divide(self.meta["losses"])
-        figures = {"loss": sum(losses.values()), **losses, **divide(self.meta["metrics"])}
-        figures["skipped"] = self.meta["metrics"]["skipped"][0]
-        figures["learning_rate"] = float(self.schedule(step - 1))
-        self.meta["losses"], self.meta["metrics"] = {}, {}
-        self.place.write_figures(step, "train", figures)
-        speed = progress.speed(self.devices.peak_flops) | {"memory_bytes": self.devices.memory()}
-        self.place.write_speed(step, self.meta["seconds"], {name: x for name, x in speed.items() if x is not None})
-        progress.show(step, figures)
+        measured = progress.speed(self.devices.peak_flops) | {"memory_bytes": self.devices.memory()}
+        speed = {name: x for name, x in measured.items() if x is not None}
+        figures = [member.log(step, float(self.schedule(step - 1)), speed) for member in self._active()]
+        progress.show(step, _means(figures))
 
     def _evaluate(self, step: int, progress: Progress, stop: Stop) -> None:
         def watch(done: int, total: int) -> None:
@@ -377,14 +452,24 @@ class Loop:
             if stop.requested and self.devices.hosts == 1:
                 raise InterruptedEvaluationError
 
-        found = Evaluation({}, {}, {}, [])
-        if self.eval_batches is not None:
-            try:
-                found = evaluate(self.task, self.compiled_eval, self.state.params, self.eval_batches, watch)
-            except InterruptedEvaluationError:
-                return
-            self.place.write_figures(step, "eval", found.metrics)
-        cost = {"tokens": self.meta["tokens"], "seconds": round(self.meta["seconds"], 3), "flops": self.meta["flops"]}
-        self.place.write_result({"step": step, **cost} | found._asdict())
-        self.meta["evaluated"] = step
-        progress.evaluated(step, found.metrics)
+        figures = []
+        for member in self._active():
+            if member.meta["evaluated"] == step:
+                continue
+            found = Evaluation({}, {}, {}, [])
+            if self.eval_batches is not None:
+                try:
+                    found = evaluate(self.task, self.compiled_eval, member.state.params, self.eval_batches, watch)
+                except InterruptedEvaluationError:
+                    return
+                member.place.write_figures(step, "eval", found.metrics)
+            member.keep(step, found)
+            figures.append(found.metrics)
+        if figures:
+            progress.evaluated(step, _means(figures))
+
+
+def _means(figures: Sequence[dict[str, float]]) -> dict[str, float]:
+    """The mean of each figure over seeds."""
+    names = [name for name in figures[0] if all(name in found for found in figures)]
+    return {name: statistics.fmean(found[name] for found in figures) for name in names}

@@ -67,6 +67,7 @@ class Workdir:
         self._board: SummaryWriter | None = None
         self.tokenizer = path / "tokenizer"
         self.checkpoints = path / "checkpoints"
+        self.best = path / "best"
         if writes:
             self._take_lock()
 

@@ -26,10 +26,11 @@ ALLOWED = {
     "pretrained": {"config", "checkpoint", "interop", "tokenizers"},
     "workdir": {"config", "checkpoint", "tokenizers"},
     "progress": set(),
+    "step": {"losses"},
     "evaluate": {"tasks", "sharding", "data", "losses"},
     "train": {
         "config", "optimizer", "sharding", "checkpoint", "pretrained", "tasks", "data", "evaluate", "losses",
-        "tokenizers", "workdir", "progress", "flops",
+        "tokenizers", "workdir", "progress", "flops", "step",
     },
     "predict": {
         "config", "pretrained", "tasks", "data", "evaluate", "heads", "model", "sharding", "tokenizers", "workdir",

@@ -3,12 +3,13 @@
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import Any
+from typing import Any, TypeVar
 
 import grain
 import numpy as np
 
 Arrays = dict[str, np.ndarray]
+Batch = TypeVar("Batch")
 
 # Widths that batches of texts are padded to: few, so that few shapes are compiled.
 BUCKETS = (16, 32, 64, 128, 256, 512, 1024, 2048)
@@ -217,18 +218,18 @@ class RowBatches:
 class _Steps:
     """A batch function as the random-access source that Grain reads."""
 
-    batches: Callable[[int], Arrays]
+    batches: Callable[[int], Any]
     start: int
     stop: int
 
     def __len__(self) -> int:
         return self.stop - self.start
 
-    def __getitem__(self, index: int) -> Arrays:
+    def __getitem__(self, index: int) -> Any:
         return self.batches(self.start + int(index))
 
 
-def prefetch(batches: Callable[[int], Arrays], start: int, stop: int) -> Iterator[Arrays]:
+def prefetch(batches: Callable[[int], Batch], start: int, stop: int) -> Iterator[Batch]:
     """Yields batches(start), ..., batches(stop - 1) in order, some made ahead by a thread."""
     if start >= stop:
         return iter(())

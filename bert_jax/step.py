@@ -1,0 +1,106 @@
+"""The training step: the only one there is, for pre-training, fine-tuning and distillation alike."""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import struct
+
+from bert_jax.losses import Mean
+
+
+class TrainState(struct.PyTreeNode):
+    """What changes from step to step, and the optimizer that changes it."""
+
+    step: jax.Array  # int32 []: steps taken
+    params: Any  # nested dicts of arrays in param_dtype
+    opt_state: Any
+    key: jax.Array  # the run's key; each step folds its number in
+    optimizer: optax.GradientTransformation = struct.field(pytree_node=False)
+
+
+def train_step(
+    state: TrainState,
+    batch: dict[str, jax.Array],
+    *,
+    loss_fn: Callable,
+    axis_name: str | None = None,
+    microbatches: int = 1,
+) -> tuple[TrainState, dict[str, dict[str, Mean]]]:
+    """Takes one step: the only one there is, for pre-training, fine-tuning and distillation alike.
+
+    Each loss is divided by its count over the global batch (all devices, all microbatches) before the gradient is
+    taken, so that the same rows give the same step however they are split. A step whose loss or gradient is not finite
+    changes nothing but the step number, and is counted.
+
+    Args:
+      batch: arrays [rows of this device, ...].
+      loss_fn: (params, batch, key) -> Outcome.
+      axis_name: the mapped axis to sum over, where the batch is split over devices.
+      microbatches: parts of the batch, computed one after another; must divide the rows of this device.
+
+    Returns:
+      The new state, and {"losses": {name: Mean}, "metrics": {name: Mean}, "tokens": int32 []} over the global batch.
+    """
+    key = jax.random.fold_in(state.key, state.step)
+    if axis_name is not None:
+        key = jax.random.fold_in(key, jax.lax.axis_index(axis_name))
+
+    def total(tree: Any) -> Any:
+        return tree if axis_name is None else jax.lax.psum(tree, axis_name)
+
+    # Counts depend on the batch alone: XLA drops the forward pass that computing them here seems to need.
+    counts = total({name: loss.count for name, loss in loss_fn(state.params, batch, key).losses.items()})
+
+    def objective(params: Any, part: dict[str, jax.Array], part_key: jax.Array) -> tuple[jax.Array, Any]:
+        outcome = loss_fn(params, part, part_key)
+        value = sum(loss.sum / jnp.maximum(counts[name], 1) for name, loss in outcome.losses.items())
+        return value, {"losses": outcome.losses, "metrics": outcome.metrics}
+
+    gradient = jax.grad(objective, has_aux=True)
+    if microbatches == 1:
+        grads, sums = gradient(state.params, batch, key)
+    else:
+        # [rows] -> [rows / k, k] -> [k, rows / k]: each part keeps rows of every device, so nothing moves between them.
+        parts = jax.tree.map(lambda x: jnp.swapaxes(x.reshape(-1, microbatches, *x.shape[1:]), 0, 1), batch)
+        keys = jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(microbatches))
+        shapes = jax.eval_shape(gradient, state.params, jax.tree.map(lambda x: x[0], parts), key)
+        zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
+
+        def accumulate(so_far: Any, part: Any) -> tuple[Any, None]:
+            return jax.tree.map(jnp.add, so_far, gradient(state.params, *part)), None
+
+        (grads, sums), _ = jax.lax.scan(accumulate, zeros, (parts, keys))
+    grads, sums, tokens = total((grads, sums, jnp.count_nonzero(batch["sequence_ids"])))
+
+    norm = optax.tree.norm(grads)
+    finite = jnp.isfinite(norm) & jnp.isfinite(sum(loss.sum for loss in sums["losses"].values()))
+    updates, opt_state = state.optimizer.update(grads, state.opt_state, state.params)
+    params = optax.apply_updates(state.params, updates)
+    params, opt_state = jax.tree.map(
+        lambda new, old: jnp.where(finite, new, old), (params, opt_state), (state.params, state.opt_state)
+    )
+    sums = jax.tree.map(lambda x: jnp.where(finite, x, 0), sums)
+    sums["metrics"] |= {
+        "grad_norm": Mean(jnp.where(finite, norm, 0), finite.astype(jnp.float32)),
+        "skipped": Mean(1 - finite.astype(jnp.float32), jnp.ones(())),
+    }
+    return state.replace(step=state.step + 1, params=params, opt_state=opt_state), sums | {"tokens": tokens}
+
+
+def several_steps(
+    states: tuple[TrainState, ...], batch: dict[str, jax.Array], **options: Any
+) -> tuple[tuple[TrainState, ...], list[Any]]:
+    """Takes one step with each of several states at once, for arrays [rows, states, ...]; else as `train_step`."""
+    stacked = jax.tree.map(lambda *arrays: jnp.stack(arrays), *states)
+    step: Any = partial(train_step, **options)
+    found = jax.vmap(step, in_axes=(0, 1))(stacked, batch)
+
+    def of_state(i: int) -> Any:
+        return jax.tree.map(lambda array: array[i], found)
+
+    parts = [of_state(i) for i in range(len(states))]
+    return tuple(state for state, _ in parts), [sums for _, sums in parts]
