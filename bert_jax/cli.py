@@ -91,6 +91,18 @@ class _Train:
 
     workdir: Path  # folder of the run (of a sweep: one folder in it for each experiment); made, or continued
     experiment: Annotated[Experiment, tyro.conf.arg(name="")]
+    several_hosts: bool = False  # this process is one of several: of a TPU pod, GPU nodes, or by JAX_... variables
+    profile: tuple[int, int] | None = None  # first and last step of a trace for TensorBoard or Perfetto, in the workdir
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """An experiment and where it might run."""
+
+    experiment: Annotated[Experiment, tyro.conf.arg(name="")]
+    accelerator: str = "cpu"  # such as h100, a100, v4, v5e; cpu is this machine
+    devices: int = 1  # how many of them
+    mfu: float = 0.4  # share of their peak that the run is expected to reach
 
 
 TRAIN_USAGE = """usage: bert_jax train EXPERIMENT.py --workdir DIR [FLAGS]
@@ -101,13 +113,48 @@ folder of its name in the workdir; --only NAME picks one. Every field of the exp
 --model.num-layers 4 or --optimizer.learning-rate 1e-4; `bert_jax train EXPERIMENT.py --help` lists them."""
 
 
+PLAN_USAGE = """usage: bert_jax plan EXPERIMENT.py --accelerator NAME --devices N [--mfu SHARE] [FLAGS]
+
+Says what a run would take without running it: parameters, memory on each device, operations, hours. Flags are those of
+`bert_jax train`; `bert_jax plan EXPERIMENT.py --help` lists them."""
+
+
 def train(args: Sequence[str]) -> None:
     """Runs an experiment file, or continues it."""
+    parsed = _parse_experiments(args, _Train, {"workdir": tyro.MISSING}, TRAIN_USAGE)
+
+    from bert_jax import sharding
+    from bert_jax.train import train as run
+
+    if any(given.several_hosts for given in parsed.values()):
+        sharding.join_hosts()
+    for name, given in parsed.items():
+        result = run(given.experiment, given.workdir / name, profile=given.profile)
+        if sharding.is_first_host():
+            figures = {**result.get("metrics", {}), **({"spread": result["spread"]} if "spread" in result else {})}
+            print(json.dumps({"experiment": name or args[0], "step": result.get("step"), **figures}))
+
+
+def plan(args: Sequence[str]) -> None:
+    """Says what a run would take: memory, operations, hours."""
+    parsed = _parse_experiments(args, _Plan, {}, PLAN_USAGE)
+
+    from bert_jax.plan import plan as run
+    from bert_jax.sharding import pretend_devices
+
+    pretend_devices(max((given.devices for given in parsed.values()), default=1))
+    for name, given in parsed.items():
+        if name:
+            print(name)
+        print(run(given.experiment, given.accelerator, given.devices, given.mfu))
+
+
+def _parse_experiments(args: Sequence[str], kind: Any, fields: dict[str, Any], usage: str) -> dict[str, Any]:
     if not args or args[0].startswith("-"):
-        print(TRAIN_USAGE)
+        print(usage)
         if not args or args[0] not in ("-h", "--help"):
-            raise InputError("train: name an experiment file first")
-        return
+            raise InputError("name an experiment file first")
+        return {}
     first = ArgumentParser(add_help=False, allow_abbrev=False)
     first.add_argument("--init-from")
     first.add_argument("--only")
@@ -117,14 +164,12 @@ def train(args: Sequence[str]) -> None:
         if early.only not in sweep:
             raise InputError(f"{args[0]}: no experiment is called {early.only!r}; there are {', '.join(sweep)}")
         sweep = {early.only: sweep[early.only]}
-    parsed = {name: _with_flags(experiment, early.init_from, rest, args[0]) for name, experiment in sweep.items()}
-
-    from bert_jax.train import train as run
-
-    for name, given in parsed.items():
-        result = run(given.experiment, given.workdir / name)
-        figures = {**result.get("metrics", {}), **({"spread": result["spread"]} if "spread" in result else {})}
-        print(json.dumps({"experiment": name or args[0], "step": result.get("step"), **figures}))
+    prog = f"bert_jax {kind.__name__.strip('_').lower()} {args[0]}"
+    parsed = {}
+    for name, experiment in sweep.items():
+        default = kind(experiment=_with_source(experiment, early.init_from, rest), **fields)
+        parsed[name] = tyro.cli(kind, config=(tyro.conf.AvoidSubcommands,), default=default, args=rest, prog=prog)
+    return parsed
 
 
 def load_experiments(path: Path) -> dict[str, Experiment]:
@@ -147,7 +192,7 @@ def load_experiments(path: Path) -> dict[str, Experiment]:
     return found
 
 
-def _with_flags(experiment: Experiment, init_from: str | None, flags: Sequence[str], file: str) -> _Train:
+def _with_source(experiment: Experiment, init_from: str | None, flags: Sequence[str]) -> Experiment:
     # Which model the --model flags change depends on init_from, so that one is settled first.
     if init_from is not None:
         experiment = dataclasses.replace(experiment, init_from=init_from)
@@ -155,8 +200,7 @@ def _with_flags(experiment: Experiment, init_from: str | None, flags: Sequence[s
         from bert_jax.pretrained import open_source
 
         experiment = dataclasses.replace(experiment, model=open_source(experiment.init_from).config)
-    default = _Train(workdir=tyro.MISSING, experiment=experiment)
-    return tyro.cli(tyro.conf.AvoidSubcommands[_Train], default=default, args=flags, prog=f"bert_jax train {file}")
+    return experiment
 
 
 def evaluate(source: Annotated[str, tyro.conf.Positional], data: str | None = None) -> None:
@@ -281,6 +325,7 @@ COMMANDS: dict[str, Callable[..., Any]] = {
     "tokenizer": tokenizer,
     "prepare": prepare,
     "train": train,
+    "plan": plan,
     "evaluate": evaluate,
     "predict": predict,
     "convert": convert,
@@ -303,8 +348,8 @@ def run(args: Sequence[str]) -> int:
     if args[0] not in COMMANDS:
         raise InputError(f"no command is called {args[0]!r}; there are {', '.join(COMMANDS)}")
     command = COMMANDS[args[0]]
-    if command is train:
-        train(args[1:])
+    if command in (train, plan):
+        command(args[1:])
     else:
         tyro.cli(command, args=list(args[1:]), prog=f"bert_jax {args[0]}")
     return 0

@@ -35,6 +35,7 @@ ALLOWED = {
     "predict": {
         "config", "pretrained", "tasks", "data", "evaluate", "heads", "model", "sharding", "tokenizers", "workdir",
     },
+    "plan": {"config", "flops", "optimizer", "sharding", "step", "train"},
     "report": {"config"},
     "quickstart": {"config", "train", "report", "data", "predict", "tokenizers", "workdir"},
 }  # fmt: skip

@@ -11,7 +11,6 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 import pytest
 
 from bert_jax import optimizer, tokenizers, train
@@ -19,8 +18,6 @@ from bert_jax.config import BertConfig, Experiment, Optimizer, Pretraining, Sequ
 from bert_jax.data.prepare import prepare
 from bert_jax.errors import InputError
 from bert_jax.losses import Mean, Outcome
-from bert_jax.sharding import Devices
-from bert_jax.tasks.pretraining import PretrainingTask
 
 MODEL = BertConfig(
     vocab_size=0,
@@ -117,65 +114,6 @@ def lines(path: Path) -> list[dict]:
 
 
 # The step --------------------------------------------------------------------------------------------------------
-
-
-def uneven_batch(rows: int = 16, length: int = 12, slots: int = 4) -> dict[str, np.ndarray]:
-    """Rows of unequal length with unequal numbers of masked tokens and some without a pair label."""
-    rng = np.random.default_rng(0)
-    present = (np.arange(length) < rng.integers(4, length + 1, rows)[:, None]).astype(np.int32)
-    return {
-        "input_ids": rng.integers(0, 50, (rows, length)).astype(np.int32) * present,
-        "token_type_ids": np.zeros((rows, length), np.int32),
-        "position_ids": np.tile(np.arange(length, dtype=np.int32), (rows, 1)),
-        "sequence_ids": present,
-        "cls_positions": np.zeros((rows, 1), np.int32),
-        "masked_positions": rng.integers(0, 4, (rows, slots)).astype(np.int32),
-        "masked_labels": rng.integers(0, 50, (rows, slots)).astype(np.int32),
-        "masked_weights": (rng.random((rows, slots)) < rng.random((rows, 1))).astype(np.float32),
-        "pair_labels": rng.integers(0, 2, (rows, 1)).astype(np.int32),
-        "pair_weights": (rng.random((rows, 1)) < 0.7).astype(np.float32),
-    }
-
-
-# An optimizer that moves nothing and keeps the gradient as its state, where a test can read it.
-KEEP_GRADIENT = optax.GradientTransformation(
-    lambda params: jax.tree.map(jnp.zeros_like, params),
-    lambda grads, state, params: (jax.tree.map(jnp.zeros_like, grads), grads),
-)
-
-
-class _NoTokenizer:
-    pass
-
-
-def gradient(config: BertConfig, sharding: str, microbatches: int = 1):
-    """Gradients and sums of MLM and NSP on the uneven batch."""
-    task = PretrainingTask(Pretraining(), config, _NoTokenizer())
-    batch = uneven_batch()
-    params = task.model.init(jax.random.key(0), batch)["params"]
-    state = train.TrainState(
-        step=jnp.zeros((), jnp.int32),
-        params=params,
-        opt_state=KEEP_GRADIENT.init(params),
-        key=jax.random.key(1),
-        optimizer=KEEP_GRADIENT,
-    )
-    step = Devices(sharding, len(batch["input_ids"])).train_step(
-        train.train_step, loss_fn=task.loss_fn, microbatches=microbatches
-    )
-    state, sums = step(state, batch)
-    return jax.device_get((state.opt_state, sums))
-
-
-@pytest.mark.parametrize(("sharding", "microbatches"), [("single", 2), ("single", 4), ("pmap", 1), ("pmap", 2)])
-def test_the_gradient_does_not_depend_on_how_the_batch_is_split(sharding, microbatches):
-    config = replace(QUIET, vocab_size=50)
-    whole, whole_sums = gradient(config, "single")
-    split, split_sums = gradient(config, sharding, microbatches)
-    for a, b in zip(jax.tree.leaves(whole), jax.tree.leaves(split), strict=True):
-        np.testing.assert_allclose(b, a, rtol=1e-5, atol=1e-5 * np.abs(a).max())
-    for a, b in zip(jax.tree.leaves(whole_sums), jax.tree.leaves(split_sums), strict=True):
-        np.testing.assert_allclose(b, a, rtol=1e-5)
 
 
 def test_a_gradient_that_is_not_finite_changes_nothing_and_is_counted():

@@ -1,0 +1,160 @@
+"""What a run will cost, before it is paid for: parameters, memory on each device, operations, hours."""
+
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+import jax
+import numpy as np
+
+from bert_jax import flops, optimizer
+from bert_jax.config import Experiment
+from bert_jax.errors import InputError
+from bert_jax.sharding import Devices
+from bert_jax.step import train_step
+from bert_jax.train import Run, random_state, resolve
+
+SAMPLED_BATCHES = 8
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Bytes on each device, for one way to lay a run out."""
+
+    fsdp: int  # devices that parameters and optimizer state are split over
+    remat: bool  # whether blocks are computed again in the backward pass
+    parameters: int
+    optimizer: int
+    activations: int  # and gradients: all that the compiled step needs beside its state and batch
+
+    @property
+    def total(self) -> int:
+        """All of it."""
+        return self.parameters + self.optimizer + self.activations
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a run will take."""
+
+    parameters: int  # numbers in the model
+    tokens: int  # positions over all steps, without padding
+    operations: int  # floating-point, over all steps
+    steps: int
+    epochs: float  # passes over the training data
+    hours: float
+    layouts: tuple[Memory, ...]
+    device: flops.Accelerator
+    text: str  # of where it runs: "8 x h100 at 40 % of their peak"
+
+    def __str__(self) -> str:
+        lines = [
+            f"parameters          {self.parameters:,}",
+            f"steps               {self.steps:,}, which is {self.epochs:.3g} epochs over the training data",
+            f"tokens              {self.tokens:.3g} (without padding)",
+            f"operations          {self.operations:.3g}",
+            f"time                {self.hours:.3g} hours on {self.text}; evaluation not counted",
+            "",
+            f"memory on each device, of {_gigabytes(self.device.memory)}, as XLA compiles the step for a CPU:",
+            "fsdp  remat   parameters    optimizer   activations        total",
+        ]
+        for m in self.layouts:
+            parts = (m.parameters, m.optimizer, m.activations, m.total)
+            fits = "fits" if m.total <= self.device.memory else "does not fit"
+            sizes = "".join(f"{_gigabytes(x):>13}" for x in parts)
+            lines.append(f"{m.fsdp:4}  {'yes' if m.remat else 'no':5}{sizes}  {fits}")
+        return "\n".join(lines)
+
+
+def _gigabytes(count: float) -> str:
+    return f"{count / 1e9:,.3g} GB" if count >= 1e8 else f"{count / 1e6:,.3g} MB"
+
+
+def plan(
+    experiment: Experiment,
+    accelerator: str,
+    devices: int = 1,
+    mfu: float = 0.4,
+    progress: Callable[[str], None] = lambda text: None,
+) -> Plan:
+    """Returns what `experiment` will take on so many devices, without taking a step.
+
+    The step is compiled on this machine, for as many pretended CPU devices; they have to be asked for before JAX first
+    looks for devices, as `sharding.pretend_devices` does.
+
+    Args:
+      accelerator: a name in `flops.ACCELERATORS`, or "cpu" for this machine.
+      mfu: share of the accelerator's peak that the run is expected to reach.
+      progress: told what is being compiled.
+
+    Raises:
+      InputError: the experiment cannot run, nobody knows the accelerator, or the devices cannot share the batch.
+    """
+    run = resolve(experiment)
+    if accelerator != "cpu" and accelerator not in flops.ACCELERATORS:
+        raise InputError(f"--accelerator {accelerator}: known are {', '.join(flops.ACCELERATORS)} and cpu")
+    device = flops.ACCELERATORS.get(accelerator) or this_machine(devices)
+    batches = run.task.train_batches(
+        batch_size=experiment.batch_size,
+        steps=run.experiment.steps,
+        seed=experiment.seed,
+        multiple=devices * experiment.microbatches,
+    )
+    sampled = [batches(int(step)) for step in np.linspace(0, run.experiment.steps - 1, SAMPLED_BATCHES)]
+    widest = max(sampled, key=lambda batch: batch["input_ids"].size)
+    model, steps = run.task.config, run.experiment.steps
+    operations = round(np.mean([flops.training_step(model, batch) for batch in sampled]) * steps)
+    tokens = round(np.mean([np.count_nonzero(batch["sequence_ids"]) for batch in sampled]) * steps)
+    return Plan(
+        parameters=count_parameters(run),
+        tokens=tokens,
+        operations=operations,
+        steps=steps,
+        epochs=steps * experiment.batch_size / batches.num_examples,
+        hours=operations / (devices * device.flops * mfu) / 3600,
+        layouts=tuple(layouts(run, widest, devices, progress)),
+        device=device,
+        text=f"{devices} x {accelerator} at {mfu:.0%} of the peak",
+    )
+
+
+def this_machine(devices: int) -> flops.Accelerator:
+    """A part of this machine, as if it were so many devices."""
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return flops.Accelerator(Devices("single", 1).peak_flops / devices, memory / devices)
+
+
+def count_parameters(run: Run) -> int:
+    """Numbers in the model's parameters."""
+    return sum(x.size for x in jax.tree.leaves(_shapes(run).params))
+
+
+def _shapes(run: Run) -> Any:
+    transformation = optimizer.make(run.experiment.optimizer, run.experiment.steps, run.experiment.model)
+    return jax.eval_shape(lambda: random_state(run, transformation))
+
+
+def layouts(run: Run, batch: dict[str, np.ndarray], devices: int, progress: Callable[[str], None]) -> Iterator[Memory]:
+    """Yields the memory of each layout: with and without FSDP, with and without remat."""
+    for fsdp in sorted({1, devices}):
+        for remat in (False, True):
+            progress(f"compiling with fsdp {fsdp}, {'with' if remat else 'without'} remat")
+            yield memory(run, batch, Devices("mesh", len(batch["input_ids"]), fsdp, jax.devices()[:devices]), remat)
+
+
+def memory(run: Run, batch: dict[str, np.ndarray], devices: Devices, remat: bool) -> Memory:
+    """The memory of one layout, from the analysis of the compiled step."""
+    task = type(run.task)(run.task.fields, replace(run.task.config, remat=remat), run.tokenizer)
+    state = devices.shapes(_shapes(run))
+    traced = devices.trace_train_step(
+        state, batch, train_step, loss_fn=task.loss_fn, microbatches=run.experiment.microbatches
+    )
+    found = traced.lower().compile().memory_analysis()
+    return Memory(
+        fsdp=devices.fsdp,
+        remat=remat,
+        parameters=devices.bytes_each(state.params),
+        optimizer=devices.bytes_each(state.opt_state),
+        activations=found.temp_size_in_bytes + found.output_size_in_bytes - found.alias_size_in_bytes,
+    )
