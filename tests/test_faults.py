@@ -1,0 +1,155 @@
+"""What goes wrong in a long run is told in a sentence, and the run goes on when it is mended."""
+
+import json
+import resource
+import signal
+import subprocess
+import sys
+from contextlib import contextmanager
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from test_train import data, fine_tuning, lines, pretraining, silent  # noqa: F401
+
+from bert_jax import train
+from bert_jax.errors import InputError
+from bert_jax.workdir import environment, git_revision
+
+
+@contextmanager
+def poisoned(monkeypatch, steps):
+    """Makes the batches of `steps` (counted from 1) such that their loss is not a number."""
+    original = train.Loop.__init__
+
+    def init(self, *args):
+        original(self, *args)
+        clean = self.batches
+
+        def batches(step):
+            batch = clean(step)
+            if step + 1 in steps:
+                batch["label_weights"] = np.full_like(batch["label_weights"], np.nan)
+            return batch
+
+        self.batches = batches
+
+    with monkeypatch.context() as patch:
+        patch.setattr(train.Loop, "__init__", init)
+        yield
+
+
+def short(data, **changes):  # noqa: F811
+    return fine_tuning(data, steps=12, log_every=4, checkpoint_every=4, **changes)
+
+
+def test_a_poisoned_batch_is_skipped_and_many_in_a_row_stop_the_run(data, tmp_path, monkeypatch):  # noqa: F811
+    experiment = short(data, max_skipped=3)
+    with poisoned(monkeypatch, {2, 6, 7, 8}), pytest.raises(InputError) as told:
+        train.train(experiment, tmp_path / "run", say=silent)
+    message = str(told.value)
+    assert message.startswith("step 8: the loss or its gradient was not finite in 3 steps in a row")
+    assert "that of step 4" in message
+    with np.load(tmp_path / "run" / "batch_of_step_8.npz", allow_pickle=False) as batch:
+        assert np.isnan(batch["label_weights"]).all()
+        assert batch["input_ids"].shape[0] == 16
+    (first,) = lines(tmp_path / "run" / "metrics.jsonl")
+    assert first["skipped"] == 1  # of the four steps up to step 4
+    assert all(np.isfinite(value) for name, value in first.items() if name != "split")
+    result = train.train(experiment, tmp_path / "run", say=silent)  # the batches are mended
+    assert result["step"] == 12
+    assert np.isfinite(result["metrics"]["loss"])
+
+
+@contextmanager
+def files_no_larger_than(count: int):
+    """What a full disk is like, without filling one: writing past `count` bytes fails."""
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (count, limits[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+
+
+def test_a_save_that_fails_says_so_and_the_run_goes_on_when_there_is_room(data, tmp_path):  # noqa: F811
+    with files_no_larger_than(3000), pytest.raises(InputError, match=r"run.*; .*give the same command again"):
+        train.train(short(data), tmp_path / "run", say=silent)
+    train.train(short(data), tmp_path / "run", say=silent)
+    train.train(short(data), tmp_path / "whole", say=silent)
+    assert (tmp_path / "run/metrics.jsonl").read_text() == (tmp_path / "whole/metrics.jsonl").read_text()
+
+
+def test_a_store_that_is_cut_short_is_named(data, tmp_path):  # noqa: F811
+    tokens = data / "store" / "tokens.bin"
+    whole = tokens.read_bytes()
+    tokens.write_bytes(whole[:-2])
+    try:
+        with pytest.raises(InputError, match=r"tokens\.bin: has .* the header says"):
+            train.train(pretraining(data), tmp_path / "run", say=silent)
+    finally:
+        tokens.write_bytes(whole)
+
+
+STOPPED_TWICE = """
+import os, signal, time
+from bert_jax.progress import Stop
+with Stop() as stop:
+    os.kill(os.getpid(), signal.{name})
+    assert stop.requested
+    print("asked once", flush=True)
+    os.kill(os.getpid(), signal.{name})
+    time.sleep(60)
+"""
+
+
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGINT"])
+def test_a_second_signal_ends_at_once(name):
+    done = subprocess.run(
+        [sys.executable, "-c", STOPPED_TWICE.format(name=name)], capture_output=True, text=True, timeout=50
+    )
+    assert done.returncode == -signal.Signals[name]
+    assert done.stdout == "asked once\n"
+    assert "once more to end at once" in done.stderr
+
+
+def test_a_run_stopped_while_it_evaluates_evaluates_when_it_goes_on(data, tmp_path, monkeypatch):  # noqa: F811
+    experiment = short(data, eval_every=4)
+    experiment = replace(experiment, task=replace(experiment.task, eval_limit=48))
+    train.train(experiment, tmp_path / "whole", say=silent)
+    evaluating = train.Progress.evaluating
+
+    def signalled(self, done, total):
+        if done == 2:
+            signal.raise_signal(signal.SIGTERM)
+        evaluating(self, done, total)
+
+    for _ in range(3):
+        monkeypatch.setattr(train.Progress, "evaluating", signalled)
+        train.train(experiment, tmp_path / "stopped", say=silent)
+        monkeypatch.undo()
+        train.train(experiment, tmp_path / "stopped", say=silent)
+    assert (tmp_path / "stopped/metrics.jsonl").read_text() == (tmp_path / "whole/metrics.jsonl").read_text()
+
+
+def test_the_workdir_tells_what_computed(data, tmp_path):  # noqa: F811
+    train.train(short(data), tmp_path / "run", say=silent)
+    train.train(short(data), tmp_path / "run", say=silent)
+    (entry,) = json.loads((tmp_path / "run/environment.json").read_text())
+    assert entry["from_step"] == 0
+    assert entry["libraries"]["jax"] == environment()["libraries"]["jax"]
+    assert entry["devices"]["count"] == 1
+
+
+def test_a_folder_that_git_does_not_hold_has_no_revision(tmp_path):
+    assert git_revision(tmp_path) is None
+
+
+def test_figures_of_speed_stay_out_of_metrics(data, tmp_path):  # noqa: F811
+    result = train.train(short(data), tmp_path / "run", say=silent, profile=(6, 7))
+    speed = lines(tmp_path / "run/speed.jsonl")[-1]
+    assert speed.keys() == {"step", "seconds", "tokens_per_second", "padding_share", "mfu", "memory_bytes"}
+    assert 0 < speed["mfu"] < 1
+    assert not speed.keys() & lines(tmp_path / "run/metrics.jsonl")[-1].keys() - {"step"}
+    assert result["flops"] > 0
+    assert list((tmp_path / "run/profile").rglob("*.xplane.pb"))

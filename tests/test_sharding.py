@@ -1,0 +1,264 @@
+"""However a step is laid out over devices and hosts, it is the same step."""
+
+import os
+import re
+import socket
+import subprocess
+import sys
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from bert_jax import optimizer, sharding, tokenizers, train
+from bert_jax.checkpoint import Checkpoints
+from bert_jax.config import BertConfig, Optimizer, Pretraining, preset
+from bert_jax.data.prepare import prepare
+from bert_jax.errors import InputError
+from bert_jax.sharding import Devices
+from bert_jax.tasks.pretraining import PretrainingTask
+
+CONFIG = BertConfig(
+    vocab_size=56,
+    hidden_size=16,
+    num_layers=1,
+    num_heads=2,
+    intermediate_size=32,
+    max_position_embeddings=24,
+    hidden_dropout=0.0,
+    attention_dropout=0.0,
+)
+ROWS = 32
+
+
+class NoTokenizer:
+    pass
+
+
+def uneven_batch(length: int = 12, slots: int = 4) -> dict[str, np.ndarray]:
+    """Rows of unequal length with unequal numbers of masked tokens and some without a pair label."""
+    rng = np.random.default_rng(0)
+    present = (np.arange(length) < rng.integers(4, length + 1, ROWS)[:, None]).astype(np.int32)
+    return {
+        "input_ids": rng.integers(0, 50, (ROWS, length)).astype(np.int32) * present,
+        "token_type_ids": np.zeros((ROWS, length), np.int32),
+        "position_ids": np.tile(np.arange(length, dtype=np.int32), (ROWS, 1)),
+        "sequence_ids": present,
+        "cls_positions": np.zeros((ROWS, 1), np.int32),
+        "masked_positions": rng.integers(0, 4, (ROWS, slots)).astype(np.int32),
+        "masked_labels": rng.integers(0, 50, (ROWS, slots)).astype(np.int32),
+        "masked_weights": (rng.random((ROWS, slots)) < rng.random((ROWS, 1))).astype(np.float32),
+        "pair_labels": rng.integers(0, 2, (ROWS, 1)).astype(np.int32),
+        "pair_weights": (rng.random((ROWS, 1)) < 0.7).astype(np.float32),
+    }
+
+
+# An optimizer that moves nothing and keeps the gradient as its state, where a test can read it.
+KEEP_GRADIENT = optax.GradientTransformation(
+    lambda params: jax.tree.map(jnp.zeros_like, params),
+    lambda grads, state, params: (jax.tree.map(jnp.zeros_like, grads), grads),
+)
+
+
+def make_state(task: PretrainingTask, transformation: optax.GradientTransformation) -> train.TrainState:
+    params = task.model.init(jax.random.key(0), uneven_batch())["params"]
+    zero, key = jnp.zeros((), jnp.int32), jax.random.key(1)
+    return train.TrainState(zero, params, transformation.init(params), key, transformation)
+
+
+@cache
+def gradient(config: BertConfig, way: str, fsdp: int = 0, microbatches: int = 1):
+    """Gradients of MLM and NSP, and sums, of the uneven batch."""
+    task = PretrainingTask(Pretraining(), config, NoTokenizer())
+    devices = Devices(way, ROWS, fsdp)
+    step = devices.train_step(train.train_step, loss_fn=task.loss_fn, microbatches=microbatches)
+    state, sums = step(devices.make(lambda: make_state(task, KEEP_GRADIENT)), uneven_batch())
+    return jax.device_get((state.opt_state, sums))
+
+
+def assert_same(found, expected):
+    for a, b in zip(jax.tree.leaves(expected), jax.tree.leaves(found), strict=True):
+        np.testing.assert_allclose(b, a, rtol=1e-5, atol=1e-5 * np.abs(a).max())
+
+
+WAYS = [("single", 0), ("pmap", 0), ("mesh", 1), ("mesh", 4), ("mesh", 8)]
+
+
+@pytest.mark.parametrize("microbatches", [1, 2, 4])
+@pytest.mark.parametrize(("way", "fsdp"), WAYS, ids=lambda x: str(x))
+def test_the_gradient_does_not_depend_on_how_the_batch_is_split(way, fsdp, microbatches):
+    assert_same(gradient(CONFIG, way, fsdp, microbatches), gradient(CONFIG, "single"))
+
+
+@pytest.mark.parametrize("fsdp", [1, 4, 8])
+def test_under_mesh_dropout_does_not_depend_on_the_number_of_devices(fsdp):
+    config = replace(CONFIG, hidden_dropout=0.2, attention_dropout=0.2)
+    one = gradient(config, "single")
+    assert_same(gradient(config, "mesh", fsdp), one)
+    with pytest.raises(AssertionError):  # otherwise there was no dropout
+        assert_same(gradient(CONFIG, "single"), one)
+
+
+def trace(config: BertConfig, devices: Devices, **options):
+    task = PretrainingTask(Pretraining(), config, NoTokenizer())
+    transformation = optimizer.make(Optimizer(), 10)
+    state = devices.shapes(jax.eval_shape(lambda: make_state(task, transformation)))
+    return state, devices.trace_train_step(state, uneven_batch(), train.train_step, loss_fn=task.loss_fn, **options)
+
+
+def moved(text: str) -> list[tuple[int, ...]]:
+    """Shapes that the collectives of a compiled program gather or exchange; sums of gradients are not among them."""
+    found = []
+    for line in text.splitlines():
+        if match := re.search(r"= (.*?) (all-gather|all-to-all|collective-permute)(-start)?\(", line):
+            shapes = re.findall(r"\w+\[([\d,]*)\]", match[1])
+            found += [tuple(int(n) for n in shape.split(",") if n) for shape in shapes]
+    return found
+
+
+@pytest.mark.parametrize("microbatches", [1, 2])
+def test_fsdp_gathers_parameters_and_no_activations(microbatches):
+    state, traced = trace(CONFIG, Devices("mesh", ROWS, 8), microbatches=microbatches)
+    shapes = {x.shape for x in jax.tree.leaves(state.params)}
+    gathered = moved(traced.lower().compile().as_text())
+    assert gathered
+    # XLA may drop dimensions of size 1 or merge neighbouring ones, so sizes are compared.
+    sizes = {int(np.prod(shape)) for shape in shapes}
+    strangers = [shape for shape in gathered if int(np.prod(shape)) not in sizes]
+    assert not strangers
+    assert not [shape for shape in gathered if shape and shape[0] == ROWS // microbatches]
+
+
+def test_fsdp_divides_the_memory_of_parameters_and_optimizer_state():
+    shapes = {}
+    for fsdp in (1, 8):
+        devices = Devices("mesh", ROWS, fsdp)
+        task = PretrainingTask(Pretraining(), preset("bert-tiny", vocab_size=1000), NoTokenizer())
+        shapes[fsdp] = devices.shapes(jax.eval_shape(lambda t=task: make_state(t, optimizer.make(Optimizer(), 10))))
+        of_each = devices.bytes_each((shapes[fsdp].params, shapes[fsdp].opt_state))
+        whole = sum(x.size * 4 for x in jax.tree.leaves((shapes[fsdp].params, shapes[fsdp].opt_state)))
+        # What 8 does not divide stays whole: the pair head's two biases and counts of steps, a few bytes.
+        assert whole / fsdp <= of_each <= whole / fsdp + 100
+
+
+def test_what_was_saved_on_eight_devices_is_restored_on_fewer_under_either_sharding(tmp_path):
+    task = PretrainingTask(Pretraining(), CONFIG, NoTokenizer())
+    transformation = optimizer.make(Optimizer(), 10)
+    make = lambda: make_state(task, transformation)  # noqa: E731
+    state = Devices("mesh", ROWS, 8).make(make)
+    saving = Checkpoints(tmp_path / "checkpoints")
+    saving.save(3, state.params, state.opt_state, {"tokens": 5})
+    saving.close()
+    for way, count in (("mesh", 8), ("pmap", 8), ("mesh", 2), ("pmap", 2), ("single", 1)):
+        devices = Devices(way, ROWS, 0, jax.devices()[:count])
+        like = devices.shapes(jax.eval_shape(make))
+        reading = Checkpoints(tmp_path / "checkpoints")
+        params, opt_state, meta = reading.restore(3, like.params, like.opt_state)
+        reading.close()
+        assert meta == {"tokens": 5}
+        kernel = params["bert"]["blocks_0"]["attention"]["qkv"]["kernel"]
+        assert len(kernel.sharding.device_set) == count
+        assert kernel.is_fully_replicated == (way != "mesh")
+        for a, b in zip(jax.tree.leaves(state.opt_state), jax.tree.leaves(opt_state), strict=True):
+            np.testing.assert_array_equal(a, b)
+        for a, b in zip(jax.tree.leaves(state.params), jax.tree.leaves(params), strict=True):
+            np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.parametrize("platform", ["cuda", "tpu"])
+@pytest.mark.parametrize(("way", "fsdp"), [("pmap", 0), ("mesh", 8)])
+def test_the_step_of_bert_base_lowers_for_accelerators(way, fsdp, platform):
+    text = bert_base_step(way, fsdp).lower(lowering_platforms=(platform,)).as_text()
+    assert "stablehlo.dot_general" in text
+
+
+@cache
+def bert_base_step(way: str, fsdp: int):
+    return trace(preset("bert-base", dtype="bfloat16", remat=True), Devices(way, ROWS, fsdp))[1]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("mesh", ROWS, 3), "fsdp: 3 does not divide the 8 devices"),
+        (("pmap", 12), "batch_size 12 does not divide by the 8 devices"),
+    ],
+)
+def test_devices_that_cannot_share_say_why(options, message):
+    with pytest.raises(InputError, match=message):
+        Devices(*options)
+
+
+def test_a_process_that_nobody_joins_says_what_is_missing(monkeypatch):
+    monkeypatch.setenv("JAX_PROCESS_ID", "0")
+    with pytest.raises(InputError, match="set JAX_COORDINATOR_ADDRESS"):
+        sharding.join_hosts()
+
+
+# Several hosts ----------------------------------------------------------------------------------------------------
+
+HOST = """
+import sys
+from pathlib import Path
+import jax
+from bert_jax import config, sharding, train
+hosts, way, data, workdir = int(sys.argv[1]), *sys.argv[2:]
+if hosts > 1:
+    sharding.join_hosts()
+assert len(jax.devices()) == 8
+model = config.BertConfig(vocab_size=0, hidden_size=16, num_layers=1, num_heads=2, intermediate_size=32,
+                          max_position_embeddings=16, hidden_dropout=0.0, attention_dropout=0.0)
+experiment = config.Experiment(
+    task=config.Pretraining(stores=(data,), sequence_length=16, held_out=0.2, eval_sequences=20), model=model,
+    batch_size=8, steps=4, log_every=1, eval_every=2, checkpoint_every=2, sharding=way)
+train.train(experiment, Path(workdir))
+"""
+
+
+def start(hosts: int, host: int, port: int, *arguments: str) -> subprocess.Popen:
+    variables = {
+        "XLA_FLAGS": f"--xla_force_host_platform_device_count={8 // hosts}",
+        "JAX_COORDINATOR_ADDRESS": f"127.0.0.1:{port}",
+        "JAX_NUM_PROCESSES": str(hosts),
+        "JAX_PROCESS_ID": str(host),
+    }
+    command = [sys.executable, "-c", HOST, str(hosts), *arguments]
+    return subprocess.Popen(
+        command, env=os.environ | variables, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+
+
+@pytest.mark.parametrize("way", ["pmap", "mesh"])
+def test_two_hosts_of_four_devices_train_the_run_of_one_with_eight(way, tmp_path):
+    words = ["red", "blue", "green", "cat", "dog", "runs", "eats"]
+    rng = np.random.default_rng(0)
+    texts = ["\n".join(" ".join(rng.choice(words, 6)) + "." for _ in range(4)) for _ in range(60)]
+    tokenizers.train("wordpiece", texts, 60).save(tmp_path / "tokenizer")
+    (tmp_path / "corpus.txt").write_text("\n\n".join(texts))
+    prepare([str(tmp_path / "corpus.txt")], tmp_path / "tokenizer", tmp_path / "store")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    data = str(tmp_path / "store")
+    one = start(1, 0, port, way, data, str(tmp_path / "one"))
+    told = one.communicate(timeout=300)[0]
+    assert one.returncode == 0, told
+    both = [start(2, host, port, way, data, str(tmp_path / "two")) for host in range(2)]
+    told = [process.communicate(timeout=300)[0] for process in both]
+    assert [process.returncode for process in both] == [0, 0], told
+    lines = [figures(tmp_path / name) for name in ("one", "two")]
+    assert [line.keys() for line in lines[0]] == [line.keys() for line in lines[1]]
+    for first, second in zip(*lines, strict=True):
+        for name, value in first.items():
+            assert second[name] == (value if name in ("step", "split") else pytest.approx(value, rel=1e-4)), name
+
+
+def figures(workdir: Path) -> list[dict]:
+    import json
+
+    return [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
