@@ -1,6 +1,7 @@
 """The import table of docs/architecture.md, enforced: an arrow that is not in it is a defect."""
 
 import ast
+import re
 from pathlib import Path
 
 import pytest
@@ -84,6 +85,14 @@ def test_the_data_side_never_imports_jax():
     for path in FILES:
         if unit_of(path) in ("config", "errors", "data", "tokenizers", "report"):
             assert not {"jax", "flax"} & {name.split(".")[0] for name in imported(path)}, path
+
+
+def test_the_architecture_page_has_the_same_table():
+    page = (PACKAGE.parent / "docs/architecture.md").read_text()
+    rows = re.findall(r"(?m)^\| `(\w+)/?` \|.*\|([^|]*)\|$", page)
+    told = {unit: {name.strip() for name in imports.split(",") if name.strip()} for unit, imports in rows}
+    assert told.pop("cli") == {"everything"}
+    assert told == {unit: imports for unit, imports in ALLOWED.items() if unit != "errors"}
 
 
 def test_no_file_is_too_long_to_read():
