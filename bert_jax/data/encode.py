@@ -33,9 +33,10 @@ def encode_documents(texts: Sequence[str], tokenizer: Tokenizer) -> Block:
     sizes = np.zeros(len(sentences), np.int64)
     tokens = [np.zeros(0, dtypes["tokens"])]
     for start in range(0, len(sentences), SENTENCES_AT_ONCE):
-        ids = tokenizer.encode_ids(sentences[start : start + SENTENCES_AT_ONCE])
-        sizes[start : start + SENTENCES_AT_ONCE] = [len(some) for some in ids]
-        tokens.append(np.concatenate(ids).astype(dtypes["tokens"]))
+        ids, sizes[start : start + SENTENCES_AT_ONCE] = tokenizer.encode_flat(
+            sentences[start : start + SENTENCES_AT_ONCE]
+        )
+        tokens.append(ids.astype(dtypes["tokens"]))
     all_tokens = np.concatenate(tokens)
 
     document, sizes = document[sizes > 0], sizes[sizes > 0]

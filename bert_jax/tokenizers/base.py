@@ -43,6 +43,10 @@ class Tokenizer(Protocol):
         """Returns the ids of each text, int32 [pieces], without special tokens: the fast path."""
         ...
 
+    def encode_flat(self, texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+        """Returns the ids of all texts in a row, int32 [pieces], and how many each has, int64 [texts]."""
+        ...
+
     def encode(self, texts: Sequence[str]) -> list[Encoding]:
         """Returns ids and character offsets of each text, without special tokens."""
         ...
@@ -62,6 +66,12 @@ class Tokenizer(Protocol):
     def save(self, folder: Path) -> None:
         """Writes files that `load` and Hugging Face's tokenizers read."""
         ...
+
+
+def split_ids(ids: np.ndarray, sizes: np.ndarray) -> list[np.ndarray]:
+    """Turns what `Tokenizer.encode_flat` returns into one view for each text."""
+    ends = np.cumsum(sizes).tolist()
+    return [ids[start:end] for start, end in zip([0, *ends], ends, strict=False)]
 
 
 def special_ids(pieces: Sequence[str], names: dict[str, str], where: str) -> dict[str, int]:

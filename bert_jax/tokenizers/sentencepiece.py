@@ -138,8 +138,13 @@ class SentencePiece:
 
     def encode_ids(self, texts: Sequence[str]) -> list[np.ndarray]:
         """See `base.Tokenizer.encode_ids`."""
+        return base.split_ids(*self.encode_flat(texts))
+
+    def encode_flat(self, texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+        """See `base.Tokenizer.encode_flat`."""
         prepared = [self._normalization.apply(text) for text in texts]
-        return [np.array(ids) for ids in self._library.encode(prepared, return_type="numpy")]  # writable copies
+        found = self._library.encode(prepared, return_type="numpy")
+        return np.concatenate([np.zeros(0, np.int32), *found]), np.array([len(ids) for ids in found], np.int64)
 
     def encode(self, texts: Sequence[str]) -> list[base.Encoding]:
         """See `base.Tokenizer.encode`; a lone "▁" lies on the first character of the word it begins."""

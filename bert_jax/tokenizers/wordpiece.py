@@ -1,5 +1,6 @@
 """WordPiece as BERT uses it, through the library `tokenizers`."""
 
+import itertools
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
@@ -77,8 +78,14 @@ class WordPiece:
 
     def encode_ids(self, texts: Sequence[str]) -> list[np.ndarray]:
         """See `base.Tokenizer.encode_ids`."""
-        texts = _encodable(texts)
-        return [np.array(e.ids, np.int32) for e in self._library.encode_batch_fast(texts, add_special_tokens=False)]
+        return base.split_ids(*self.encode_flat(texts))
+
+    def encode_flat(self, texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+        """See `base.Tokenizer.encode_flat`."""
+        encoded = self._library.encode_batch_fast(_encodable(texts), add_special_tokens=False)
+        found = [e.ids for e in encoded]
+        ids = np.fromiter(itertools.chain.from_iterable(found), np.int32)
+        return ids, np.array([len(some) for some in found], np.int64)
 
     def encode(self, texts: Sequence[str]) -> list[base.Encoding]:
         """See `base.Tokenizer.encode`."""
