@@ -31,8 +31,7 @@ def tokenizer(
     """Trains a vocabulary on text files.
 
     Args:
-        corpus: Files, folders or globs: text with a blank line between documents, or JSON lines with a "text" field;
-            also gzipped.
+        corpus: Text, as for `bert_jax prepare`.
         out: Folder for the tokenizer; Hugging Face reads it too.
         kind: WordPiece as in BERT, or SentencePiece as in ALBERT.
         vocab_size: Pieces in the vocabulary, special tokens included.
@@ -57,6 +56,9 @@ def prepare(
     out: Path,
     workers: int = 1,
     drop_duplicates: bool = False,
+    runner: str | None = None,
+    shards: str | None = None,
+    beam_options: Paths = (),
 ) -> None:
     """Tokenises text files once, into a token store for pre-training.
 
@@ -64,23 +66,32 @@ def prepare(
     interrupted run of this command goes on where it stopped when it is given again.
 
     Args:
-        corpus: Files, folders or globs: text with a blank line between documents, or JSON lines with a "text" field;
-            also gzipped.
+        corpus: Files, folders or globs: text with a blank line between documents, JSON lines or Parquet with a "text"
+            field; the first two also as .gz or .zst. Or tfds:NAME:SPLIT, such as tfds:wikipedia/20230601.en:train[:1%].
         tokenizer: Folder written by `bert_jax tokenizer`, or a Hugging Face tokenizer's.
         out: Folder for the token store.
         workers: Processes that tokenise.
         drop_duplicates: Whether documents that were seen before are left out; they are counted in any case.
+        runner: Prepare on Apache Beam, on this runner (DirectRunner, DataflowRunner, ...); needs the extra `beam`.
+        shards: With --runner: folder that all of its workers can write to; beside --out if left out.
+        beam_options: With --runner: Beam's own options without their dashes, such as project=NAME region=europe-west1.
     """
-    from bert_jax.data import prepare as preparing
+    if runner is None:
+        if shards is not None or beam_options:
+            raise InputError("--shards and --beam-options are for Beam; name its --runner too")
+        from bert_jax.data import prepare as preparing
 
-    header = preparing.prepare(
-        corpus,
-        tokenizer,
-        out,
-        workers=workers,
-        drop_duplicates=drop_duplicates,
-        progress=preparing.print_progress,
-    )
+        progress = preparing.progress_printer()
+        header = preparing.prepare(
+            corpus, tokenizer, out, workers=workers, drop_duplicates=drop_duplicates, progress=progress
+        )
+    else:
+        if workers != 1:
+            raise InputError("--workers is for preparing on this machine; with --runner, Beam's options say how many")
+        from bert_jax.data import beam
+
+        options = [f"--{option}" for option in (f"runner={runner}", *beam_options)]
+        header = beam.prepare(corpus, tokenizer, out, options=options, shards=shards, drop_duplicates=drop_duplicates)
     for name, value in header["summary"].items():
         print(f"{name:24} {value:,}" if isinstance(value, int) else f"{name:24} {value}")
 
@@ -138,11 +149,13 @@ def train(args: Sequence[str]) -> None:
 def plan(args: Sequence[str]) -> None:
     """Says what a run would take: memory, operations, hours."""
     parsed = _parse_experiments(args, _Plan, {}, PLAN_USAGE)
+    if not parsed:
+        return
 
     from bert_jax.plan import plan as run
     from bert_jax.sharding import pretend_devices
 
-    pretend_devices(max((given.devices for given in parsed.values()), default=1))
+    pretend_devices(max(given.devices for given in parsed.values()))
     for name, given in parsed.items():
         if name:
             print(name)

@@ -147,7 +147,7 @@ class Pretraining:
     packing: Literal["none", "packed", "concatenated"] = (
         "none"  # several sequences a row: attention apart, or RoBERTa's
     )
-    short_sequences: float = 0.1  # share of sequences cut to a random shorter length
+    short_sequences: float = 0.1  # share of sequences cut to a random shorter length; only where packing is none
     mask_rate: float = 0.15  # share of tokens to predict
     mask_token_share: float = 0.8  # of those, replaced by [MASK]
     random_token_share: float = 0.1  # of those, replaced by a random piece; the rest stay as they are

@@ -5,6 +5,7 @@ import resource
 import sys
 import time
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from functools import cached_property, partial
 from typing import Any
 
@@ -61,8 +62,8 @@ def is_first_host() -> bool:
 def spec(shape: tuple[int, ...], parts: int) -> PartitionSpec:
     """How FSDP splits an array: the largest dimension that `parts` divides, or none.
 
-    >>> spec((30522, 768), 8)
-    PartitionSpec(None, 'fsdp')
+    >>> tuple(spec((30522, 768), 8))
+    (None, 'fsdp')
     """
     sizes = [size if size % parts == 0 else 0 for size in shape]
     if parts == 1 or max(sizes, default=0) == 0:
@@ -206,7 +207,7 @@ class Devices:
         """Whether a device has the memory that `step` needs; compiles it once for each shape of batch to find out."""
         shapes = tuple(x.shape for x in batch.values())
         if shapes not in self._fitting:
-            with jax.set_mesh(self.mesh):
+            with self._context():
                 compiled = self.compile_train_step(step, **options).lower(state, self._placed(batch)).compile()
             need, stats = compiled.memory_analysis(), self.mesh.devices.flat[0].memory_stats() or {}
             used = need.argument_size_in_bytes + need.temp_size_in_bytes + need.output_size_in_bytes
@@ -250,7 +251,7 @@ class Devices:
         if self.pmap:
             shapes = {name: jax.ShapeDtypeStruct(self._split(x.shape), x.dtype) for name, x in batch.items()}
         compiled = self.compile_train_step(step, **options)
-        with jax.set_mesh(self.mesh):
+        with self._context():
             return (jax.jit(compiled) if self.pmap else compiled).trace(state, shapes)
 
     def compile_train_step(self, step: Callable, **options: Any) -> Any:
@@ -290,10 +291,11 @@ class Devices:
         return (parts, shape[0] // parts, *shape[1:])
 
     def _call(self, compiled: Callable, state: Any, batch: Arrays) -> Any:
-        if self.pmap:
+        with self._context():
             return compiled(state, self._placed(batch))
-        with jax.set_mesh(self.mesh):
-            return compiled(state, self._placed(batch))
+
+    def _context(self) -> Any:
+        return nullcontext() if self.pmap else jax.set_mesh(self.mesh)
 
     def _placed(self, batch: Arrays) -> dict[str, Any]:
         """The batch of this host, each row where it is computed."""

@@ -20,7 +20,7 @@ from bert_jax.workdir import environment, git_revision
 @contextmanager
 def poisoned(monkeypatch, steps):
     """Makes the batches of `steps` (counted from 1) such that their loss is not a number."""
-    original = train.Loop.__init__
+    original = train.Member.__init__
 
     def init(self, *args):
         original(self, *args)
@@ -35,7 +35,7 @@ def poisoned(monkeypatch, steps):
         self.batches = batches
 
     with monkeypatch.context() as patch:
-        patch.setattr(train.Loop, "__init__", init)
+        patch.setattr(train.Member, "__init__", init)
         yield
 
 

@@ -106,15 +106,24 @@ def recipe_of(
     }
 
 
-def print_progress(progress: Progress) -> None:
-    """Shows the state on one line of standard error."""
-    minutes, seconds = divmod(int(progress.seconds_left), 60)
-    line = (
-        f"{progress.share:4.0%}  {progress.documents:,} documents  {progress.tokens:,} tokens  "
-        f"{progress.bytes_per_second / 1e6:.1f} MB/s  {minutes}:{seconds:02d} left"
-    )
-    end = "\n" if progress.share >= 1 else ""
-    print(f"\r{line:<79}", end=end, file=sys.stderr, flush=True)
+def progress_printer() -> Callable[[Progress], None]:
+    """Returns what shows the state on standard error: on one line of a terminal, else a line each tenth of the way."""
+    tenths = 0
+
+    def show(progress: Progress) -> None:
+        nonlocal tenths
+        minutes, seconds = divmod(int(progress.seconds_left), 60)
+        line = (
+            f"{progress.share:4.0%}  {progress.documents:,} documents  {progress.tokens:,} tokens  "
+            f"{progress.bytes_per_second / 1e6:.1f} MB/s  {minutes}:{seconds:02d} left"
+        )
+        if sys.stderr.isatty():
+            print(f"\r{line:<79}", end="\n" if progress.share >= 1 else "", file=sys.stderr, flush=True)
+        elif int(10 * progress.share) > tenths:
+            tenths = int(10 * progress.share)
+            print(line, file=sys.stderr, flush=True)
+
+    return show
 
 
 def read_blocks(
@@ -375,7 +384,7 @@ def _follower(
         if index == len(sources):
             return 1.0
         within = min(1.0, position / max(sources[index].size, 1))
-        return (sum(weights[:index]) + within * weights[index]) / sum(weights)
+        return (sum(weights[:index]) + within * weights[index]) / max(sum(weights), 1)
 
     began, share_before, bytes_before = time.monotonic(), share(), writer.counts["bytes"]
 

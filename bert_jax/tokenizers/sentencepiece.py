@@ -180,7 +180,7 @@ class SentencePiece:
         """
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "spiece.model").write_bytes(self._model.SerializeToString(deterministic=True))
-        self._as_fast().save(str(folder / "tokenizer.json"))
+        (folder / "tokenizer.json").write_text(self._as_fast().to_str(pretty=True), encoding="utf-8")
         base.write_json(
             folder / "tokenizer_config.json",
             {

@@ -126,7 +126,7 @@ class WordPiece:
             special_tokens=[(cls, self.cls_id), (sep, self.sep_id)],
         )
         library.decoder = self._decoder
-        library.save(str(folder / "tokenizer.json"))
+        (folder / "tokenizer.json").write_text(library.to_str(pretty=True), encoding="utf-8")
         base.write_json(
             folder / "tokenizer_config.json",
             {
