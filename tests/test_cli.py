@@ -250,3 +250,32 @@ def test_an_experiment_file_without_an_experiment_is_named(tmp_path, capsys, con
 def test_an_unknown_command_is_refused_with_the_known_ones(capsys):
     assert run("tain") == 2
     assert "train" in capsys.readouterr().err
+
+
+def test_convert_writes_what_transformers_loads_and_back(folder, tmp_path):
+    assert run("convert", folder / "pretrained", tmp_path / "exported") == 0
+    assert (tmp_path / "exported/model.safetensors").exists()
+    assert run("convert", tmp_path / "exported", tmp_path / "back", "--to", "orbax") == 0
+    assert run("train", folder / "fine_tune.py", "--workdir", tmp_path / "w", "--init-from", tmp_path / "back") == 0
+
+
+def test_convert_keeps_what_stands_where_it_should_write(folder, capsys):
+    before = everything_in(folder / "store")
+    assert run("convert", folder / "pretrained", folder / "store") == 2
+    assert "not empty" in capsys.readouterr().err
+    assert everything_in(folder / "store") == before
+
+
+def test_extend_adds_pieces_and_the_result_can_be_trained_on(folder, tmp_path, capsys):
+    text = " ".join(["angiogenesis", "thrombosis", "red"] * 20)
+    (tmp_path / "domain.txt").write_text(f"{text}.\n\n{text}.\n")
+    flags = ["--corpus", tmp_path / "domain.txt", "--num-pieces", 2]
+    assert run("extend", folder / "pretrained", tmp_path / "longer", *flags) == 0
+    assert "tokens per word" in capsys.readouterr().out
+    stored = json.loads((tmp_path / "longer/experiment.json").read_text())
+    assert stored["model"]["vocab_size"] == 62
+    corpus = ["--corpus", folder / "a.txt", tmp_path / "domain.txt"]
+    flags = ["--tokenizer", tmp_path / "longer/tokenizer", "--out", tmp_path / "store"]
+    assert run("prepare", *corpus, *flags) == 0
+    flags = ["--init-from", tmp_path / "longer", "--task.stores", tmp_path / "store", "--model.vocab-size", 0]
+    assert run("train", folder / "pretrain.py", "--workdir", tmp_path / "w", *flags) == 0
