@@ -1,5 +1,6 @@
 """Checkpoints of a run: parameters, optimizer state and some JSON, each an item of its own. The only Orbax import."""
 
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,6 +11,9 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 from bert_jax.errors import InputError
+
+# Old checkpoints are moved here before they are removed: a kill in the middle leaves no half one among the whole.
+DELETED = "deleted"
 
 
 def _args(kind: str, **items: Any) -> ocp.args.Composite:
@@ -25,7 +29,7 @@ def _manager(folder: Path, keep: int | None = None) -> ocp.CheckpointManager:
         "opt_state": ocp.StandardCheckpointHandler(),
         "meta": ocp.JsonCheckpointHandler(),
     }
-    options = ocp.CheckpointManagerOptions(max_to_keep=keep)
+    options = ocp.CheckpointManagerOptions(max_to_keep=keep, todelete_subdir=DELETED)
     return ocp.CheckpointManager(Path(folder).absolute(), item_handlers=handlers, options=options)
 
 
@@ -56,6 +60,7 @@ class Checkpoints:
     def save(self, step: int, params: Any, opt_state: Any, meta: dict[str, Any]) -> None:
         """Saves under `step`; returns when the arrays may change again, while the writing goes on."""
         with self._explained():
+            self._clear()
             self._manager.save(step, args=_args("Save", params=(params,), opt_state=(opt_state,), meta=(meta,)))
 
     def restore(self, step: int, params: Any, opt_state: Any) -> tuple[Any, Any, dict[str, Any]]:
@@ -71,8 +76,13 @@ class Checkpoints:
     def close(self) -> None:
         """Waits until everything is written."""
         with self._explained():
-            self._manager.wait_until_finished()
+            self._clear()
             self._manager.close()
+
+    def _clear(self) -> None:
+        self._manager.wait_until_finished()
+        if jax.process_index() == 0:
+            shutil.rmtree(self._folder / DELETED, ignore_errors=True)
 
     @contextmanager
     def _explained(self) -> Iterator[None]:

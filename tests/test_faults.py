@@ -2,17 +2,20 @@
 
 import json
 import resource
+import shutil
 import signal
 import subprocess
 import sys
 from contextlib import contextmanager
 from dataclasses import replace
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from test_train import data, fine_tuning, lines, pretraining, silent  # noqa: F401
 
 from bert_jax import train
+from bert_jax.checkpoint import Checkpoints
 from bert_jax.errors import InputError
 from bert_jax.workdir import environment, git_revision
 
@@ -153,3 +156,21 @@ def test_figures_of_speed_stay_out_of_metrics(data, tmp_path):  # noqa: F811
     assert not speed.keys() & lines(tmp_path / "run/metrics.jsonl")[-1].keys() - {"step"}
     assert result["flops"] > 0
     assert list((tmp_path / "run/profile").rglob("*.xplane.pb"))
+
+
+def test_old_checkpoints_are_never_half_there(tmp_path, monkeypatch):
+    checkpoints = Checkpoints(tmp_path / "checkpoints", keep=1)
+    seen = []
+    remove = shutil.rmtree
+    # A kill while an old checkpoint is removed is a removal that does not happen, or not wholly.
+    monkeypatch.setattr(shutil, "rmtree", lambda path, **options: seen.append(str(path)))
+    for step in (1, 2, 3):
+        checkpoints.save(step, {"x": jnp.arange(4.0)}, {"m": jnp.zeros(4)}, {})
+    checkpoints.close()
+    assert set(seen) == {str(tmp_path / "checkpoints/deleted")}
+    assert (tmp_path / "checkpoints/deleted").is_dir()
+    assert Checkpoints(tmp_path / "checkpoints", keep=1).steps() == [3]
+    monkeypatch.setattr(shutil, "rmtree", remove)
+    checkpoints = Checkpoints(tmp_path / "checkpoints", keep=1)
+    checkpoints.close()
+    assert not (tmp_path / "checkpoints/deleted").exists()

@@ -1,0 +1,117 @@
+"""What a run is said to cost is what it costs."""
+
+from dataclasses import replace
+
+import jax
+import jax.extend
+import numpy as np
+import pytest
+from test_sharding import KEEP_GRADIENT, ROWS, NoTokenizer, make_state, uneven_batch
+from test_train import data, pretraining  # noqa: F401
+
+from bert_jax import flops, plan
+from bert_jax.config import BertConfig, Pretraining, preset
+from bert_jax.errors import InputError
+from bert_jax.sharding import Devices
+from bert_jax.step import train_step
+from bert_jax.tasks.pretraining import PretrainingTask
+
+
+def products(jaxpr) -> int:
+    """Operations of all matrix products in a jaxpr, from the shapes that they have in it."""
+    total = 0
+    for equation in jaxpr.eqns:
+        if equation.primitive.name == "dot_general":
+            (contracted, _), _ = equation.params["dimension_numbers"]
+            left = equation.invars[0].aval.shape
+            total += 2 * int(np.prod(equation.outvars[0].aval.shape)) * int(np.prod([left[i] for i in contracted]))
+        for inner in jax.extend.core.jaxprs_in_params(equation.params):
+            total += products(inner)
+    return total
+
+
+@pytest.mark.parametrize("name", ["bert-base", "bert-tiny", "albert-base"])
+def test_operations_are_those_of_the_matrix_products(name):
+    config = preset(name, hidden_dropout=0.0, attention_dropout=0.0)
+    task = PretrainingTask(Pretraining(pairs="none"), config, NoTokenizer())
+    batch = uneven_batch()
+    params = jax.eval_shape(lambda: task.model.init(jax.random.key(0), batch)["params"])
+
+    def loss(params):
+        return task.loss_fn(params, batch, None).losses["mlm_loss"].sum
+
+    rows, length = batch["input_ids"].shape
+    forward = flops.forward(config, rows, length, batch["masked_positions"].shape[1])
+    assert products(jax.make_jaxpr(loss)(params).jaxpr) == forward
+    both = products(jax.make_jaxpr(jax.grad(loss))(params).jaxpr)
+    assert both == flops.training_step(config, batch) == 3 * forward
+
+
+def activations(config: BertConfig) -> int:
+    """Bytes that the compiled step needs beside its state and batch."""
+    task = PretrainingTask(Pretraining(), config, NoTokenizer())
+    devices = Devices("single", ROWS)
+    state = devices.shapes(jax.eval_shape(lambda: make_state(task, KEEP_GRADIENT)))
+    traced = devices.trace_train_step(state, uneven_batch(24), train_step, loss_fn=task.loss_fn)
+    return traced.lower().compile(plan.KEEP_REMAT).memory_analysis().temp_size_in_bytes
+
+
+def test_remat_takes_less_memory_and_gives_the_same_gradient():
+    config = preset("bert-tiny", vocab_size=64, num_layers=4, hidden_dropout=0.0, attention_dropout=0.0)
+    assert activations(replace(config, remat=True)) < 0.8 * activations(config)
+    found = []
+    for value in (False, True):
+        task = PretrainingTask(Pretraining(), replace(config, remat=value), NoTokenizer())
+        devices = Devices("single", ROWS)
+        state = devices.make(lambda t=task: make_state(t, KEEP_GRADIENT))
+        found.append(jax.device_get(devices.train_step(train_step, loss_fn=task.loss_fn)(state, uneven_batch())[0]))
+    for a, b in zip(jax.tree.leaves(found[0].opt_state), jax.tree.leaves(found[1].opt_state), strict=True):
+        np.testing.assert_allclose(b, a, rtol=1e-5, atol=1e-5 * np.abs(a).max())
+
+
+@pytest.mark.parametrize("name", ["bert-tiny", "albert-base"])
+def test_the_plan_says_what_the_compiled_step_and_the_model_say(name, data):  # noqa: F811
+    model = preset(name, vocab_size=0, num_layers=2, max_position_embeddings=32)
+    experiment = pretraining(data, model=model, batch_size=16, steps=100)
+    found = plan.plan(experiment, "v5e", devices=2, mfu=0.5)
+    run = plan.resolve(experiment)
+    params = jax.eval_shape(lambda: run.task.model.init(jax.random.key(0), uneven_batch())["params"])
+    assert found.parameters == sum(x.size for x in jax.tree.leaves(params))
+    batch = run.task.train_batches(batch_size=16, steps=100, seed=0)(0)
+    assert found.operations == 100 * flops.training_step(run.task.config, batch)
+    assert found.hours == pytest.approx(found.operations / (2 * 197e12 * 0.5) / 3600)
+    assert [(layout.fsdp, layout.remat) for layout in found.layouts] == [(1, False), (1, True), (2, False), (2, True)]
+    whole, split = found.layouts[0], found.layouts[2]
+    assert whole.parameters == 4 * found.parameters
+    assert split.parameters == pytest.approx(whole.parameters / 2, rel=0.01)
+    assert split.optimizer == pytest.approx(whole.optimizer / 2, rel=0.01)
+    assert "v5e" in str(found)
+    assert f"{found.parameters:,}" in str(found)
+    assert found.fits(whole)
+
+
+def test_a_plan_says_what_does_not_fit(data):  # noqa: F811
+    huge = plan.Memory(fsdp=1, remat=False, parameters=10**11, optimizer=0, activations=0)
+    layout = plan.Plan(1, 1, 1, 1, 1.0, 1.0, (huge,), flops.ACCELERATORS["h100"], "")
+    assert "does not fit" in str(layout)
+
+
+def test_an_accelerator_that_nobody_knows_is_refused(data):  # noqa: F811
+    with pytest.raises(InputError, match="known are h200, h100"):
+        plan.plan(pretraining(data), "abacus")
+
+
+@pytest.mark.parametrize(
+    ("kind", "name"),
+    [
+        ("NVIDIA H100 80GB HBM3", "h100"),
+        ("NVIDIA A100-SXM4-80GB", "a100"),
+        ("TPU v4", "v4"),
+        ("TPU v5 lite", "v5e"),
+        ("TPU v5p", "v5p"),
+        ("Tesla T4", "t4"),
+    ],
+)
+def test_what_jax_calls_an_accelerator_is_known(kind, name):
+    assert flops.accelerator(kind) is flops.ACCELERATORS[name]
+    assert flops.accelerator("cpu") is None
