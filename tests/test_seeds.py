@@ -1,0 +1,187 @@
+"""Several seeds in one run, the best checkpoint, and stopping early."""
+
+import json
+import shutil
+import statistics
+from dataclasses import replace
+from types import SimpleNamespace
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from bert_jax import tokenizers, train
+from bert_jax.checkpoint import load_params
+from bert_jax.config import BertConfig, Experiment, Optimizer, Sequences
+from bert_jax.errors import InputError
+from bert_jax.losses import Mean, Outcome
+from bert_jax.predict import load
+from bert_jax.sharding import Devices
+from bert_jax.step import TrainState, several_steps, train_step
+
+MODEL = BertConfig(
+    vocab_size=0,
+    hidden_size=16,
+    num_layers=1,
+    num_heads=2,
+    intermediate_size=32,
+    max_position_embeddings=32,
+)
+WORDS = ["red", "blue", "green", "gold", "small", "large", "old", "new", "cat", "dog"]
+
+
+@pytest.fixture(scope="module")
+def experiment(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("data")
+    rng = np.random.default_rng(0)
+    texts = [" ".join(rng.choice(WORDS, rng.integers(2, 12))) for _ in range(60)]
+    tokenizers.train("wordpiece", texts, 50).save(folder / "tokenizer")
+    rows = [{"text": text, "label": "no" if i % 3 else "yes"} for i, text in enumerate(texts)]
+    (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return Experiment(
+        task=Sequences(folder=str(folder), train="rows.jsonl", eval="rows.jsonl", max_length=16),
+        model=MODEL,
+        tokenizer=str(folder / "tokenizer"),
+        optimizer=Optimizer(learning_rate=1e-2),
+        batch_size=8,
+        steps=6,
+        sharding="single",
+        log_every=3,
+        eval_every=3,
+        checkpoint_every=3,
+    )
+
+
+def silent(_):
+    pass
+
+
+def params_of(path):
+    return jax.tree.map(np.asarray, load(path).params)
+
+
+def test_each_seed_gives_what_its_own_run_gives(experiment, tmp_path):
+    found = train.train(replace(experiment, seed=4, seeds=2), tmp_path / "many", say=silent)
+    alone = train.train(replace(experiment, seed=5), tmp_path / "alone", say=silent)
+    assert found["runs"]["5"] == alone["metrics"]
+    assert (tmp_path / "many/seed-5/metrics.jsonl").read_text() == (tmp_path / "alone/metrics.jsonl").read_text()
+    jax.tree.map(np.testing.assert_array_equal, params_of(tmp_path / "many/seed-5"), params_of(tmp_path / "alone"))
+    losses = [run["loss"] for run in found["runs"].values()]
+    assert losses[0] != losses[1]
+    assert found["metrics"]["loss"] == pytest.approx(statistics.mean(losses))
+    assert found["spread"]["loss"] == pytest.approx(statistics.stdev(losses))
+    assert json.loads((tmp_path / "many/seeds.json").read_text()) == found
+    assert train.train(replace(experiment, seed=4, seeds=2), tmp_path / "many", say=silent) == found
+
+
+def linear(params, batch, key):
+    """A loss that compiles at once."""
+    error = batch["x"] @ params["kernel"] - 1
+    noise = 0 if key is None else jax.random.normal(key)
+    return Outcome({"loss": Mean(jnp.sum(error**2) + noise, jnp.float32(error.size))}, {}, {})
+
+
+def linear_state(seed):
+    optimizer = train.optimizer.make(Optimizer(learning_rate=0.1, warmup_share=0.0), 10)
+    params = {"kernel": jax.random.normal(jax.random.key(seed), (8, 4))}
+    return TrainState(jnp.int32(0), params, optimizer.init(params), jax.random.key(seed), optimizer)
+
+
+def linear_batch(seed, rows=16):
+    x = np.random.default_rng(seed).normal(size=(rows, 8)).astype(np.float32)
+    return {"x": x, "sequence_ids": np.ones((rows, 1), np.int32)}
+
+
+@pytest.mark.parametrize("sharding", ["single", "pmap", "mesh"])
+def test_several_steps_at_once_are_single_steps(sharding):
+    devices = Devices(sharding, 16)
+    batches = [linear_batch(seed) for seed in range(3)]
+    together = {name: np.stack([batch[name] for batch in batches], axis=1) for name in batches[0]}
+    states = tuple(linear_state(seed) for seed in range(3))
+    assert devices.fits(several_steps, states, together, loss_fn=linear)
+    at_once, sums = devices.train_step(several_steps, loss_fn=linear)(states, together)
+    single = devices.train_step(train_step, loss_fn=linear)
+    for seed in range(3):
+        expected, expected_sums = single(linear_state(seed), batches[seed])
+        np.testing.assert_allclose(at_once[seed].params["kernel"], expected.params["kernel"], rtol=1e-5)
+        np.testing.assert_allclose(sums[seed]["losses"]["loss"].sum, expected_sums["losses"]["loss"].sum, rtol=1e-5)
+        assert int(sums[seed]["tokens"]) == 16
+
+
+@pytest.mark.parametrize(
+    ("parallel", "fits", "rows", "at_once"),
+    [(True, True, 16, True), (True, False, 16, False), (True, True, 8, False), (False, True, 16, False)],
+    ids=["at once", "no memory", "other shapes", "cpu"],
+)
+def test_a_loop_takes_seeds_at_once_where_it_can(monkeypatch, parallel, fits, rows, at_once):
+    monkeypatch.setattr(Devices, "parallel", parallel)
+    monkeypatch.setattr(Devices, "fits", lambda *args, **options: fits)
+    loop = train.Loop.__new__(train.Loop)
+    loop.devices, loop.options, calls = Devices("single", 16), {}, []
+    for name, step in (("compiled", train_step), ("together", several_steps)):
+        wrapped = loop.devices.train_step(step, loss_fn=linear)
+        setattr(loop, name, lambda *args, name=name, wrapped=wrapped: calls.append(name) or wrapped(*args))
+    members = [SimpleNamespace(experiment=SimpleNamespace(seed=s), state=linear_state(s)) for s in (0, 1)]
+    batches = {0: linear_batch(0), 1: linear_batch(1, rows)}
+    sums = loop._step(members, batches)
+    assert calls == (["together"] if at_once else ["compiled", "compiled"])
+    single = loop.devices.train_step(train_step, loss_fn=linear)
+    for seed in (0, 1):
+        expected, expected_sums = single(linear_state(seed), batches[seed])
+        np.testing.assert_allclose(members[seed].state.params["kernel"], expected.params["kernel"], rtol=1e-5)
+        np.testing.assert_allclose(sums[seed]["losses"]["loss"].sum, expected_sums["losses"]["loss"].sum, rtol=1e-5)
+
+
+def scripted(monkeypatch, figures):
+    """Lets evaluation number i of each seed find figures[seed][i], whatever the weights."""
+    asked = {seed: iter(values) for seed, values in figures.items()}
+    keep = train.Member.keep
+
+    def kept(self, step, found):
+        value = next(asked[self.experiment.seed])
+        keep(self, step, found._replace(metrics={"accuracy": value, "loss": -value}))
+
+    monkeypatch.setattr(train.Member, "keep", kept)
+
+
+@pytest.mark.parametrize("figure", ["accuracy", "loss"])
+def test_the_best_weights_are_kept_and_loaded(experiment, tmp_path, monkeypatch, figure):
+    scripted(monkeypatch, {0: [0.5, 0.9, 0.7]})
+    run = replace(experiment, steps=3, eval_every=1, checkpoint_every=1, keep_best=figure)
+    result = train.train(run, tmp_path / "best", say=silent)
+    assert result["metrics"]["accuracy"] == 0.9
+    assert (result["step"], result["best_step"], result["stopped_early"]) == (3, 2, False)
+    last = load_params(tmp_path / "best/checkpoints")
+    shutil.rmtree(tmp_path / "best/checkpoints/3")
+    second = load_params(tmp_path / "best/checkpoints")
+    assert (last[0], second[0]) == (3, 2)
+    jax.tree.map(np.testing.assert_array_equal, params_of(tmp_path / "best"), second[1])
+    assert any((a != b).any() for a, b in zip(*map(jax.tree.leaves, (last[1], second[1])), strict=True))
+
+
+def test_a_seed_without_patience_stops_and_the_others_go_on(experiment, tmp_path, monkeypatch):
+    figures = {0: [0.5, 0.4, 0.3], 1: [0.5, 0.6, 0.5, 0.7, 0.6, 0.5]}
+    scripted(monkeypatch, figures)
+    run = replace(experiment, eval_every=1, checkpoint_every=1, log_every=1, keep_best="accuracy", patience=2, seeds=2)
+    found = train.train(run, tmp_path / "run", say=silent)
+    assert found["runs"]["0"]["accuracy"] == 0.5
+    assert found["runs"]["1"]["accuracy"] == 0.7
+    results = [json.loads((tmp_path / f"run/seed-{seed}/result.json").read_text()) for seed in (0, 1)]
+    assert [(r["step"], r["best_step"], r["stopped_early"]) for r in results] == [(3, 1, True), (6, 4, True)]
+    last = [json.loads((tmp_path / f"run/seed-{s}/metrics.jsonl").read_text().splitlines()[-1])["step"] for s in (0, 1)]
+    assert last == [3, 6]
+    assert train.train(run, tmp_path / "run", say=silent) == found  # and stays stopped
+
+
+def test_what_cannot_be_is_said_before_anything_is_written(experiment, tmp_path):
+    with pytest.raises(InputError, match="patience: name the figure"):
+        train.train(replace(experiment, patience=1), tmp_path / "a", say=silent)
+    with pytest.raises(InputError, match="seeds: 0 must be at least 1"):
+        train.train(replace(experiment, seeds=0), tmp_path / "a", say=silent)
+    assert not (tmp_path / "a").exists()
+    train.train(replace(experiment, steps=1), tmp_path / "b", say=silent)
+    with pytest.raises(InputError, match="holds a run with one seed"):
+        train.train(replace(experiment, seeds=2), tmp_path / "b", say=silent)
+    with pytest.raises(InputError, match="keep_best: the evaluation has no figure 'f2'; it has loss, class_loss"):
+        train.train(replace(experiment, keep_best="f2", steps=1), tmp_path / "c", say=silent)

