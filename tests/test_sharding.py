@@ -233,6 +233,7 @@ def start(hosts: int, host: int, port: int, *arguments: str) -> subprocess.Popen
     )
 
 
+@pytest.mark.hosts
 @pytest.mark.parametrize("way", ["pmap", "mesh"])
 def test_two_hosts_of_four_devices_train_the_run_of_one_with_eight(way, tmp_path):
     words = ["red", "blue", "green", "cat", "dog", "runs", "eats"]
