@@ -1,5 +1,6 @@
 """Checkpoints of a run: parameters, optimizer state and some JSON, each an item of its own. The only Orbax import."""
 
+import copy
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -61,7 +62,8 @@ class Checkpoints:
         """Saves under `step`; returns when the arrays may change again, while the writing goes on."""
         with self._explained():
             self._clear()
-            self._manager.save(step, args=_args("Save", params=(params,), opt_state=(opt_state,), meta=(meta,)))
+            now = copy.deepcopy(meta)  # it is written later, by a thread, when the run has changed it already
+            self._manager.save(step, args=_args("Save", params=(params,), opt_state=(opt_state,), meta=(now,)))
 
     def restore(self, step: int, params: Any, opt_state: Any) -> tuple[Any, Any, dict[str, Any]]:
         """Returns (params, opt_state, meta) of `step`, with the structure and placement of the given ones."""

@@ -121,8 +121,8 @@ def differing(a: dict, b: dict) -> list[str]:
     return names + ([] if all(jax.tree.leaves(same)) else ["params"])
 
 
-def compare(folder: Path, reference: Path) -> list[str]:
-    """Compares two runs in a process of its own: this one must not touch a device, or no attempt could be forked."""
+def compare(folder: Path, reference: Path) -> bool:
+    """Whether two runs differ; asks a process of its own, for this one must not touch a device and then be forked."""
     child = os.fork()
     if not child:
         pretend_devices(1)
@@ -130,7 +130,7 @@ def compare(folder: Path, reference: Path) -> list[str]:
         if found:
             print(f"{folder}: differs in {', '.join(found)}", flush=True)
         os._exit(bool(found))
-    return ["differs"] if os.waitpid(child, 0)[1] else []
+    return os.waitpid(child, 0)[1] != 0
 
 
 def torture(options: argparse.Namespace, data: Path, reference: Path, seconds: float) -> int:
@@ -145,11 +145,12 @@ def torture(options: argparse.Namespace, data: Path, reference: Path, seconds: f
     while sum(hits.values()) < options.kills or runs == 0:
         child = fork(folder, data, stage)
         enough = sum(hits.values()) >= options.kills
-        # Half of the moments lie in the start, up to the first step, and half after it.
-        if not enough and moments.random() < 0.5:
+        # Some moments lie in the start, up to the first step, and some after it.
+        if not enough and moments.random() < 0.7:
             while stage.get() not in ("training", "saving", "evaluating") and not ended(child):
                 time.sleep(0.005)
-        pause = 1e9 if enough else moments.uniform(0, seconds / 4)
+        prepared = (folder / "store/header.json").exists()
+        pause = 1e9 if enough else moments.uniform(0, seconds if prepared else 1)
         deadline = time.monotonic() + pause
         while time.monotonic() < deadline and not ended(child):
             time.sleep(0.002)
@@ -158,18 +159,21 @@ def torture(options: argparse.Namespace, data: Path, reference: Path, seconds: f
             if code:
                 sys.exit(f"{folder}: an attempt ended by itself with exit code {code}")
         else:
-            hits[stage.get()] += 1
             os.kill(child, number)
             code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+            unfinished = list((folder / "run/checkpoints").glob("*.orbax-checkpoint-tmp"))
+            hits["saving" if unfinished and code else stage.get()] += 1
             if code not in (0, -number):
                 print(f"{folder}: exit code {code} after {number.name}", flush=True)
                 wrong += 1
         path = folder / "run/result.json"
         if not code and path.exists() and json.loads(path.read_text())["step"] == experiment(folder).steps:
             runs += 1
-            wrong += bool(compare(folder, reference))
             print(f"{runs} runs, {sum(hits.values())} kills: {dict(hits)}", flush=True)
-            shutil.rmtree(folder)
+            if compare(folder, reference):
+                wrong += 1
+            else:
+                shutil.rmtree(folder)
             folder = options.workdir / f"run-{runs}"
             folder.mkdir()
     print(f"{sum(hits.values())} x {number.name}, {runs} runs finished, {wrong} wrong; hit {dict(hits)}")
@@ -196,9 +200,14 @@ def main() -> None:
     (data / "corpus.txt").write_text("\n\n".join(texts))
     tokenizers.train("wordpiece", texts, 2000).save(data / "tokenizer")
     began = time.monotonic()
-    code = os.waitpid(fork(reference, data, Stage()), 0)[1]
-    seconds = time.monotonic() - began
-    print(f"undisturbed: {seconds:.0f} s", flush=True)
+    stage = Stage()
+    child = fork(reference, data, stage)
+    while stage.get() not in ("training", "saving", "evaluating") and not ended(child):
+        time.sleep(0.005)
+    starting = time.monotonic() - began
+    code = os.waitpid(child, 0)[1]
+    seconds = time.monotonic() - began - starting
+    print(f"undisturbed: {seconds:.0f} s after {starting:.0f} s to the first step", flush=True)
     sys.exit(bool(code or torture(options, data, reference, seconds)))
 
 
