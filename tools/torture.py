@@ -143,7 +143,7 @@ def torture(options: argparse.Namespace, data: Path, reference: Path, seconds: f
     folder.mkdir()
     stage = Stage()
     while sum(hits.values()) < options.kills or runs == 0:
-        child = fork(folder, data, stage)
+        child, began = fork(folder, data, stage), time.time()
         enough = sum(hits.values()) >= options.kills
         # Some moments lie in the start, up to the first step, and some after it.
         if not enough and moments.random() < 0.7:
@@ -161,8 +161,9 @@ def torture(options: argparse.Namespace, data: Path, reference: Path, seconds: f
         else:
             os.kill(child, number)
             code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-            unfinished = list((folder / "run/checkpoints").glob("*.orbax-checkpoint-tmp"))
-            hits["saving" if unfinished and code else stage.get()] += 1
+            unfinished = (folder / "run/checkpoints").glob("*.orbax-checkpoint-tmp")
+            saving = code and any(path.stat().st_mtime > began for path in unfinished)
+            hits["saving" if saving else stage.get()] += 1
             if code not in (0, -number):
                 print(f"{folder}: exit code {code} after {number.name}", flush=True)
                 wrong += 1
