@@ -258,6 +258,8 @@ def quickstart(workdir: Path, minutes: float = 5.0, seed: int = 0) -> dict[str, 
         for number in range(SEEDS):
             folder = workdir / "finetune" / f"{start}-{number}"
             tuned = train(fine_tuning(workdir / "pretrain", labelled, start, seed + number), folder, say=quiet)
+            if "metrics" not in tuned:
+                raise SystemExit("Stopped; the same command goes on from there")
             accuracies.setdefault(start, []).append(tuned["metrics"]["accuracy"])
             say(f"   seed {seed + number}: accuracy {accuracies[start][-1]:.1%}")
 
