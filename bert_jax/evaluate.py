@@ -1,6 +1,7 @@
 """Metrics of a task on a data set."""
 
-from collections.abc import Callable
+import statistics
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -98,3 +99,17 @@ def _examples(task: Task, predictions: Arrays, batches: Any, count: int = 10) ->
         return []
     answers = task.decode(predictions, batches.features, batches.table)
     return [{"input": row.values, **answer} for row, answer in zip(batches.table[:count], answers, strict=False)]
+
+
+def mean_figures(figures: Sequence[dict[str, float]]) -> dict[str, float]:
+    """The mean of each figure that all have."""
+    names = [name for name in figures[0] if all(name in found for found in figures)]
+    return {name: statistics.fmean(found[name] for found in figures) for name in names}
+
+
+def over_seeds(runs: dict[str, dict[str, float]]) -> dict[str, Any]:
+    """Means and standard deviations (of the sample) over runs that differ in their seed, and the runs themselves."""
+    figures = list(runs.values())
+    means = mean_figures(figures)
+    spread = {name: statistics.stdev(found[name] for found in figures) for name in means}
+    return {"metrics": means, "spread": spread, "runs": runs}

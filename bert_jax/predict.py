@@ -15,7 +15,7 @@ from bert_jax.config import BertConfig, Pretraining, TaskFields
 from bert_jax.data.pipeline import Arrays, Features, RowBatches
 from bert_jax.data.tables import Row
 from bert_jax.errors import InputError
-from bert_jax.evaluate import evaluate, run
+from bert_jax.evaluate import evaluate, over_seeds, run
 from bert_jax.heads import BertForPreTraining
 from bert_jax.model import Bert
 from bert_jax.sharding import Devices
@@ -216,12 +216,19 @@ def load(source: str | Path, *, strict: bool = True) -> PretrainedBert:
     )
 
 
-def evaluate_source(source: str, data: str | None = None) -> dict[str, float]:
-    """Evaluates a SOURCE, keeps the result in its result.json if it is a workdir, and returns the metrics."""
+def evaluate_source(source: str, data: str | None = None) -> dict[str, Any]:
+    """Evaluates a SOURCE, keeps the result in its result.json if it is a workdir, and returns the metrics.
+
+    Of the workdir of a run with several seeds, all are evaluated; what is returned is as `evaluate.over_seeds` says.
+    """
+    folder = Path(source)
+    if (folder / "seeds.json").exists():
+        seeds = sorted(json.loads((folder / "seeds.json").read_text())["runs"], key=int)
+        return over_seeds({seed: evaluate_source(str(folder / f"seed-{seed}"), data) for seed in seeds})
     found = load(source).evaluate(data)
     if data is not None:
         del found["fitted"]  # other rows decide nothing about the run
-    path = Path(source) / "result.json"
+    path = folder / "result.json"
     if path.exists():
         write_json(path, json.loads(path.read_text()) | found | {"data": data})
     return found["metrics"]

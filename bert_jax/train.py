@@ -1,7 +1,6 @@
 """From an experiment to a trained model: what a run starts from, and the loop that every kind of run shares."""
 
-import statistics
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import partial
@@ -18,7 +17,7 @@ from bert_jax.checkpoint import Checkpoints
 from bert_jax.config import Experiment
 from bert_jax.data.pipeline import Arrays, prefetch
 from bert_jax.errors import InputError
-from bert_jax.evaluate import Evaluation, add, divide, evaluate
+from bert_jax.evaluate import Evaluation, add, divide, evaluate, mean_figures, over_seeds
 from bert_jax.pretrained import Source
 from bert_jax.progress import Progress, Stop, Trace
 from bert_jax.sharding import Devices, is_first_host
@@ -165,22 +164,11 @@ def train(
             ) from error
     if experiment.seeds == 1:
         return results[0]
-    found = over_seeds(seeds, results)
+    step = min(result.get("step", 0) for result in results)
+    found = {"step": step, **over_seeds({str(s): r.get("metrics", {}) for s, r in zip(seeds, results, strict=True)})}
     if first:
         write_json(folder / "seeds.json", found)
     return found
-
-
-def over_seeds(seeds: Iterable[int], results: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Returns the mean and the standard deviation (of the sample) of each figure over runs with different seeds."""
-    metrics = [result.get("metrics", {}) for result in results]
-    means = _means(metrics)
-    return {
-        "step": min(result.get("step", 0) for result in results),
-        "metrics": means,
-        "spread": {name: statistics.stdev(figures[name] for figures in metrics) for name in means},
-        "runs": {str(seed): figures for seed, figures in zip(seeds, metrics, strict=True)},
-    }
 
 
 class InterruptedEvaluationError(Exception):
@@ -444,7 +432,7 @@ class Loop:
         measured = progress.speed(self.devices.peak_flops) | {"memory_bytes": self.devices.memory()}
         speed = {name: x for name, x in measured.items() if x is not None}
         figures = [member.log(step, float(self.schedule(step - 1)), speed) for member in self._active()]
-        progress.show(step, _means(figures))
+        progress.show(step, mean_figures(figures))
 
     def _evaluate(self, step: int, progress: Progress, stop: Stop) -> None:
         def watch(done: int, total: int) -> None:
@@ -466,10 +454,4 @@ class Loop:
             member.keep(step, found)
             figures.append(found.metrics)
         if figures:
-            progress.evaluated(step, _means(figures))
-
-
-def _means(figures: Sequence[dict[str, float]]) -> dict[str, float]:
-    """The mean of each figure over seeds."""
-    names = [name for name in figures[0] if all(name in found for found in figures)]
-    return {name: statistics.fmean(found[name] for found in figures) for name in names}
+            progress.evaluated(step, mean_figures(figures))

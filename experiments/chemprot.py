@@ -5,7 +5,7 @@ entities are one token each, which take unused entries of the vocabulary.
 Time: minutes on one GPU; with MiniLM half an hour a seed on 2 cores.
 
     bert_jax train experiments/chemprot.py --workdir runs/chemprot --task.folder data/chemprot
-    bert_jax evaluate runs/chemprot/seed-0 --data data/chemprot/test.jsonl.gz
+    bert_jax evaluate runs/chemprot --data data/chemprot/test.jsonl.gz
 """
 
 from bert_jax.config import Experiment, Optimizer, Sequences

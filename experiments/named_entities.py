@@ -5,7 +5,7 @@ around each sentence), and BioBERT 89.7 on NCBI-disease.
 Time: minutes on one GPU; with MiniLM about an hour a seed for CoNLL-2003 and half for NCBI-disease on 2 cores.
 
     bert_jax train experiments/named_entities.py --workdir runs/ner --only conll2003 --task.folder data/conll2003
-    bert_jax evaluate runs/ner/conll2003/seed-0 --data conll:data/conll2003/eng.testb
+    bert_jax evaluate runs/ner/conll2003 --data conll:data/conll2003/eng.testb
 
 The files are columns by sentence, in any of IOB1, IOB2 and BIOES.
 """

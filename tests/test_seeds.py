@@ -16,7 +16,7 @@ from bert_jax.checkpoint import load_params
 from bert_jax.config import BertConfig, Experiment, Optimizer, Sequences
 from bert_jax.errors import InputError
 from bert_jax.losses import Mean, Outcome
-from bert_jax.predict import load
+from bert_jax.predict import evaluate_source, load
 from bert_jax.sharding import Devices
 from bert_jax.step import TrainState, several_steps, train_step
 
@@ -73,6 +73,9 @@ def test_each_seed_gives_what_its_own_run_gives(experiment, tmp_path):
     assert found["spread"]["loss"] == pytest.approx(statistics.stdev(losses))
     assert json.loads((tmp_path / "many/seeds.json").read_text()) == found
     assert train.train(replace(experiment, seed=4, seeds=2), tmp_path / "many", say=silent) == found
+    again = evaluate_source(str(tmp_path / "many"))
+    assert again["metrics"] == pytest.approx(found["metrics"], rel=1e-5)
+    assert again["spread"]["loss"] == pytest.approx(found["spread"]["loss"], rel=1e-3)
 
 
 def linear(params, batch, key):
