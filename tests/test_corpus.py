@@ -167,7 +167,10 @@ def test_reading_is_lazy():
         ("Wait... what? (Yes.) Ok", ["Wait... what?", "(Yes.)", "Ok"]),
         ("So did I. He knew.", ["So did I.", "He knew."]),
         ("A title\nThe text. More", ["A title", "The text.", "More"]),
-        ("第一句。第二句！“第三句。”第四", ["第一句。", "第二句！", "“第三句。”", "第四"]),  # noqa: RUF001
+        ("Dr. No.\nMr. Ho said so", ["Dr. No.", "Mr. Ho said so"]),
+        ("It was signed (Dr. L.)\nThen he left", ["It was signed (Dr. L.)", "Then he left"]),
+        ("J. R. R. Lee came. The U.S. He said", ["J. R. R. Lee came.", "The U.S.", "He said"]),
+        ("第一句。第二句！“第三句。”第四", ["第一句。", "第二句！", "“第三句。”", "第四"]),
         ("Привет. Как дела? Хорошо.", ["Привет.", "Как дела?", "Хорошо."]),
         ("  \n ", []),
         ("no end", ["no end"]),
