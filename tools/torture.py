@@ -31,29 +31,48 @@ from bert_jax.config import BertConfig, Experiment, Pretraining
 from bert_jax.data.prepare import prepare
 from bert_jax.sharding import pretend_devices
 
-STAGES = ("starting", "preparing data", "compiling", "training", "saving", "evaluating")
+# Of each stage, which time it begins (drawn from 1 to so many) a kill waits for, and how long then, in seconds at most.
+# Counting and not waiting alone lets runs get ahead on a machine that is busy with other things.
+STAGES = {
+    "starting": (1, 0.2),
+    "preparing data": (1, 1.0),
+    "compiling": (1, 3.0),
+    "training": (160, 0.02),
+    "saving": (8, 0.2),
+    "evaluating": (4, 0.3),
+}
+_NUMBERS = {name: number for number, name in enumerate(STAGES)}
 
 
 class Stage:
-    """What an attempt is doing, in a byte that its parent can read."""
+    """What an attempt is doing, and how often it has begun to, in memory that its parent shares."""
 
     def __init__(self) -> None:
-        self._byte = mmap.mmap(-1, 1)
+        self._shared = np.frombuffer(mmap.mmap(-1, 8 * (1 + len(STAGES))), np.int64)
+
+    def reset(self) -> None:
+        self._shared[:] = 0
+        self.set("starting")
 
     def set(self, name: str) -> None:
-        self._byte[0] = STAGES.index(name)
+        self._shared[0] = _NUMBERS[name]
+        self._shared[1 + _NUMBERS[name]] += 1
 
     def get(self) -> str:
-        return STAGES[self._byte[0]]
+        return tuple(STAGES)[self._shared[0]]
 
-    def around(self, owner: object, function: str, name: str, after: str) -> None:
-        """Wraps a function of the package, so that it tells when it runs."""
+    def count(self, name: str) -> int:
+        return int(self._shared[1 + _NUMBERS[name]])
+
+    def around(self, owner: object, function: str, name: str) -> None:
+        """Wraps a function of the package, so that it tells when it runs; what comes after is training."""
         inner = getattr(owner, function)
 
         def told(*args: object, **options: object) -> object:
-            self.set(name)
+            if self.count("training"):  # the first step is mostly compiling
+                self.set(name)
             result = inner(*args, **options)
-            self.set(after)
+            self.set("training")
             return result
 
         setattr(owner, function, told)
@@ -76,9 +95,9 @@ def experiment(folder: Path) -> Experiment:
 def attempt(folder: Path, data: Path, stage: Stage) -> None:
     """Does in `folder` what is left to do."""
     sys.stdout = sys.stderr = open(folder.with_suffix(".log"), "a")  # noqa: SIM115
-    stage.around(train, "evaluate", "evaluating", "training")
-    stage.around(train.Member, "save", "saving", "training")
-    stage.around(train.Loop, "_step", "training", "training")
+    stage.around(train, "evaluate", "evaluating")
+    stage.around(train.Member, "save", "saving")
+    stage.around(train.Loop, "_step", "training")
     stage.set("preparing data")
     prepare([str(data / "corpus.txt")], data / "tokenizer", folder / "store")
     stage.set("compiling")
@@ -86,7 +105,7 @@ def attempt(folder: Path, data: Path, stage: Stage) -> None:
 
 
 def fork(folder: Path, data: Path, stage: Stage) -> int:
-    stage.set("starting")
+    stage.reset()
     child = os.fork()
     if child:
         return child
@@ -133,52 +152,66 @@ def compare(folder: Path, reference: Path) -> bool:
     return os.waitpid(child, 0)[1] != 0
 
 
-def torture(options: argparse.Namespace, data: Path, reference: Path, seconds: float) -> int:
+def torture(options: argparse.Namespace, data: Path, reference: Path) -> int:
     """Returns the number of runs that ended otherwise than `reference`."""
     moments = random.Random(options.seed)
-    number = signal.Signals[f"SIG{options.signal}"]
     hits: Counter[str] = Counter()
     runs = wrong = 0
-    folder = options.workdir / "run-0"
-    folder.mkdir()
     stage = Stage()
-    while sum(hits.values()) < options.kills or runs == 0:
-        child, began = fork(folder, data, stage), time.time()
-        enough = sum(hits.values()) >= options.kills
-        # Some moments lie in the start, up to the first step, and some after it.
-        if not enough and moments.random() < 0.7:
-            while stage.get() not in ("training", "saving", "evaluating") and not ended(child):
-                time.sleep(0.005)
-        prepared = (folder / "store/header.json").exists()
-        pause = 1e9 if enough else moments.uniform(0, seconds if prepared else 1)
-        deadline = time.monotonic() + pause
-        while time.monotonic() < deadline and not ended(child):
-            time.sleep(0.002)
-        if ended(child):
-            code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-            if code:
-                sys.exit(f"{folder}: an attempt ended by itself with exit code {code}")
+    while hits.total() < options.kills:
+        folder = options.workdir / f"run-{runs}"
+        folder.mkdir()
+        while not finished(folder):
+            left = options.kills - hits.total()
+            hit, code = disturbed(folder, data, stage, options.signal, moments if left else None)
+            hits.update([hit] if hit else [])
+            wrong += bool(code)
+        runs += 1
+        print(f"{runs} runs, {hits.total()} kills: {dict(hits)}", flush=True)
+        if compare(folder, reference):
+            wrong += 1
         else:
+            shutil.rmtree(folder)
+    print(f"{hits.total()} x SIG{options.signal}, {runs} runs finished, {wrong} wrong; hit {dict(hits)}")
+    return wrong
+
+
+def finished(folder: Path) -> bool:
+    """Whether the run in `folder` has come to its end."""
+    path = folder / "run/result.json"
+    return path.exists() and json.loads(path.read_text())["step"] == experiment(folder).steps
+
+
+def disturbed(folder: Path, data: Path, stage: Stage, name: str, moments: random.Random | None) -> tuple[str, int]:
+    """One attempt, killed at a random moment if it is not over before: (the stage it was hit in or "", its exit code).
+
+    With `moments` None nothing disturbs it. The exit code is 0 also where it died of the signal.
+    """
+    number = signal.Signals[f"SIG{name}"]
+    child, began = fork(folder, data, stage), time.time()
+    if moments is not None:
+        prepared = (folder / "store/header.json").exists()
+        # Data are prepared once in a run, so that this stage comes seldom.
+        target = "preparing data" if not prepared and moments.random() < 0.7 else moments.choice(list(STAGES))
+        times, pause = STAGES[target]
+        times, pause = moments.randint(1, times), moments.uniform(0, pause)
+        while stage.count(target) < times and not ended(child):
+            time.sleep(0.001)
+        time.sleep(pause)
+        if not ended(child):
+            hit = stage.get()
             os.kill(child, number)
             code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
             unfinished = (folder / "run/checkpoints").glob("*.orbax-checkpoint-tmp")
-            saving = code and any(path.stat().st_mtime > began for path in unfinished)
-            hits["saving" if saving else stage.get()] += 1
+            if code and any(path.stat().st_mtime > began for path in unfinished):
+                hit = "saving"
             if code not in (0, -number):
                 print(f"{folder}: exit code {code} after {number.name}", flush=True)
-                wrong += 1
-        path = folder / "run/result.json"
-        if not code and path.exists() and json.loads(path.read_text())["step"] == experiment(folder).steps:
-            runs += 1
-            print(f"{runs} runs, {sum(hits.values())} kills: {dict(hits)}", flush=True)
-            if compare(folder, reference):
-                wrong += 1
-            else:
-                shutil.rmtree(folder)
-            folder = options.workdir / f"run-{runs}"
-            folder.mkdir()
-    print(f"{sum(hits.values())} x {number.name}, {runs} runs finished, {wrong} wrong; hit {dict(hits)}")
-    return wrong
+            return hit, 0 if code == -number else code
+    code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    if code:
+        sys.exit(f"{folder}: an attempt ended by itself with exit code {code}")
+    return "", 0
 
 
 def ended(child: int) -> bool:
@@ -201,15 +234,9 @@ def main() -> None:
     (data / "corpus.txt").write_text("\n\n".join(texts))
     tokenizers.train("wordpiece", texts, 2000).save(data / "tokenizer")
     began = time.monotonic()
-    stage = Stage()
-    child = fork(reference, data, stage)
-    while stage.get() not in ("training", "saving", "evaluating") and not ended(child):
-        time.sleep(0.005)
-    starting = time.monotonic() - began
-    code = os.waitpid(child, 0)[1]
-    seconds = time.monotonic() - began - starting
-    print(f"undisturbed: {seconds:.0f} s after {starting:.0f} s to the first step", flush=True)
-    sys.exit(bool(code or torture(options, data, reference, seconds)))
+    disturbed(reference, data, Stage(), "KILL", None)
+    print(f"undisturbed: {time.monotonic() - began:.0f} s", flush=True)
+    sys.exit(bool(torture(options, data, reference)))
 
 
 if __name__ == "__main__":
