@@ -113,19 +113,23 @@ def save_params(folder: Path, params: Any) -> None:
         manager.save(0, args=_args("Save", params=(params,)))
 
 
-def load_params(folder: Path) -> tuple[int, Any]:
-    """Returns (step, parameters as nested dicts of NumPy arrays) of the latest checkpoint in `folder`.
+def load_params(folder: Path, step: int | None = None) -> tuple[int, Any]:
+    """Returns (step, parameters as nested dicts of NumPy arrays) of the last checkpoint in `folder`, or that of `step`.
 
     Raises:
-      InputError: there is no whole checkpoint.
+      InputError: there is no whole checkpoint, or none of `step`.
     """
     nothing = InputError(f"{folder}: no whole checkpoint there; train the run until it has saved one")
     if not folder.is_dir():
         raise nothing
     with _manager(folder) as manager:
-        step = manager.latest_step()
-        if step is None:
+        kept = sorted(manager.all_steps())
+        if not kept:
             raise nothing
+        if step is None:
+            step = kept[-1]
+        elif step not in kept:
+            raise InputError(f"{folder}: no checkpoint of step {step}; those kept are {', '.join(map(str, kept))}")
         here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
         like = jax.tree.map(
             lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=here), manager.item_metadata(step).params

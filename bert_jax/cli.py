@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
-from bert_jax.config import Experiment
+from bert_jax.config import Distillation, Experiment
 from bert_jax.errors import InputError
 
 Paths = tuple[str, ...]
@@ -120,8 +120,8 @@ TRAIN_USAGE = """usage: bert_jax train EXPERIMENT.py --workdir DIR [FLAGS]
 
 Runs an experiment file: pre-training, continued pre-training, fine-tuning or distillation. Given again with the same
 workdir, it continues from the last checkpoint. A file that defines `sweep` runs all of its experiments, each in a
-folder of its name in the workdir; --only NAME picks one. Every field of the experiment is a flag, such as
---model.num-layers 4 or --optimizer.learning-rate 1e-4; `bert_jax train EXPERIMENT.py --help` lists them."""
+folder of its name in the workdir, where run:NAME as a source is another of them; --only NAME picks one. Every field of
+the experiment is a flag, such as --model.num-layers 4; `bert_jax train EXPERIMENT.py --help` lists them."""
 
 
 PLAN_USAGE = """usage: bert_jax plan EXPERIMENT.py --accelerator NAME --devices N [--mfu SHARE] [FLAGS]
@@ -140,7 +140,7 @@ def train(args: Sequence[str]) -> None:
     if any(given.several_hosts for given in parsed.values()):
         sharding.join_hosts()
     for name, given in parsed.items():
-        result = run(given.experiment, given.workdir / name, profile=given.profile)
+        result = run(_in_sweep(given.experiment, given.workdir), given.workdir / name, profile=given.profile)
         if sharding.is_first_host():
             figures = {**result.get("metrics", {}), **({"spread": result["spread"]} if "spread" in result else {})}
             print(json.dumps({"experiment": name or args[0], "step": result.get("step"), **figures}))
@@ -214,6 +214,19 @@ def _with_source(experiment: Experiment, init_from: str | None, flags: Sequence[
 
         experiment = dataclasses.replace(experiment, model=open_source(experiment.init_from).config)
     return experiment
+
+
+def _in_sweep(experiment: Experiment, workdir: Path) -> Experiment:
+    """The experiment with run:NAME, another run of its sweep as a source, as the folder that run has in `workdir`."""
+
+    def found(source: str) -> str:
+        return str(workdir / source.removeprefix("run:")) if source.startswith("run:") else source
+
+    task = experiment.task
+    if isinstance(task, Distillation):
+        task = dataclasses.replace(task, teacher=found(task.teacher))
+    source = experiment.init_from
+    return dataclasses.replace(experiment, task=task, init_from=None if source is None else found(source))
 
 
 def evaluate(source: Annotated[str, tyro.conf.Positional], data: str | None = None) -> None:

@@ -192,6 +192,17 @@ class Sequences(Labelled):
 
 
 @dataclass(frozen=True)
+class Distillation(Sequences):
+    """What a fine-tuned model, the teacher, says of texts with labels and without, learnt by a smaller one."""
+
+    teacher: str = ""  # SOURCE that was fine-tuned on the same labels; only its answers are used, never its weights
+    unlabelled: str = ""  # more rows to learn from, which need no label; in `folder` too
+    unlabelled_limit: int | None = None  # use only the first so many of them; `limit` counts those with labels
+    temperature: float = 1.0  # both models' outputs are divided by it before they are compared
+    hard_weight: float = 0.0  # share of the objective that is the loss on the rows' own labels; the rest is the teacher
+
+
+@dataclass(frozen=True)
 class Tokens(Labelled):
     """One tag for each word: entities in IOB1, IOB2 or BIOES, or plain tags. Long sentences are read in windows."""
 
@@ -230,7 +241,7 @@ class Choices(Labelled):
     label: str = "label"  # field of the right choice's index, from 0
 
 
-TaskFields = Pretraining | Sequences | Tokens | Spans | Choices
+TaskFields = Pretraining | Sequences | Distillation | Tokens | Spans | Choices
 
 
 @dataclass(frozen=True)

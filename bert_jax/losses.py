@@ -39,6 +39,11 @@ def cross_entropy(logits: jax.Array, labels: jax.Array, weights: jax.Array) -> M
     return weighted(jax.nn.logsumexp(logits, axis=-1) - picked, weights)
 
 
+def soft_cross_entropy(logits: jax.Array, probabilities: jax.Array, weights: jax.Array) -> Mean:
+    """Softmax cross-entropy in nats to a distribution: logits and probabilities [..., C], weights [...]."""
+    return weighted(-jnp.sum(probabilities * jax.nn.log_softmax(logits.astype(jnp.float32)), axis=-1), weights)
+
+
 def accuracy(logits: jax.Array, labels: jax.Array, weights: jax.Array) -> Mean:
     """How often the largest logit is the label's: logits [..., C], int32 labels [...], weights [...]."""
     return weighted(jnp.argmax(logits, axis=-1) == labels, weights)

@@ -57,6 +57,8 @@ def read_experiment(workdir: Path) -> Experiment:
 def open_source(source: str | Path, *, strict: bool = True) -> Source:
     """Opens a SOURCE: a run's workdir, a Hugging Face folder, "hf:org/name", or a Google TensorFlow checkpoint.
 
+    "WORKDIR@STEP" is the checkpoint of that step, where the run kept it.
+
     Args:
       strict: whether a tensor nobody knows is an error; else it is left out.
 
@@ -64,8 +66,11 @@ def open_source(source: str | Path, *, strict: bool = True) -> Source:
       InputError: there is no such thing, it is none of these, incomplete, or its model and tokenizer disagree.
     """
     path = huggingface.fetch(str(source)) if str(source).startswith(huggingface.PREFIX) else Path(source)
+    run, _, step = str(source).rpartition("@")
     if (path / "experiment.json").exists():
         opened = _open_workdir(str(source), path)
+    elif step.isdecimal() and Path(run, "experiment.json").exists():
+        opened = _open_workdir(str(source), Path(run), int(step))
     elif (path / "config.json").exists():
         opened = _open_huggingface(str(source), path, strict)
     elif path.with_name(path.name + ".index").exists() or list(path.glob("*.index")):
@@ -80,8 +85,8 @@ def open_source(source: str | Path, *, strict: bool = True) -> Source:
     else:
         there = "nothing of the kind is there" if path.exists() else "no such file or folder"
         raise InputError(
-            f"{source}: {there}; a SOURCE is a run's workdir (experiment.json), a Hugging Face folder (config.json), "
-            "hf:org/name, or a TensorFlow checkpoint (*.index)"
+            f"{source}: {there}; a SOURCE is a run's workdir (experiment.json), WORKDIR@STEP, a Hugging Face folder "
+            "(config.json), hf:org/name, or a TensorFlow checkpoint (*.index)"
         )
     if opened.config.vocab_size != opened.tokenizer.vocab_size:
         raise InputError(
@@ -91,17 +96,18 @@ def open_source(source: str | Path, *, strict: bool = True) -> Source:
     return opened
 
 
-def _open_workdir(where: str, path: Path) -> Source:
+def _open_workdir(where: str, path: Path, step: int | None = None) -> Source:
     experiment = read_experiment(path)
     if experiment.model is None:
         raise InputError(f"{path}/experiment.json: it lacks the model; it should be as `bert_jax train` wrote it")
-    folder = "best" if checkpoint.latest_step(path / "best") is not None else "checkpoints"
+    has_best = step is None and checkpoint.latest_step(path / "best") is not None
+    folder = path / ("best" if has_best else "checkpoints")
     return Source(
         where=where,
         config=experiment.model,
         tokenizer=tokenizers.load(path / "tokenizer"),
         task=_with_fitted(experiment.task, path / "result.json"),
-        read_params=lambda: (checkpoint.load_params(path / folder)[1], Notes()),
+        read_params=lambda: (checkpoint.load_params(folder, step)[1], Notes()),
     )
 
 

@@ -5,10 +5,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 
-from bert_jax import cli
+from bert_jax import cli, pretrained
+from bert_jax.errors import InputError
 
 WORDS = ["red", "blue", "green", "small", "large", "old", "cat", "dog", "bird", "runs", "sleeps", "eats", "here", "now"]
 
@@ -71,6 +73,24 @@ def test_a_sweep_runs_each_experiment_in_a_folder_of_its_name(folder):
         stored = json.loads((folder / "sweep" / name / "experiment.json").read_text())
         assert stored["optimizer"]["learning_rate"] == rate
         assert json.loads((folder / "sweep" / name / "result.json").read_text())["step"] == 2
+
+
+def test_a_run_of_a_sweep_starts_from_another_one_at_a_step_it_kept(folder, tmp_path):
+    text = """
+from dataclasses import replace
+first = Experiment(task=task, checkpoint_every=1, **base)
+sweep = {"first": first, "second": replace(first, init_from="run:first@1", steps=1)}
+"""
+    (tmp_path / "chain.py").write_text(FINE_TUNE.format(folder=folder) + text)
+    assert run("train", tmp_path / "chain.py", "--workdir", tmp_path / "runs") == 0
+    stored = json.loads((tmp_path / "runs/second/experiment.json").read_text())
+    assert stored["init_from"] == str(tmp_path / "runs/first@1")
+    names = ("first@1", "first@2", "first")
+    weights = [jax.tree.leaves(pretrained.open_source(tmp_path / "runs" / name).read_params()[0]) for name in names]
+    assert not all(map(np.array_equal, weights[0], weights[1]))
+    assert all(map(np.array_equal, weights[1], weights[2]))
+    with pytest.raises(InputError, match="no checkpoint of step 7; those kept are 1, 2"):
+        pretrained.open_source(tmp_path / "runs/first@7").read_params()
 
 
 def test_flags_change_fields_and_only_picks_one_of_a_sweep(folder, tmp_path):

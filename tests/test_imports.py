@@ -19,7 +19,7 @@ ALLOWED = {
     "tokenizers": set(),
     "data": {"config", "tokenizers"},
     "interop": {"config"},
-    "tasks": {"config", "heads", "losses", "metrics", "model", "data", "tokenizers"},
+    "tasks": {"config", "heads", "losses", "metrics", "model", "data", "pretrained", "tokenizers"},
     "optimizer": {"config"},
     "flops": {"config"},
     "sharding": {"losses", "flops"},

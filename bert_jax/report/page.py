@@ -28,6 +28,7 @@ from bert_jax.report.tables import (
 _KIND_TITLES = {
     "Pretraining": "Pre-training",
     "Sequences": "Sequence classification",
+    "Distillation": "Distillation",
     "Tokens": "Token classification",
     "Spans": "Question answering",
     "Choices": "Multiple choice",

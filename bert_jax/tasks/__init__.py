@@ -12,6 +12,7 @@ from bert_jax.data.pipeline import Arrays, Features
 from bert_jax.data.tables import Row
 from bert_jax.losses import Outcome
 from bert_jax.tasks.choices import ChoiceTask
+from bert_jax.tasks.distillation import DistillationTask
 from bert_jax.tasks.pretraining import PretrainingTask
 from bert_jax.tasks.sequences import SequenceTask
 from bert_jax.tasks.spans import SpanTask
@@ -21,6 +22,7 @@ from bert_jax.tokenizers import Tokenizer
 TASKS: dict[str, Any] = {
     "Pretraining": PretrainingTask,
     "Sequences": SequenceTask,
+    "Distillation": DistillationTask,
     "Tokens": TokenTask,
     "Spans": SpanTask,
     "Choices": ChoiceTask,

@@ -42,14 +42,18 @@ class RowTask:
         """
         raise NotImplementedError
 
-    def train_batches(
-        self, *, batch_size: int, steps: int, seed: int, multiple: int = 1, host: int = 0, hosts: int = 1
-    ) -> RowBatches:
+    def training_examples(self, seed: int) -> tuple[Features, list[Row]]:
+        """Reads what to learn from, and the rows it was made of; `limit` draws them with `seed`."""
         rows = training_rows(self.fields)
         if self.fields.limit is not None:
             chosen = np.random.default_rng([seed, len(rows)]).permutation(len(rows))[: self.fields.limit]
             rows = [rows[i] for i in chosen]
-        features = self.features(rows, labelled=True)
+        return self.features(rows, labelled=True), rows
+
+    def train_batches(
+        self, *, batch_size: int, steps: int, seed: int, multiple: int = 1, host: int = 0, hosts: int = 1
+    ) -> RowBatches:
+        features, rows = self.training_examples(seed)
         return RowBatches(
             features,
             rows,

@@ -64,7 +64,10 @@ class SequenceTask(RowTask):
         return dataclasses.replace(fields, labels=labels, class_weights=weights)
 
     def loss_fn(self, params: Any, batch: dict[str, jax.Array], key: jax.Array | None) -> Outcome:
-        logits_BNC = self.logits(params, batch, key)
+        return self.outcome(self.logits(params, batch, key), batch)
+
+    def outcome(self, logits_BNC: jax.Array, batch: dict[str, jax.Array]) -> Outcome:
+        """Losses on the rows' labels, metrics and predictions, from the model's output."""
         labels, weights = batch["labels"], batch["label_weights"]
         class_weights = jnp.asarray(self.fields.class_weights or (1.0,), jnp.float32)
         if self.fields.target == "number":

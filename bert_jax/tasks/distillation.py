@@ -1,0 +1,145 @@
+"""Distillation: a model learns to say of texts what a fine-tuned teacher says of them, with or without their labels.
+
+The teacher is asked once, before the first step; its answers travel as an array of the batch. So the loss is one like
+any other, and nothing of the teacher is in the state or in a checkpoint.
+"""
+
+import dataclasses
+from collections.abc import Sequence
+from functools import partial
+from typing import Any, cast
+
+import jax
+import numpy as np
+from flax import linen as nn
+
+from bert_jax import pretrained
+from bert_jax.config import BertConfig, Distillation, Sequences
+from bert_jax.data.pipeline import Arrays, Features
+from bert_jax.data.tables import Row, read_rows
+from bert_jax.errors import InputError
+from bert_jax.losses import Mean, Outcome, binary_cross_entropy, soft_cross_entropy, squared_error
+from bert_jax.pretrained import Source
+from bert_jax.tasks.sequences import SequenceTask
+from bert_jax.tokenizers import Tokenizer
+
+TEACHER_BATCH = 64  # rows that the teacher reads at once
+
+
+class DistillationTask(SequenceTask):
+    """See `bert_jax.tasks.Task`; the fields are `bert_jax.config.Distillation`.
+
+    Source: Hinton et al. 2015, "Distilling the Knowledge in a Neural Network", section 2; Turc et al. 2019,
+    "Well-Read Students Learn Better", section 3.
+    """
+
+    fields: Distillation
+
+    def __init__(self, fields: Distillation, config: BertConfig, tokenizer: Tokenizer):
+        super().__init__(fields, config, tokenizer)
+        self._said: dict[str, np.ndarray] = {}  # what the teacher said of a row, by the row's place in its source
+        if fields.temperature <= 0:
+            raise InputError(f"task.temperature: {fields.temperature} must be above 0")
+        if fields.target == "number" and fields.temperature != 1:
+            raise InputError("task.temperature: numbers are compared as they are; leave it at 1 with target number")
+        if not 0 <= fields.hard_weight <= 1:
+            raise InputError(f"task.hard_weight: {fields.hard_weight} must lie between 0 and 1")
+
+    @staticmethod
+    def resolve(fields: Any) -> Any:
+        if not fields.teacher:
+            raise InputError("task.teacher: name a SOURCE that was fine-tuned on the same labels")
+        if not fields.train and (fields.hard_weight or not fields.unlabelled):
+            raise InputError("task.train: name rows with labels, or set hard_weight 0 and name `unlabelled` rows")
+        _, taught = _open_teacher(fields)
+        if fields.labels not in ((), taught.labels):
+            raise InputError(
+                f"task.labels: {', '.join(fields.labels)}, but the teacher has {', '.join(taught.labels)}; leave them "
+                "out to take the teacher's"
+            )
+        return SequenceTask.resolve(dataclasses.replace(fields, labels=taught.labels))
+
+    def loss_fn(self, params: Any, batch: dict[str, jax.Array], key: jax.Array | None) -> Outcome:
+        """As the plain task where the batch lacks the teacher's answers, which is in evaluation."""
+        logits_BNC = self.logits(params, batch, key)
+        outcome = self.outcome(logits_BNC, batch)
+        if "teacher_logits" not in batch:
+            return outcome
+        hard = self.fields.hard_weight
+        parts = [(name, loss, hard) for name, loss in outcome.losses.items()]
+        parts.append(("teacher_loss", self._matching(logits_BNC, batch), 1 - hard))
+        losses = {name: Mean(weight * loss.sum, loss.count) for name, loss, weight in parts if weight}
+        return outcome._replace(losses=losses)
+
+    def _matching(self, logits_BNC: jax.Array, batch: dict[str, jax.Array]) -> Mean:
+        """How far the outputs are from the teacher's, times temperature² so that its gradient keeps its scale."""
+        teacher_BNC, weights, t = batch["teacher_logits"], batch["teacher_weights"], self.fields.temperature
+        if self.fields.target == "number":
+            return squared_error(logits_BNC[..., 0], teacher_BNC[..., 0], weights)
+        if self.fields.target == "several":
+            every = jax.numpy.broadcast_to(weights[..., None], logits_BNC.shape)
+            loss = binary_cross_entropy(logits_BNC / t, jax.nn.sigmoid(teacher_BNC / t), every)
+        else:
+            loss = soft_cross_entropy(logits_BNC / t, jax.nn.softmax(teacher_BNC / t), weights)
+        return Mean(t**2 * loss.sum, loss.count)
+
+    def training_examples(self, seed: int) -> tuple[Features, list[Row]]:
+        parts = [super().training_examples(seed)] if self.fields.train else []
+        if self.fields.unlabelled:
+            rows = read_rows(self.fields.source(self.fields.unlabelled))[: self.fields.unlabelled_limit]
+            parts.append((self.features(rows, labelled=False), rows))
+        features = joined([features for features, _ in parts])
+        rows = [row for _, part in parts for row in part]
+        arrays = {
+            "teacher_logits": self._ask_teacher(rows)[:, None],
+            "teacher_weights": np.ones((len(rows), 1), np.float32),
+        }
+        return dataclasses.replace(features, arrays=features.arrays | arrays), rows
+
+    def _ask_teacher(self, rows: Sequence[Row]) -> np.ndarray:
+        """The teacher's outputs for each row, float32 [rows, C]; it reads each row once, whatever the seeds draw."""
+        unread = [row for row in rows if row.where not in self._said]
+        if unread:
+            source, fields = _open_teacher(self.fields)
+            params, _ = source.read_params()
+            teacher = SequenceTask(fields, source.config, source.tokenizer)
+            batches = teacher.predict_batches(unread, batch_size=TEACHER_BATCH)
+            for step in range(batches.num_steps):
+                found = np.asarray(_logits(teacher.model, params, batches(step)))
+                self._said |= {
+                    unread[i].where: said for i, said in zip(batches.rows(step), found, strict=True) if i >= 0
+                }
+        return np.stack([self._said[row.where] for row in rows])
+
+
+@partial(jax.jit, static_argnums=0)
+def _logits(model: nn.Module, params: Any, batch: Arrays) -> jax.Array:
+    return cast(jax.Array, model.apply({"params": params}, batch))[:, 0]
+
+
+def joined(parts: Sequence[Features]) -> Features:
+    """Returns the examples of several features, one after another; they have the same arrays and no token arrays."""
+    ends = np.cumsum([0] + [len(part.input_ids) for part in parts])
+    return Features(
+        input_ids=np.concatenate([part.input_ids for part in parts]),
+        token_type_ids=np.concatenate([part.token_type_ids for part in parts]),
+        starts=np.concatenate([[0]] + [part.starts[1:] + end for part, end in zip(parts, ends, strict=False)]),
+        arrays={name: np.concatenate([part.arrays[name] for part in parts]) for name in parts[0].arrays},
+    )
+
+
+def _open_teacher(fields: Distillation) -> tuple[Source, Sequences]:
+    """The teacher, and its task's fields as they read this run's rows.
+
+    Raises:
+      InputError: it cannot be opened, or was trained for something else.
+    """
+    source = pretrained.open_source(fields.teacher)
+    task = source.task
+    if not isinstance(task, Sequences) or task.target != fields.target:
+        found = f"target {task.target}" if isinstance(task, Sequences) else type(task).__name__ if task else "no task"
+        raise InputError(
+            f"task.teacher: {fields.teacher} was trained for {found}; name a run of Sequences with target "
+            f"{fields.target}"
+        )
+    return source, dataclasses.replace(task, text=fields.text, text_b=fields.text_b)

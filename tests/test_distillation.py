@@ -1,0 +1,274 @@
+"""Distillation: at its limits plain fine-tuning and pure matching; the teacher answers once and leaves no trace."""
+
+import json
+import sys
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from bert_jax import cli, tasks, tokenizers
+from bert_jax.config import BertConfig, Distillation, Experiment, Optimizer, Sequences
+from bert_jax.errors import InputError
+from bert_jax.heads import BertForSequences
+from bert_jax.interop.table import Notes
+from bert_jax.losses import cross_entropy, soft_cross_entropy
+from bert_jax.predict import load
+from bert_jax.pretrained import Source, write_source
+from bert_jax.tasks.sequences import SequenceTask
+
+WORDS = ["red", "blue", "green", "small", "large", "old", "cat", "dog", "bird", "runs", "sleeps", "eats", "here", "now"]
+TEACHER = BertConfig(
+    vocab_size=0,
+    hidden_size=24,
+    num_layers=2,
+    num_heads=2,
+    intermediate_size=16,
+    max_position_embeddings=16,
+    initializer_range=0.3,  # its answers differ from row to row without training
+)
+STUDENT = replace(TEACHER, hidden_size=8, num_layers=1)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Labelled and unlabelled rows, a tokenizer, and a teacher with random weights."""
+    folder = tmp_path_factory.mktemp("distillation")
+    rng = np.random.default_rng(0)
+    texts = [" ".join(rng.choice(WORDS, 5)) for _ in range(60)]
+    tokenizers.train("wordpiece", texts, 60).save(folder / "tokenizer")
+    rows = [{"text": text, "label": ["no", "yes"][n % 2]} for n, text in enumerate(texts)]
+    for name, part in (("train", rows[:16]), ("dev", rows[16:24]), ("more", [{"text": text} for text in texts[24:48]])):
+        (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in part))
+    write_teacher(folder / "teacher", run_of(folder, Sequences))
+    return folder
+
+
+def write_teacher(target, experiment):
+    """Writes random weights as a run of `experiment`'s task."""
+    fields = SequenceTask.resolve(experiment.task)
+    tokenizer = tokenizers.load(Path(experiment.tokenizer))
+    task = SequenceTask(fields, replace(TEACHER, vocab_size=tokenizer.vocab_size), tokenizer)
+    params = jax.jit(task.model.init)(jax.random.key(0), tasks.dummy_batch(task))["params"]
+    write_source(Source("", task.config, tokenizer, fields, lambda: (params, Notes())), target, "orbax")
+
+
+def run_of(data, kind, **fields):
+    task = kind(folder=str(data), train="train.jsonl", eval="dev.jsonl", max_length=16)
+    return Experiment(
+        task=replace(task, **fields),
+        model=STUDENT,
+        tokenizer=str(data / "tokenizer"),
+        optimizer=Optimizer(learning_rate=1e-2),
+        batch_size=8,
+        steps=1,
+        sharding="single",
+    )
+
+
+def made(data, kind=Distillation, **fields):
+    """The task of a student."""
+    if kind is Distillation:
+        fields = {"teacher": str(data / "teacher")} | fields
+    fields = tasks.TASKS[kind.__name__].resolve(run_of(data, kind, **fields).task)
+    tokenizer = tokenizers.load(data / "tokenizer")
+    return tasks.make(fields, replace(STUDENT, vocab_size=tokenizer.vocab_size), tokenizer)
+
+
+@cache
+def weights(classes):
+    """A student's."""
+    model = BertForSequences(replace(STUDENT, vocab_size=60), classes)
+    batch = dict.fromkeys(
+        ("input_ids", "token_type_ids", "position_ids", "sequence_ids", "cls_positions"), np.zeros((1, 1), np.int32)
+    )
+    return jax.jit(model.init)(jax.random.key(0), batch)["params"]
+
+
+def params_of(task):
+    assert task.config.vocab_size == 60
+    return weights(task.model.num_classes)
+
+
+def losses_of(task):
+    """The losses of the first training batch, divided, and what they were made of."""
+    batch = task.train_batches(batch_size=8, steps=1, seed=0)(0)
+    params = params_of(task)
+    losses, logits = task.loss_fn(params, batch, None).losses, task.logits(params, batch, None)
+    return {name: float(loss.sum / loss.count) for name, loss in losses.items()}, batch, logits
+
+
+def gradient_of(task, batch):
+    """Gradient, losses and metrics of a batch, with dropout: all that the training step takes from a task."""
+
+    def objective(params):
+        outcome = task.loss_fn(params, batch, jax.random.key(1))
+        return sum(loss.sum / loss.count for loss in outcome.losses.values()), (outcome.losses, outcome.metrics)
+
+    return jax.jit(jax.grad(objective, has_aux=True))(params_of(task))
+
+
+def test_with_all_weight_on_the_labels_it_is_plain_fine_tuning(folder):
+    """Batch by batch, loss by loss and to the last bit of the gradient."""
+    tasks = made(folder, Sequences), made(folder, hard_weight=1.0, temperature=3.0)
+    batches = [task.train_batches(batch_size=8, steps=1, seed=0)(0) for task in tasks]
+    assert set(batches[1]) - set(batches[0]) == {"teacher_logits", "teacher_weights"}
+    for name, array in batches[0].items():
+        np.testing.assert_array_equal(array, batches[1][name])
+    found = [gradient_of(task, batch) for task, batch in zip(tasks, batches, strict=True)]
+    jax.tree.map(np.testing.assert_array_equal, *found)
+
+
+def test_without_weight_on_the_labels_they_do_not_matter(folder):
+    task = made(folder)
+    batch = task.train_batches(batch_size=8, steps=1, seed=0)(0)
+    grads, (losses, _) = gradient_of(task, batch)
+    swapped, (same, _) = gradient_of(task, batch | {"labels": 1 - batch["labels"]})
+    jax.tree.map(np.testing.assert_array_equal, (grads, losses), (swapped, same))
+
+
+def test_pure_matching_is_cross_entropy_to_the_teachers_softened_answers(folder):
+    for temperature in (1.0, 4.0):
+        found, batch, logits = losses_of(made(folder, temperature=temperature))
+        assert list(found) == ["teacher_loss"]
+        soft = jax.nn.softmax(batch["teacher_logits"][:, 0] / temperature)
+        ours = jax.nn.log_softmax(logits[:, 0] / temperature)
+        assert found["teacher_loss"] == pytest.approx(float(-(temperature**2) * (soft * ours).sum(-1).mean()), rel=1e-5)
+
+
+def test_a_weight_between_the_limits_mixes_the_two_losses(folder):
+    hard, matching = (losses_of(made(folder, hard_weight=weight, temperature=2.0))[0] for weight in (1.0, 0.0))
+    mixed = losses_of(made(folder, hard_weight=0.25, temperature=2.0))[0]
+    assert mixed["class_loss"] == pytest.approx(0.25 * hard["class_loss"])
+    assert mixed["teacher_loss"] == pytest.approx(0.75 * matching["teacher_loss"])
+
+
+def test_gradients_keep_their_scale_at_high_temperatures():
+    """Hinton et al. 2015: there they are those of half the squared distance of centred logits, times 2 / classes."""
+    student, teacher = jnp.array([[1.0, -0.5, 0.2]]), jnp.array([[0.3, 0.4, -0.7]])
+    gradients = {}
+    for t in (1.0, 100.0):
+        gradients[t] = jax.grad(
+            lambda x, t=t: t**2 * soft_cross_entropy(x / t, jax.nn.softmax(teacher / t), jnp.ones(1)).sum
+        )(student)
+    centred = [x - x.mean(axis=-1, keepdims=True) for x in (student, teacher)]
+    np.testing.assert_allclose(gradients[100.0], (centred[0] - centred[1]) / 3, atol=3e-3)
+    assert 0.5 < jnp.linalg.norm(gradients[1.0]) / jnp.linalg.norm(gradients[100.0]) < 2
+
+
+def test_a_certain_teacher_is_a_label():
+    logits, labels = jnp.array([[1.0, -0.5, 0.2], [0.0, 2.0, 1.0]]), jnp.array([2, 0])
+    soft = soft_cross_entropy(logits, jax.nn.one_hot(labels, 3), jnp.ones(2))
+    np.testing.assert_allclose(soft.sum, cross_entropy(logits, labels, jnp.ones(2)).sum, rtol=1e-6)
+
+
+def test_the_batch_carries_what_the_teacher_predicts_of_each_row(folder):
+    task = made(folder, train="", unlabelled="more.jsonl")
+    batches = task.train_batches(batch_size=8, steps=1, seed=0)
+    batch = batches(0)
+    said = load(folder / "teacher").predict([batches.table[i].values["text"] for i in batches.rows(0)])
+    soft = jax.nn.softmax(batch["teacher_logits"][:, 0])
+    expected = [list(answer["probabilities"].values()) for answer in said]
+    np.testing.assert_allclose(soft, expected, atol=1e-5)
+    assert np.ptp(soft[:, 0]) > 0.01
+
+
+def test_rows_without_labels_are_learnt_from_the_teacher_alone(folder):
+    task = made(folder, unlabelled="more.jsonl", unlabelled_limit=20, hard_weight=0.5, limit=4)
+    batches = task.train_batches(batch_size=24, steps=1, seed=0)
+    batch = batches(0)
+    assert batches.num_examples == 4 + 20
+    assert batch["label_weights"].sum() == 4
+    assert batch["teacher_weights"].sum() == 24
+    _, (losses, _) = gradient_of(task, batch)
+    assert losses["class_loss"].count == 4
+    assert losses["teacher_loss"].count == 24
+
+
+def test_packed_rows_match_the_teacher_as_unpacked_ones_do(folder):
+    plain, packed = (losses_of(made(folder, packing=packing))[0] for packing in (False, True))
+    assert packed["teacher_loss"] == pytest.approx(plain["teacher_loss"], rel=1e-5)
+
+
+@pytest.mark.parametrize("target", ["several", "number"])
+def test_other_targets_have_their_own_distance(folder, tmp_path, target):
+    label = {"several": ["no"], "number": 1.5}[target]
+    other = {"several": ["yes", "no"], "number": -2.0}[target]
+    rows = [{"text": text, "label": value} for text, value in (("red cat", label), ("old dog", other)) for _ in "12"]
+    (tmp_path / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    data = {"folder": str(tmp_path), "eval": "", "target": target}
+    write_teacher(
+        tmp_path / "teacher",
+        replace(run_of(folder, Sequences), task=Sequences(max_length=16, train="train.jsonl", **data)),
+    )
+    temperature = 2.0 if target == "several" else 1.0
+    task = made(folder, teacher=str(tmp_path / "teacher"), temperature=temperature, **data)
+    found, batch, logits = losses_of(task)
+    ours, teachers = np.asarray(logits[:, 0], np.float64), np.asarray(batch["teacher_logits"][:, 0], np.float64)
+    if target == "number":
+        expected = ((ours - teachers) ** 2).mean()
+    else:
+        p, q = (1 / (1 + np.exp(-x / temperature)) for x in (teachers, ours))
+        expected = 4 * -(p * np.log(q) + (1 - p) * np.log(1 - q)).mean()
+    assert found["teacher_loss"] == pytest.approx(expected, rel=1e-5)
+
+
+def test_the_student_is_found_trained_and_used_from_the_command_line(folder, tmp_path, capsys):
+    """And its checkpoint has its own arrays alone, so that it answers after the teacher is gone."""
+    (folder / "teacher").rename(tmp_path / "teacher")
+    try:
+        text = f"""
+from bert_jax.config import BertConfig, Distillation, Experiment
+experiment = Experiment(
+    task=Distillation(folder={str(folder)!r}, train="train.jsonl", unlabelled="more.jsonl", eval="dev.jsonl",
+                      max_length=16, teacher={str(tmp_path / "teacher")!r}, hard_weight=0.5),
+    model={STUDENT!r}, tokenizer={str(folder / "tokenizer")!r}, batch_size=8, epochs=1, sharding="single",
+)"""
+        (tmp_path / "distil.py").write_text(text)
+        assert call("train", tmp_path / "distil.py", "--workdir", tmp_path / "student", "--task.temperature", 2) == 0
+    finally:
+        (tmp_path / "teacher").rename(folder / "teacher")
+    stored = json.loads((tmp_path / "student/experiment.json").read_text())
+    assert stored["task"]["labels"] == ["no", "yes"]
+    assert stored["task"]["temperature"] == 2
+    assert stored["steps"] == 5  # 16 rows with labels and 24 without, 8 at a time
+    figures = [json.loads(line) for line in (tmp_path / "student/metrics.jsonl").read_text().splitlines()]
+    assert {"class_loss", "teacher_loss"} <= figures[0].keys()
+    assert "teacher_loss" not in json.loads((tmp_path / "student/result.json").read_text())["metrics"]
+
+    of_student, alone = load(tmp_path / "student").params, params_of(made(folder, Sequences))
+    assert jax.tree.map(jnp.shape, of_student) == jax.tree.map(jnp.shape, alone)
+    capsys.readouterr()
+    (tmp_path / "in.jsonl").write_text('{"text": "red cat"}\n')
+    assert call("predict", tmp_path / "student", "--input", tmp_path / "in.jsonl") == 0
+    assert json.loads(capsys.readouterr().out)["label"] in ("no", "yes")
+    assert call("evaluate", tmp_path / "student") == 0
+    assert call("convert", tmp_path / "student", tmp_path / "huggingface") == 0
+    assert json.loads((tmp_path / "huggingface/config.json").read_text())["id2label"] == {"0": "no", "1": "yes"}
+
+
+def call(*args):
+    sys.argv = ["bert_jax", *map(str, args)]
+    with pytest.raises(SystemExit) as caught:
+        cli.main()
+    return int(caught.value.code or 0)
+
+
+def test_messages(folder, tmp_path):
+    cases = [
+        ({"teacher": ""}, r"task\.teacher: name a SOURCE"),
+        ({"teacher": str(tmp_path)}, "a SOURCE is a run's workdir"),
+        ({"target": "number"}, r"was trained for target class; name a run of Sequences with target number"),
+        ({"labels": ("bad", "good")}, r"task\.labels: bad, good, but the teacher has no, yes"),
+        ({"train": ""}, r"task\.train: name rows with labels, or set hard_weight 0 and name `unlabelled` rows"),
+        ({"train": "", "unlabelled": "more.jsonl", "hard_weight": 0.1}, r"task\.train: name rows with labels"),
+        ({"temperature": 0.0}, r"task\.temperature: 0\.0 must be above 0"),
+        ({"hard_weight": 1.5}, r"task\.hard_weight: 1\.5 must lie between 0 and 1"),
+    ]
+    for fields, message in cases:
+        with pytest.raises(InputError, match=message):
+            made(folder, **fields)
