@@ -1,0 +1,61 @@
+"""What do ALBERT's choices cost and save: factorized embeddings, shared layers, sentence order for next sentence?
+
+Claim: narrower embeddings and shared layers save most of the parameters; sharing costs MLM accuracy and no time, narrow
+embeddings cost little and save time in the MLM head. Sentence order is the harder of the two pair tasks. At this size,
+whether the fine-tuned score sees any of it is the question.
+Equal steps are compared by the final figures, equal time by the curves over seconds in the report.
+Time: a tiny model, 0.8 M tokens each: about a minute on 2 quiet CPU cores, and half a minute for five seeds.
+
+    bert_jax train experiments/albert_choices.py --workdir runs/albert_choices
+    bert_jax report runs/albert_choices --out albert_choices.html
+
+At full scale, change MODEL to preset("bert-base", vocab_size=0) and the sizes to 64, 128 and 256, the lengths to 128 or
+512, STEPS to 100_000, and the learning rates to 1e-4 and 3e-5.
+"""
+
+from dataclasses import replace
+
+from bert_jax.config import Experiment, Optimizer, Pretraining, Sequences, preset
+
+MODEL = preset(
+    "bert-tiny",
+    vocab_size=0,
+    max_position_embeddings=64,
+    hidden_dropout=0.0,
+    attention_dropout=0.0,
+    initializer_range=0.05,
+)
+STEPS = 800
+
+bert = Experiment(
+    task=Pretraining(stores=("runs/stores/imdb",), sequence_length=32, eval_sequences=1000),
+    model=MODEL,
+    optimizer=Optimizer(learning_rate=1e-3, warmup_share=0.05, b2=0.98),
+    batch_size=32,
+    steps=STEPS,
+    log_every=50,
+    eval_every=200,
+    checkpoint_every=200,
+    keep_checkpoints=1,
+)
+task = Sequences("train.jsonl.gz", "dev.jsonl.gz", "data/sst2", limit=1000, max_length=32, packing=True)
+tuned = Experiment(
+    task=task,
+    optimizer=Optimizer(learning_rate=1e-3, warmup_share=0.1),
+    batch_size=32,
+    steps=150,
+    seeds=5,
+    eval_every=0,
+    checkpoint_every=0,
+    log_every=50,
+)
+sweep = {
+    "bert": bert,
+    "embedding-64": replace(bert, model=replace(MODEL, embedding_size=64)),
+    "embedding-32": replace(bert, model=replace(MODEL, embedding_size=32)),
+    "shared": replace(bert, model=replace(MODEL, num_layer_groups=1)),
+    "shared-embedding-32": replace(bert, model=replace(MODEL, num_layer_groups=1, embedding_size=32)),
+    "sop": replace(bert, task=replace(bert.task, pairs="sop")),
+    "no-pairs": replace(bert, task=replace(bert.task, pairs="none")),
+}
+sweep |= {f"sst2-from-{name}": replace(tuned, init_from=f"run:{name}") for name in list(sweep)}
