@@ -27,6 +27,13 @@ UNIGRAM, BPE = 1, 2  # types of models
 ALBERT_NAMES = base.SPECIAL_NAMES | {"pad": "<pad>", "unk": "<unk>"}
 # Below every score a trained piece has, so that such a piece is used only where nothing else fits.
 NUMBER_COMMA_PENALTY = -100.0
+# SentencePiece adds scores in float32, transformers in float64. The same pieces in another order ("o" and "oo" of
+# "ooo") have the same sum, and a rounding decides. Sums of multiples of a power of 2 are exact, in float32 up to 2**24
+# times that power, and then both libraries choose alike. Models trained here have such scores. Those of other models
+# are moved to the nearest multiples of a finer unit as they are loaded: by too little to have changed a choice between
+# different pieces in 300,000 lines.
+TRAINED_SCORE_UNIT = 2.0**-10
+SCORE_UNIT = 2.0**-13
 
 
 class Normalization(dict[int, str]):
@@ -91,7 +98,7 @@ class SentencePiece:
     """ALBERT's tokenizer: a unigram or BPE model over text in which a space is a character.
 
     Satisfies `base.Tokenizer`. The reference is SentencePiece itself (Kudo and Richardson 2018) after the preparation
-    of Lan et al. 2020; ids and offsets equal those of transformers, except where two segmentations have equal scores.
+    of Lan et al. 2020; ids and offsets equal those of transformers.
 
     Args:
       model: a SentencePiece model; see `_with_split_numbers` for what is changed about it.
@@ -134,7 +141,8 @@ class SentencePiece:
         self.word_starts = np.array([piece.startswith(SPACE) for piece in self.vocabulary])
         self._index = {piece: i for i, piece in enumerate(self.vocabulary)}
         try:
-            self._library = sentencepiece.SentencePieceProcessor(model_proto=model.SerializeToString())
+            rounded = _with_rounded_scores(model, SCORE_UNIT)
+            self._library = sentencepiece.SentencePieceProcessor(model_proto=rounded.SerializeToString())
         except RuntimeError as error:
             raise InputError(f"{where}: SentencePiece does not take this model: {error}") from None
         self._visible = Visible(self._library)
@@ -263,6 +271,15 @@ def _with_split_numbers(model: Model) -> Model:
     return copy
 
 
+def _with_rounded_scores(model: Model, unit: float) -> Model:
+    """Returns a copy whose scores are multiples of `unit`; see SCORE_UNIT. Those of a BPE model are whole numbers."""
+    copy = ModelProto()
+    copy.CopyFrom(model)
+    for piece in copy.pieces:
+        piece.score = round(piece.score / unit) * unit
+    return copy
+
+
 def _merges(model: Model) -> list[tuple[str, str]]:
     """Returns the pairs of pieces a BPE model joins, the best first."""
     rank = {piece.piece: -piece.score for piece in model.pieces if piece.type == NORMAL}
@@ -377,7 +394,7 @@ def train(
         )
     except (RuntimeError, ValueError) as error:
         raise InputError(f"vocab_size {vocab_size} with this text: SentencePiece says {_reason(str(error))}") from None
-    model = ModelProto.FromString(written.getvalue())
+    model = _with_rounded_scores(ModelProto.FromString(written.getvalue()), TRAINED_SCORE_UNIT)
     return SentencePiece(model, lowercase, not lowercase, base.SPECIAL_NAMES, "the trained model")
 
 
