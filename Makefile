@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 WORKDIR ?= runs/quickstart
 
-.PHONY: quickstart test lint types tests clean
+.PHONY: quickstart test lint types tests notebooks results clean
 
 quickstart: $(VENV)/.installed
 	$(BIN)/bert_jax quickstart --workdir $(WORKDIR)
@@ -20,6 +20,12 @@ types: $(VENV)/.installed-test
 
 tests: $(VENV)/.installed-test
 	$(BIN)/pytest
+
+notebooks: $(VENV)/.installed-test
+	$(BIN)/python tools/run_notebooks.py
+
+results: $(VENV)/.installed
+	$(BIN)/python tools/results.py
 
 $(VENV)/.installed: pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)

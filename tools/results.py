@@ -1,0 +1,190 @@
+"""Collects what sweeps found into small files, and rebuilds the table and the figures of experiments/ from those.
+
+    python tools/results.py collect runs/freezing    # reads a sweep's workdir, writes experiments/results/freezing.json
+    python tools/results.py                          # what `make results` does: table and figures, no run needed
+
+A file of results names the experiment, and holds for each finished run the score of every seed and what it cost. Its
+"finding" and "does_not_show" are written by hand, and kept when it is collected again.
+"""
+
+import argparse
+import ast
+import json
+import re
+import statistics
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+
+matplotlib.use("svg")
+import matplotlib.pyplot as plt
+
+from bert_jax.cli import load_experiments
+from bert_jax.pretrained import open_source
+from bert_jax.report.runs import Variant, find_runs, group_seeds
+
+EXPERIMENTS = Path(__file__).parent.parent / "experiments"
+RESULTS = EXPERIMENTS / "results"
+README = EXPERIMENTS / "README.md"
+BEGIN, END = "<!-- results: written by `make results` -->", "<!-- end of results -->"
+# What is kept of a run's figures, the first of them being its score.
+FIGURES = {
+    "Pretraining": ("mlm_accuracy", "mlm_loss", "pair_accuracy"),
+    "Sequences": ("accuracy", "mean_average_precision", "f1_micro"),
+    "Distillation": ("accuracy",),
+    "Tokens": ("f1",),
+}
+# Experiments whose runs are points of curves: how a run's name gives panel, place on the x axis, and curve.
+CURVES = {
+    "from_scratch_or_pretrained": r"(?P<panel>\w+)-(?P<x>\d+|all)-(?P<line>.+)",
+    "what_the_weights_learn": r"(?P<line>after)-(?P<x>\d+)",
+}
+X_LABELS = {"from_scratch_or_pretrained": "labels", "what_the_weights_learn": "steps of pre-training"}
+
+
+def collect(workdir: Path) -> Path:
+    """Writes the finished runs of the sweep in `workdir`, named as its experiment file is, and returns the file."""
+    path = RESULTS / f"{workdir.name}.json"
+    old = json.loads(path.read_text()) if path.exists() else {}
+    runs, _ = find_runs([workdir])
+    found = {}
+    for variant in group_seeds(run for run in runs if run.finished):
+        found[variant.runs[0].path.relative_to(workdir.resolve()).parts[0]] = summary(variant)
+    results = {
+        "experiment": workdir.name,
+        "finding": old.get("finding", ""),
+        "does_not_show": old.get("does_not_show", ""),
+        "runs": {name: found[name] for name in load_experiments(EXPERIMENTS / f"{workdir.name}.py") if name in found},
+    }
+    RESULTS.mkdir(exist_ok=True)
+    path.write_text(json.dumps(results, indent=1) + "\n")
+    return path
+
+
+def summary(variant: Variant) -> dict[str, Any]:
+    """The figures of each seed, in their order, and the mean cost of one."""
+    first = variant.runs[0]
+    scores = [run.scores for run in variant.runs]
+    names = [name for name in FIGURES[first.kind] if name in scores[0]]
+    params, _ = open_source(first.path).read_params()
+    return {
+        "kind": first.kind,
+        "figures": {name: [round(score[name], 5) for score in scores] for name in names},
+        "steps": first.step,
+        "tokens": round(statistics.fmean(run.result["tokens"] for run in variant.runs)),
+        "seconds": round(statistics.fmean(run.result["seconds"] for run in variant.runs), 1),
+        "parameters": count(params),
+    }
+
+
+def count(params: Any) -> int:
+    """Numbers in nested dicts of arrays."""
+    return sum(map(count, params.values())) if isinstance(params, dict) else params.size
+
+
+def shown(values: list[float], name: str) -> str:
+    """A figure over seeds, as mean and standard deviation; shares in per cent."""
+    scale, unit = (1, "") if name.endswith("loss") else (100, " %")
+    mean = f"{scale * statistics.fmean(values):.{2 if scale == 1 else 1}f}"
+    return f"{mean} ± {scale * statistics.stdev(values):.1f}{unit}" if len(values) > 1 else mean + unit
+
+
+def section(results: dict[str, Any]) -> str:
+    """One experiment's part of the README."""
+    name = results["experiment"]
+    docstring = ast.get_docstring(ast.parse((EXPERIMENTS / f"{name}.py").read_text())) or name
+    lines = [f"### {docstring.splitlines()[0]}", ""]
+    lines += [f"`bert_jax train experiments/{name}.py --workdir runs/{name}`", ""]
+    if results["finding"]:
+        lines += [f"**{results['finding']}**", ""]
+    if results["does_not_show"]:
+        lines += [f"It does not show {results['does_not_show']}", ""]
+    lines += [f"![{name}](results/{name}.svg)", ""]
+    lines += ["| run | figures | seeds | parameters | steps | tokens | seconds |", "|---|---|---|---|---|---|---|"]
+    for run, found in results["runs"].items():
+        figures = ", ".join(f"{figure.replace('_', ' ')} {shown(v, figure)}" for figure, v in found["figures"].items())
+        seeds = len(next(iter(found["figures"].values())))
+        cost = f"{found['parameters']:,} | {found['steps']:,} | {found['tokens']:,} | {found['seconds']:,.0f}"
+        lines.append(f"| {run} | {figures} | {seeds} | {cost} |")
+    return "\n".join([*lines, ""])
+
+
+def score(found: dict[str, Any]) -> tuple[float, float]:
+    """Mean and standard deviation of a run's score."""
+    values = next(iter(found["figures"].values()))
+    return statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else 0.0
+
+
+def draw_curves(results: dict[str, Any], pattern: str) -> plt.Figure:
+    """Scores over what the runs' names say, a panel for each task and a line for each start."""
+    panels: dict[str, dict[str, list[Any]]] = defaultdict(lambda: defaultdict(list))
+    for run, found in results["runs"].items():
+        match = re.fullmatch(pattern, run)
+        if match:
+            parts = match.groupdict()
+            panels[parts.get("panel", "")][parts["line"]].append((parts["x"], *score(found)))
+    figure, axes = plt.subplots(1, len(panels), figsize=(5.5 * len(panels), 3.2), squeeze=False)
+    for axis, (panel, lines) in zip(axes[0], panels.items(), strict=True):
+        order = sorted({x for points in lines.values() for x, *_ in points}, key=lambda x: (x == "all", len(x), x))
+        for line, points in lines.items():
+            points.sort(key=lambda point: order.index(point[0]))
+            places = [order.index(x) for x, *_ in points]
+            axis.errorbar(places, [p[1] for p in points], [p[2] for p in points], marker="o", capsize=3, label=line)
+        axis.set(xticks=range(len(order)), xticklabels=order, title=panel, ylabel="score")
+        axis.set_xlabel(X_LABELS[results["experiment"]])
+        if len(lines) > 1:
+            axis.legend()
+    return figure
+
+
+def draw_dots(results: dict[str, Any]) -> plt.Figure:
+    """A point with its spread for each run, one panel for pre-training and one for what was fine-tuned."""
+    groups: dict[str, list[str]] = defaultdict(list)
+    for run, found in results["runs"].items():
+        groups[next(iter(found["figures"]))].append(run)
+    figure, axes = plt.subplots(
+        len(groups), 1, figsize=(7, 0.6 + 0.3 * len(results["runs"]) + 0.4 * len(groups)), squeeze=False
+    )
+    for axis, (name, runs) in zip(axes[:, 0], groups.items(), strict=True):
+        for place, run in enumerate(runs):
+            mean, spread = score(results["runs"][run])
+            axis.errorbar(mean, place, xerr=spread, marker="o", capsize=3, color="C0")
+        axis.set(yticks=range(len(runs)), yticklabels=runs, xlabel=name.replace("_", " "))
+        axis.invert_yaxis()
+        axis.grid(axis="x", alpha=0.3)
+    return figure
+
+
+def rebuild() -> None:
+    """Writes the README's part between the markers, and a figure beside each file of results."""
+    plt.rcParams["svg.hashsalt"] = "bert_jax"  # the same file for the same results
+    sections = []
+    for path in sorted(RESULTS.glob("*.json")):
+        results = json.loads(path.read_text())
+        if not results["runs"]:
+            continue
+        pattern = CURVES.get(results["experiment"])
+        figure = draw_curves(results, pattern) if pattern else draw_dots(results)
+        figure.tight_layout()
+        figure.savefig(path.with_suffix(".svg"), metadata={"Date": None})
+        plt.close(figure)
+        sections.append(section(results))
+    before, _, rest = README.read_text().partition(BEGIN)
+    _, _, after = rest.partition(END)
+    README.write_text("\n".join([before + BEGIN, "", *sections, END]) + after)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("command", nargs="?", choices=["collect"], help="read sweeps' workdirs first")
+    parser.add_argument("workdirs", nargs="*", type=Path)
+    arguments = parser.parse_args()
+    for workdir in arguments.workdirs:
+        print(f"wrote {collect(workdir)}")
+    rebuild()
+
+
+if __name__ == "__main__":
+    main()
