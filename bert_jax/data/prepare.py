@@ -86,9 +86,13 @@ def prepare(
         return finished
     with full_disk_explained(out), Writer(out, recipe) as writer:
         if not writer.complete:
-            encode = _encode_here if workers == 1 else _encode_in_workers
             follow = _follower(found, writer, progress)
-            for block, cursor in encode(read_blocks(found, writer.cursor), tokenizer_folder, workers):
+            blocks = read_blocks(found, writer.cursor)
+            if workers == 1:
+                encoded = ((encode_documents(texts, tokenizer), cursor) for texts, cursor in blocks)
+            else:
+                encoded = _encode_in_workers(blocks, tokenizer_folder, workers)
+            for block, cursor in encoded:
                 writer.append(block, cursor)
                 follow()
         return writer.finish(tokenizer)
@@ -147,12 +151,6 @@ def read_blocks(
                 texts, size = [], 0
     if texts:
         yield texts, Cursor(len(sources), 0, 0)
-
-
-def _encode_here(blocks: Iterator, folder: str | Path, workers: int) -> Iterator[tuple[Block, Cursor]]:
-    tokenizer = tokenizers.load(Path(folder))
-    for texts, cursor in blocks:
-        yield encode_documents(texts, tokenizer), cursor
 
 
 def _encode_in_workers(blocks: Iterator, folder: str | Path, workers: int) -> Iterator[tuple[Block, Cursor]]:

@@ -160,7 +160,8 @@ class SentencePiece:
     def encode(self, texts: Sequence[str]) -> list[base.Encoding]:
         """See `base.Tokenizer.encode`; a lone "▁" lies on the first character of the word it begins."""
         prepared = [self._normalization.apply(text) for text in texts]
-        encoded = self._library.encode(prepared, return_type="offset_mapping")
+        # SentencePiece 0.2.2 takes no empty list here.
+        encoded = self._library.encode(prepared, return_type="offset_mapping") if prepared else []
         return [
             base.Encoding(
                 np.array(found["ids"], np.int32),
