@@ -1,4 +1,8 @@
-"""BERT in JAX and Flax: pre-train, adapt and fine-tune through one training step."""
+"""BERT in JAX and Flax: pre-train, adapt and fine-tune through one training step.
+
+To train, `from bert_jax.train import train`: a function could not have its module's name here, for whichever is
+imported last would hide the other.
+"""
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
@@ -7,14 +11,12 @@ if TYPE_CHECKING:
     from bert_jax.config import PRESETS, BertConfig, Experiment, Optimizer, Pretraining, Sequences, preset
     from bert_jax.errors import InputError
     from bert_jax.predict import Encoded, PretrainedBert, load
-    from bert_jax.train import train
 
 # Each name is imported when it is first used: worker processes and `--help` need no JAX.
 _HOMES = {
     "config": ("PRESETS", "BertConfig", "Experiment", "Optimizer", "Pretraining", "Sequences", "preset"),
     "errors": ("InputError",),
     "predict": ("Encoded", "PretrainedBert", "load"),
-    "train": ("train",),
 }
 
 __all__ = [  # noqa: RUF022
@@ -29,7 +31,6 @@ __all__ = [  # noqa: RUF022
     "Encoded",
     "PretrainedBert",
     "load",
-    "train",
 ]
 
 
