@@ -297,7 +297,7 @@ def _cut(sentence: str) -> list[str]:
 
 def _unwrap(text: str) -> str:
     """Joins the lines of a hard-wrapped document, one whose lines end where the next word would not have fitted."""
-    if "\n" not in text:
+    if max(map(len, text.split("\n", 10)[:10])) > 120:  # the first lines tell most texts without a look at the others
         return text
     lines = text.split("\n")
     width = max(map(len, lines))
