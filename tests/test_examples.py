@@ -3,6 +3,7 @@
 import dataclasses
 import subprocess
 import sys
+import tracemalloc
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -370,6 +371,42 @@ def test_documents_of_one_word(pairs, packing):
         assert (batch["pair_labels"] == 1).all()
     if pairs == "sop":
         assert not batch["pair_weights"].any()
+
+
+@pytest.fixture(scope="module")
+def huge_store() -> TokenStore:
+    """A document of ten million tokens and one of two hundred, in sentences of 20; a token tells its place by 200."""
+    ends = np.array([0, 10_000_000, 10_000_200])
+    return dataclasses.replace(
+        STORE,
+        tokens=np.repeat(np.arange(SPECIALS, SPECIALS + ends[-1] // 200, dtype=np.uint16), 200),
+        sentence_lengths=np.full(ends[-1] // 20, 20, np.uint8),
+        document_starts=ends,
+        document_hashes=np.arange(2, dtype=np.uint64),
+    )
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{}, {"packing": "packed"}, {"packing": "concatenated"}, {"pairs": "nsp"}, {"pairs": "sop"}],
+    ids=lambda changes: "-".join(changes.values()) or "plain",
+)
+def test_a_document_of_ten_million_tokens_is_read_piece_by_piece(huge_store, changes):
+    fields = dataclasses.replace(PLAIN, sequence_length=128, **changes)
+    tokenizer = make_tokenizer(60_000)
+    tracemalloc.start()
+    made = batches(fields, [huge_store], tokenizer)
+    read = [made(step) for step in range(0, made.num_examples // 8, made.num_examples // 40)]
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 10_000_000
+    first = []
+    for batch in read:
+        for _, _, sequence in sequences_of(batch):
+            for segment in filter(len, map(ordinary, segments_of(sequence))):
+                assert np.isin(np.diff(segment), (0, 1)).all()
+                first.append(segment[0])
+    assert set(np.array(first) // 10_000) >= set(range(5))  # every fifth of the document is reached
 
 
 @pytest.mark.parametrize(
