@@ -157,23 +157,30 @@ def draw_dots(results: dict[str, Any]) -> plt.Figure:
     return figure
 
 
+def draw(results: dict[str, Any], path: Path) -> None:
+    """Writes an experiment's figure: the same file for the same results."""
+    plt.rcParams["svg.hashsalt"] = "bert_jax"
+    pattern = CURVES.get(results["experiment"])
+    figure = draw_curves(results, pattern) if pattern else draw_dots(results)
+    figure.tight_layout()
+    figure.savefig(path, metadata={"Date": None})
+    plt.close(figure)
+
+
+def part() -> str:
+    """What stands in the README between the markers."""
+    found = [json.loads(path.read_text()) for path in sorted(RESULTS.glob("*.json"))]
+    return "\n".join(["", "", *(section(results) for results in found if results["runs"]), ""])
+
+
 def rebuild() -> None:
     """Writes the README's part between the markers, and a figure beside each file of results."""
-    plt.rcParams["svg.hashsalt"] = "bert_jax"  # the same file for the same results
-    sections = []
     for path in sorted(RESULTS.glob("*.json")):
         results = json.loads(path.read_text())
-        if not results["runs"]:
-            continue
-        pattern = CURVES.get(results["experiment"])
-        figure = draw_curves(results, pattern) if pattern else draw_dots(results)
-        figure.tight_layout()
-        figure.savefig(path.with_suffix(".svg"), metadata={"Date": None})
-        plt.close(figure)
-        sections.append(section(results))
+        if results["runs"]:
+            draw(results, path.with_suffix(".svg"))
     before, _, rest = README.read_text().partition(BEGIN)
-    _, _, after = rest.partition(END)
-    README.write_text("\n".join([before + BEGIN, "", *sections, END]) + after)
+    README.write_text(before + BEGIN + part() + END + rest.partition(END)[2])
 
 
 def main() -> None:
