@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 WORKDIR ?= runs/quickstart
 
-.PHONY: quickstart test lint types tests notebooks results clean
+.PHONY: quickstart test lint types tests test-beam notebooks results clean
 
 quickstart: $(VENV)/.installed
 	$(BIN)/bert_jax quickstart --workdir $(WORKDIR)
@@ -27,6 +27,10 @@ notebooks: $(VENV)/.installed-test
 results: $(VENV)/.installed
 	$(BIN)/python tools/results.py
 
+# Beam holds protobuf at 6, and with it SentencePiece at 0.2.2: in an environment of its own it holds nothing else back.
+test-beam: $(VENV)-beam/.installed
+	$(VENV)-beam/bin/pytest tests/test_beam.py tests/test_store.py tests/test_corpus.py
+
 $(VENV)/.installed: pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --editable .
@@ -36,5 +40,10 @@ $(VENV)/.installed-test: pyproject.toml $(VENV)/.installed
 	$(BIN)/python -m pip install --quiet --editable ".[test,tensorflow]"
 	touch $@
 
+$(VENV)-beam/.installed: pyproject.toml
+	test -x $(VENV)-beam/bin/python || $(PYTHON) -m venv $(VENV)-beam
+	$(VENV)-beam/bin/python -m pip install --quiet --editable ".[beam]" "pytest>=8"
+	touch $@
+
 clean:
-	rm -rf $(VENV) build *.egg-info
+	rm -rf $(VENV) $(VENV)-beam build *.egg-info

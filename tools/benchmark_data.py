@@ -122,6 +122,7 @@ def run_bare(source: Path, tokenizer: Path, processes: int) -> float:
 import json, sys, time
 from bert_jax import tokenizers
 from bert_jax.data import corpus
+from bert_jax.data.encode import SENTENCES_AT_ONCE
 from bert_jax.data.prepare import Cursor, read_blocks
 source, tokenizer = corpus.find_sources(sys.argv[1:2]), tokenizers.load(sys.argv[2])
 size = seconds = 0

@@ -2,6 +2,7 @@
 
 import base64
 import io
+import os
 import re
 import unicodedata
 from collections.abc import Iterable, Sequence
@@ -154,7 +155,9 @@ class SentencePiece:
     def encode_flat(self, texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
         """See `base.Tokenizer.encode_flat`."""
         prepared = [self._normalization.apply(text) for text in texts]
-        found = self._library.encode(prepared, return_type="numpy")
+        # Workers of `prepare` are as many as there are cores; what tells `tokenizers` so tells SentencePiece too.
+        threads = 1 if os.environ.get("TOKENIZERS_PARALLELISM") == "false" else -1
+        found = self._library.encode(prepared, return_type="numpy", num_threads=threads)
         return np.concatenate([np.zeros(0, np.int32), *found]), np.array([len(ids) for ids in found], np.int64)
 
     def encode(self, texts: Sequence[str]) -> list[base.Encoding]:
