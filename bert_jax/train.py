@@ -144,10 +144,10 @@ def train(
         raise InputError("patience: name the figure that should get better in keep_best, such as loss")
     if experiment.seeds > 1 and (folder / "experiment.json").exists():
         raise InputError(f"{folder}: holds a run with one seed; use another --workdir")
-    with ExitStack() as stack:
-        paths = [folder] if experiment.seeds == 1 else [folder / f"seed-{seed}" for seed in seeds]
-        places = [stack.enter_context(Workdir(path, writes=first)) for path in paths]
-        try:
+    paths = [folder] if experiment.seeds == 1 else [folder / f"seed-{seed}" for seed in seeds]
+    try:
+        with ExitStack() as stack:
+            places = [stack.enter_context(Workdir(path, writes=first)) for path in paths]
             saved = all(place.latest_step() is not None for place in places)
             run = resolve(replace(experiment, seeds=1), places[0] if saved else None)
             runs = [replace(run, experiment=replace(run.experiment, seed=seed)) for seed in seeds]
@@ -157,11 +157,11 @@ def train(
             for place in places:
                 place.record_environment(loop.start, loop.devices.describe())
             results = loop.run(profile)
-        except OSError as error:
-            raise InputError(
-                f"{error.filename or folder}: {error.strerror or error}; mend that and give the same command "
-                "again: it goes on from the last checkpoint"
-            ) from error
+    except OSError as error:
+        raise InputError(
+            f"{error.filename or folder}: {error.strerror or error}; mend that and give the same command "
+            "again: it goes on from the last checkpoint"
+        ) from error
     if experiment.seeds == 1:
         return results[0]
     step = min(result.get("step", 0) for result in results)

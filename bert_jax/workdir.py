@@ -6,12 +6,15 @@ import os
 import platform
 import shutil
 import subprocess
+import time
 from importlib import metadata
 from pathlib import Path
 from typing import Any, TextIO
 
 import numpy as np
-from tensorboardX import SummaryWriter
+from tensorboardX.event_file_writer import EventsWriter
+from tensorboardX.proto.event_pb2 import Event, SessionLog
+from tensorboardX.summary import scalar
 
 from bert_jax import checkpoint
 from bert_jax.config import RESUMABLE_FIELDS, Experiment, differences, to_json
@@ -64,7 +67,7 @@ class Workdir:
         self.path = path
         self._writes = writes
         self._lock: TextIO | None = None
-        self._board: SummaryWriter | None = None
+        self._board: EventsWriter | None = None
         self.tokenizer = path / "tokenizer"
         self.checkpoints = path / "checkpoints"
         self.best = path / "best"
@@ -89,11 +92,16 @@ class Workdir:
     def __enter__(self) -> "Workdir":
         return self
 
-    def __exit__(self, *_: object) -> None:
-        if self._board is not None:
-            self._board.close()
-        if self._lock is not None:
-            self._lock.close()
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        try:
+            if self._board is not None:
+                self._board.close()
+        except OSError:
+            if kind is None:  # else what went wrong before says more
+                raise
+        finally:
+            if self._lock is not None:
+                self._lock.close()
 
     def latest_step(self) -> int | None:
         """The step of the newest whole checkpoint, None where there is none."""
@@ -152,7 +160,10 @@ class Workdir:
             partial = path.with_name(name + ".partial")
             partial.write_text("".join(kept))
             os.replace(partial, path)
-        self._board = SummaryWriter(str(self.path / "tensorboard"), purge_step=step + 1)
+        # TensorBoard's usual writer has a thread that a full disk would end, and waits for it for ever.
+        (self.path / "tensorboard").mkdir(exist_ok=True)
+        self._board = EventsWriter(str(self.path / "tensorboard/events"))
+        self._board.write_event(Event(step=step + 1, session_log=SessionLog(status=SessionLog.START)))
 
     def write_figures(self, step: int, split: str, figures: dict[str, float]) -> None:
         """Adds a line to metrics.jsonl, and the same to TensorBoard."""
@@ -190,4 +201,6 @@ class Workdir:
     def _show(self, step: int, group: str, figures: dict[str, float]) -> None:
         if self._board is not None:
             for name, value in figures.items():
-                self._board.add_scalar(f"{group}/{name}", value, step)
+                summary = scalar(f"{group}/{name}", value)
+                self._board.write_event(Event(wall_time=time.time(), step=step, summary=summary))
+            self._board.flush()

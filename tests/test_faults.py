@@ -1,5 +1,6 @@
 """What goes wrong in a long run is told in a sentence, and the run goes on when it is mended."""
 
+import errno
 import json
 import resource
 import shutil
@@ -14,10 +15,10 @@ import numpy as np
 import pytest
 from test_train import data, fine_tuning, lines, pretraining, silent  # noqa: F401
 
-from bert_jax import train
+from bert_jax import train, workdir
 from bert_jax.checkpoint import Checkpoints
 from bert_jax.errors import InputError
-from bert_jax.workdir import environment, git_revision
+from bert_jax.workdir import Workdir, environment, git_revision
 
 
 @contextmanager
@@ -66,7 +67,7 @@ def test_a_poisoned_batch_is_skipped_and_many_in_a_row_stop_the_run(data, tmp_pa
 
 @contextmanager
 def files_no_larger_than(count: int):
-    """What a full disk is like, without filling one: writing past `count` bytes fails."""
+    """What a full disk is like, for those who may not mount one: writing past `count` bytes fails."""
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (count, limits[1]))
     try:
@@ -75,12 +76,60 @@ def files_no_larger_than(count: int):
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
 
 
-def test_a_save_that_fails_says_so_and_the_run_goes_on_when_there_is_room(data, tmp_path):  # noqa: F811
+@contextmanager
+def full_disk(folder, kilobytes: int):
+    """A file system in memory with so much room at first, and with enough once the test asks for it."""
+    folder.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={kilobytes}k", "tmpfs", folder], capture_output=True)
+    if mounted.returncode:
+        pytest.skip("only root may mount a file system")
+    try:
+        yield lambda: subprocess.run(["mount", "-o", "remount,size=100m", folder], check=True)
+    finally:
+        subprocess.run(["umount", "--lazy", folder], check=True)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(data, tmp_path_factory):  # noqa: F811
+    folder = tmp_path_factory.mktemp("undisturbed")
+    train.train(short(data), folder, say=silent)
+    return (folder / "metrics.jsonl").read_text()
+
+
+def test_a_save_that_fails_says_so_and_the_run_goes_on_when_there_is_room(data, tmp_path, undisturbed):  # noqa: F811
     with files_no_larger_than(3000), pytest.raises(InputError, match=r"run.*; .*give the same command again"):
         train.train(short(data), tmp_path / "run", say=silent)
     train.train(short(data), tmp_path / "run", say=silent)
-    train.train(short(data), tmp_path / "whole", say=silent)
-    assert (tmp_path / "run/metrics.jsonl").read_text() == (tmp_path / "whole/metrics.jsonl").read_text()
+    assert (tmp_path / "run/metrics.jsonl").read_text() == undisturbed
+
+
+def test_a_run_on_a_full_disk_says_so_and_goes_on_when_there_is_room(data, tmp_path, undisturbed):  # noqa: F811
+    with full_disk(tmp_path / "disk", kilobytes=400) as make_room:
+        run = tmp_path / "disk/run"
+        with pytest.raises(InputError, match=r"(No space left|ENOSPC).*give the same command again") as told:
+            train.train(short(data), run, say=silent)
+        assert len(str(told.value).splitlines()) == 1
+        assert Checkpoints(run / "checkpoints").steps() == [4]
+        make_room()
+        train.train(short(data), run, say=silent)
+        assert (run / "metrics.jsonl").read_text() == undisturbed
+
+
+def test_a_workdir_whose_last_lines_cannot_be_written_is_free_again(tmp_path, monkeypatch):
+    def full(self):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    def use(error: Exception | None) -> None:
+        with Workdir(tmp_path / "run") as place:
+            place.rewind(0, 0)
+            if error is not None:
+                raise error
+
+    monkeypatch.setattr(workdir.EventsWriter, "close", full)
+    with pytest.raises(OSError, match="No space left"):
+        use(None)
+    with pytest.raises(ValueError, match="what went wrong first"):
+        use(ValueError("what went wrong first"))
 
 
 def test_a_store_that_is_cut_short_is_named(data, tmp_path):  # noqa: F811
