@@ -319,6 +319,18 @@ def test_exact_and_near_exact_duplicates_are_found_and_others_are_not():
     assert not near.any()
 
 
+@pytest.mark.parametrize("size", [1, 3, 64])
+def test_tokens_hashed_at_a_time_change_no_sketch(monkeypatch, size):
+    random = np.random.default_rng(0)
+    sizes = random.integers(1, 40, 30)
+    tokens = random.integers(0, 1 << 16, sizes.sum(), dtype=np.uint16)
+    whole = duplicates.sketches(tokens, sizes)
+    monkeypatch.setattr(duplicates, "SLICE", size)
+    np.testing.assert_array_equal(duplicates.sketches(tokens, sizes), whole)
+    alone = [duplicates.sketches(some, np.array([len(some)])) for some in np.split(tokens, np.cumsum(sizes)[:-1])]
+    np.testing.assert_array_equal(np.concatenate(alone), whole)
+
+
 def test_short_documents_are_duplicates_only_of_themselves():
     exact, near = find(["1", "2", "1 2", "1", "2 1"])
     assert list(exact) == [False, False, False, True, False]

@@ -12,6 +12,7 @@ RUN = 5  # tokens hashed together
 BINS = 32  # kept hashes of a document
 BANDS = 4  # groups of bins; equal ones make two documents candidates
 AGREEMENT = 0.8  # share of the bins in use that must be equal
+SLICE = 1 << 15  # tokens hashed at a time, so that the arrays in between stay in the cache
 EMPTY = np.uint32(0xFFFFFFFF)  # a bin into which no run fell
 
 _FACTORS = np.random.default_rng(0).integers(1 << 30, 1 << 31, 16, dtype=np.uint32) * np.uint32(2) + np.uint32(1)
@@ -27,19 +28,23 @@ def sketches(tokens: np.ndarray, document_sizes: np.ndarray) -> np.ndarray:
     Returns:
       uint32 [documents, BINS]; EMPTY where no run fell into a bin.
     """
-    ends = np.cumsum(document_sizes)
-    padded = np.concatenate([tokens.astype(np.uint32) + np.uint32(1), np.zeros(RUN, np.uint32)])
-    hashes = padded[:-RUN] * _FACTORS[0]
-    for j in range(1, RUN):
-        part = padded[j : j - RUN] * _FACTORS[j]
-        for back in range(1, j + 1):  # a run ends where its document does
-            part[np.maximum(ends - back, 0)] = 0
-        hashes += part
-    hashes ^= hashes >> np.uint32(15)
-    hashes *= _FACTORS[RUN]
-    documents = np.repeat(np.arange(0, len(document_sizes) * BINS, BINS), document_sizes)
     kept = np.full(len(document_sizes) * BINS, EMPTY)
-    np.minimum.at(kept, documents + (hashes >> np.uint32(27)), (hashes ^ hashes >> np.uint32(13)) * _FACTORS[RUN + 1])
+    document = np.repeat(np.arange(len(document_sizes)), document_sizes)
+    for start in range(0, len(tokens), SLICE):
+        here = document[start : start + SLICE]
+        # A run ends where its document does, so zeros go between documents; the last runs reach into the next slice.
+        within = document[start : start + SLICE + RUN - 1]
+        place = np.arange(len(within)) + RUN * (within - within[0])
+        padded = np.zeros(place[-1] + 1 + RUN, np.uint32)
+        padded[place] = tokens[start : start + SLICE + RUN - 1] + np.uint32(1)
+        hashes = padded[:-RUN] * _FACTORS[0]
+        for j in range(1, RUN):
+            hashes += padded[j : j - RUN] * _FACTORS[j]
+        hashes = hashes[place[: len(here)]]
+        hashes ^= hashes >> np.uint32(15)
+        hashes *= _FACTORS[RUN]
+        smaller = (hashes ^ hashes >> np.uint32(13)) * _FACTORS[RUN + 1]
+        np.minimum.at(kept, here * BINS + (hashes >> np.uint32(27)), smaller)
     return kept.reshape(-1, BINS)
 
 
