@@ -6,10 +6,11 @@ import jax
 import jax.extend
 import numpy as np
 import pytest
+from jax.sharding import NamedSharding
 from test_sharding import KEEP_GRADIENT, ROWS, NoTokenizer, make_state, uneven_batch
-from test_train import data, pretraining  # noqa: F401
+from test_train import MODEL, data, pretraining  # noqa: F401
 
-from bert_jax import flops, plan
+from bert_jax import flops, optimizer, plan, sharding, train
 from bert_jax.config import BertConfig, Pretraining, preset
 from bert_jax.errors import InputError
 from bert_jax.sharding import Devices
@@ -85,9 +86,25 @@ def test_the_plan_says_what_the_compiled_step_and_the_model_say(name, data):  # 
     assert whole.parameters == 4 * found.parameters
     assert split.parameters == pytest.approx(whole.parameters / 2, rel=0.01)
     assert split.optimizer == pytest.approx(whole.optimizer / 2, rel=0.01)
+    assert_as_compiled(run, batch, split)
     assert "v5e" in str(found)
     assert f"{found.parameters:,}" in str(found)
     assert found.fits(whole)
+
+
+def assert_as_compiled(run: train.Run, batch: dict[str, np.ndarray], layout: plan.Memory):
+    """The step that a run would take, compiled from its real state and batch, has the arguments and needs planned."""
+    devices = Devices("mesh", len(batch["input_ids"]), layout.fsdp, jax.devices()[: layout.fsdp])
+    state = devices.make(lambda: train.random_state(run, optimizer.make(run.experiment.optimizer, 100, MODEL)))
+    step = devices.compile_train_step(train_step, loss_fn=run.task.loss_fn, microbatches=1)
+    rows = NamedSharding(devices.mesh, sharding.ROWS)
+    with jax.set_mesh(devices.mesh):
+        found = step.lower(state, jax.device_put(batch, rows)).compile().memory_analysis()
+    # Of `argument_size` but for the step's number and its key, of a few bytes.
+    arrays = layout.parameters + layout.optimizer + sum(x.nbytes for x in batch.values()) // layout.fsdp
+    assert found.argument_size_in_bytes == pytest.approx(arrays, abs=64)
+    need = found.temp_size_in_bytes + found.output_size_in_bytes - found.alias_size_in_bytes
+    assert layout.activations == pytest.approx(need, rel=0.01)
 
 
 def test_a_plan_says_what_does_not_fit(data):  # noqa: F811
