@@ -18,7 +18,7 @@ from bert_jax.errors import InputError
 from bert_jax.evaluate import evaluate, over_seeds, run
 from bert_jax.heads import BertForPreTraining
 from bert_jax.model import Bert
-from bert_jax.sharding import Devices
+from bert_jax.sharding import Devices, set_up
 from bert_jax.tokenizers import Tokenizer
 from bert_jax.workdir import write_json
 
@@ -94,17 +94,15 @@ class PretrainedBert:
         maps: list[Any] = [None] * count
         pooled = np.zeros((count, width), np.float32) if "pooler" in self.params["bert"] else None
         for batch, rows in self._batches(ids):
-            states, attention, pools = self._encode(self.params["bert"], batch)
-            last = np.asarray(states[-1], np.float32)
-            states = np.stack(states, 1) if layers else None
-            attention = np.stack(attention, 1) if attentions else None
+            found = jax.device_get(self._encode(self.params["bert"], batch, layers, attentions))
+            last, pools, states, attention = jax.tree.map(lambda x: x.astype(np.float32), found)
             for slot, row in enumerate(rows):
                 length = len(ids[row])
                 hidden[row] = last[slot, :length]
-                if states is not None:
-                    every[row] = states[slot, :, :length].astype(np.float32)
-                if attention is not None:
-                    maps[row] = attention[slot, :, :, :length, :length].astype(np.float32)
+                if layers:
+                    every[row] = np.stack([state[slot, :length] for state in states])
+                if attentions:
+                    maps[row] = np.stack([probs[slot, :, :length, :length] for probs in attention])
                 if pooled is not None:
                     pooled[row] = pools[slot, 0]
         return Encoded(
@@ -181,21 +179,22 @@ class PretrainedBert:
     def _encode(self) -> Callable:
         config, model = self.config, Bert(self.config)
 
-        def run(params: Any, batch: dict[str, jax.Array]) -> Any:
+        def run(params: Any, batch: dict[str, jax.Array], layers: bool, attentions: bool) -> Any:
+            """Last layer, pooled [CLS], every layer, attentions; what is not asked for is not computed."""
             x_BTD, variables = cast(Any, model.apply({"params": params}, batch, mutable="intermediates"))
             kept = variables["intermediates"]
             uses = [0] * config.layer_groups
-            attention = []
-            for layer in range(config.num_layers):
+            probs: list[jax.Array] = []
+            for layer in range(config.num_layers if attentions else 0):
                 group = config.group(layer)
-                attention.append(kept[f"blocks_{group}"]["attention"]["attention"][uses[group]])
+                probs.append(kept[f"blocks_{group}"]["attention"]["attention"][uses[group]])
                 uses[group] += 1
             pooled = None
             if "pooler" in params:
                 pooled = model.apply({"params": params}, x_BTD, batch["cls_positions"], method="pool")
-            return kept["hidden"], attention, pooled
+            return x_BTD, pooled, kept["hidden"] if layers else (), probs
 
-        return jax.jit(run)
+        return jax.jit(run, static_argnums=(2, 3))
 
 
 def load(source: str | Path, *, strict: bool = True) -> PretrainedBert:
@@ -207,6 +206,7 @@ def load(source: str | Path, *, strict: bool = True) -> PretrainedBert:
     Raises:
       InputError: it does not exist, or is incomplete or broken.
     """
+    set_up()
     opened = pretrained.open_source(source, strict=strict)
     return PretrainedBert(
         config=opened.config,

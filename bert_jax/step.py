@@ -78,11 +78,12 @@ def train_step(
 
     norm = optax.tree.norm(grads)
     finite = jnp.isfinite(norm) & jnp.isfinite(sum(loss.sum for loss in sums["losses"].values()))
-    updates, opt_state = state.optimizer.update(grads, state.opt_state, state.params)
-    params = optax.apply_updates(state.params, updates)
-    params, opt_state = jax.tree.map(
-        lambda new, old: jnp.where(finite, new, old), (params, opt_state), (state.params, state.opt_state)
-    )
+
+    def change(params: Any, opt_state: Any) -> tuple[Any, Any]:
+        updates, opt_state = state.optimizer.update(grads, opt_state, params)
+        return optax.apply_updates(params, updates), opt_state
+
+    params, opt_state = jax.lax.cond(finite, change, lambda *same: same, state.params, state.opt_state)
     sums = jax.tree.map(lambda x: jnp.where(finite, x, 0), sums)
     sums["metrics"] |= {
         "grad_norm": Mean(jnp.where(finite, norm, 0), finite.astype(jnp.float32)),

@@ -10,7 +10,7 @@ import pytest
 from bert_jax.config import PRESETS, BertConfig, preset
 from bert_jax.errors import InputError
 from bert_jax.heads import BertForPreTraining, BertForSequences
-from bert_jax.model import Bert
+from bert_jax.model import Bert, Dropout
 
 TINY = BertConfig(
     vocab_size=60,
@@ -181,6 +181,19 @@ def test_dropout_needs_its_key_and_changes_the_output():
     batch = batch_of(random_ids(8), length=8)
     a, b = (model.apply(params, batch, False, rngs={"dropout": jax.random.key(i)}) for i in (1, 2))
     assert not np.allclose(a, b)
+
+
+def test_dropout_keeps_its_rate_and_mean_and_no_entry_tells_of_another():
+    x = jnp.ones((4, 8, 128, 128))
+    a, b = (Dropout(0.1).apply({}, x, False, rngs={"dropout": jax.random.key(i)}) for i in (1, 2))
+    kept, others = np.asarray(a) > 0, np.asarray(b) > 0
+    error = (0.9 * 0.1 / kept.size) ** 0.5
+    assert abs(kept.mean() - 0.9) < 5 * error
+    assert abs(float(a.mean()) - 1) < 6 * error
+    assert set(np.unique(a)) == {np.float32(0), np.float32(1 / 0.9)}
+    pairs = [(kept, others), (kept[0], kept[1]), (kept[..., 1:], kept[..., :-1]), (kept[..., 1:, :], kept[..., :-1, :])]
+    for one, other in pairs:
+        assert abs(np.corrcoef(one.ravel(), other.ravel())[0, 1]) < 6 / one.size**0.5
 
 
 @pytest.mark.parametrize(
