@@ -62,21 +62,29 @@ class Plan:
             f"steps               {self.steps:,}, which is {self.epochs:.3g} epochs over the training data",
             f"tokens              {self.tokens:.3g} (without padding)",
             f"operations          {self.operations:.3g}",
-            f"time                {self.hours:.3g} hours on {self.where}; evaluation not counted",
+            f"time                {_time(self.hours)} on {self.where}; evaluation not counted",
             "",
-            f"memory on each device, of {_gigabytes(self.device.memory)}, as XLA compiles the step for a CPU:",
-            "fsdp  remat   parameters    optimizer   activations        total",
+            f"memory on each device, of {_bytes(self.device.memory)}, as XLA compiles the step for a CPU",
+            "(activations are all that it needs beside parameters and optimizer, gradients too):",
+            "fsdp  remat   parameters    optimizer  activations        total",
         ]
         for m in self.layouts:
             parts = (m.parameters, m.optimizer, m.activations, m.total)
             fits = "fits" if self.fits(m) else "does not fit"
-            sizes = "".join(f"{_gigabytes(x):>13}" for x in parts)
+            sizes = "".join(f"{_bytes(x):>13}" for x in parts)
             lines.append(f"{m.fsdp:4}  {'yes' if m.remat else 'no':5}{sizes}  {fits}")
         return "\n".join(lines)
 
 
-def _gigabytes(count: float) -> str:
-    return f"{count / 1e9:,.3g} GB" if count >= 1e8 else f"{count / 1e6:,.3g} MB"
+def _bytes(count: float) -> str:
+    return f"{count / 1e9:.3g} GB" if count >= 999.5e6 else f"{count / 1e6:.3g} MB"
+
+
+def _time(hours: float) -> str:
+    for unit, size in (("days", 24), ("hours", 1)):
+        if hours >= 2 * size:
+            return f"{hours / size:.1f} {unit}"
+    return f"{60 * hours:.3g} minutes"
 
 
 def plan(

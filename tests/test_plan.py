@@ -113,6 +113,13 @@ def test_a_plan_says_what_does_not_fit(data):  # noqa: F811
     assert "does not fit" in str(layout)
 
 
+@pytest.mark.parametrize(
+    ("hours", "told"), [(0.01, "0.6 minutes"), (1.9, "114 minutes"), (5, "5.0 hours"), (72, "3.0 days")]
+)
+def test_a_plan_tells_time_in_a_unit_that_suits_it(hours, told):
+    assert told in str(plan.Plan(1, 1, 1, 1, 1.0, hours, (), flops.ACCELERATORS["h100"], ""))
+
+
 def test_an_accelerator_that_nobody_knows_is_refused(data):  # noqa: F811
     with pytest.raises(InputError, match="known are h200, h100"):
         plan.plan(pretraining(data), "abacus")
