@@ -88,6 +88,7 @@ def prepare(
         if not writer.complete:
             follow = _follower(found, writer, progress)
             blocks = read_blocks(found, writer.cursor)
+            encoded: Iterator[tuple[Block, Cursor]]
             if workers == 1:
                 encoded = ((encode_documents(texts, tokenizer), cursor) for texts, cursor in blocks)
             else:
