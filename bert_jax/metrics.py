@@ -1,7 +1,8 @@
 """The figures the field reports, from all predictions of a data set; equal to the official scorers, between 0 and 1.
 
 Each function takes every example at once, so that predictions gathered in parts, from batches or hosts, are joined
-first and scored once: none of these figures is a mean of the figures of parts.
+first and scored once: none of these figures is a mean of the figures of parts. The libraries that compute some of them
+are imported there: a run's first step need not wait for them.
 """
 
 import re
@@ -11,8 +12,6 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
-import scipy.stats
-import sklearn.metrics
 
 Figures = dict[str, float]
 
@@ -30,6 +29,8 @@ def classification(predicted: np.ndarray, labels: np.ndarray, num_classes: int, 
     Returns:
       "accuracy", "f1_macro" (mean over the classes that occur) and "matthews"; with two classes also "f1".
     """
+    import sklearn.metrics
+
     every = {
         "accuracy": float(np.mean(predicted == labels)),
         "f1_macro": float(sklearn.metrics.f1_score(labels, predicted, average="macro", zero_division=0)),
@@ -48,6 +49,8 @@ def without_class(predicted: np.ndarray, labels: np.ndarray, none: int) -> Figur
 
 def regression(predicted: np.ndarray, targets: np.ndarray) -> Figures:
     """Pearson and Spearman correlation and mean squared error; a correlation with a constant counts as 0."""
+    import scipy.stats
+
     constant = len(targets) < 2 or np.ptp(predicted) == 0 or np.ptp(targets) == 0
     return {
         "pearson": 0.0 if constant else float(scipy.stats.pearsonr(predicted, targets).statistic),
@@ -72,6 +75,8 @@ def several_labels(
       (all labels of an example right), "mean_average_precision" (over the classes that occur), and for each k the
       means over examples of "precision_at_k" and, over examples that have a label, "recall_at_k".
     """
+    import sklearn.metrics
+
     labels = np.asarray(labels, bool)
     predicted = probabilities >= threshold
     occurring = labels.any(axis=0)

@@ -7,14 +7,12 @@ import platform
 import shutil
 import subprocess
 import time
+from functools import cached_property
 from importlib import metadata
 from pathlib import Path
 from typing import Any, TextIO
 
 import numpy as np
-from tensorboardX.event_file_writer import EventsWriter
-from tensorboardX.proto.event_pb2 import Event, SessionLog
-from tensorboardX.summary import scalar
 
 from bert_jax import checkpoint
 from bert_jax.config import RESUMABLE_FIELDS, Experiment, differences, to_json
@@ -52,6 +50,40 @@ def git_revision(folder: Path) -> str | None:
         return None
 
 
+class Board:
+    """Events for TensorBoard, which forgets what it saw of `first_step` and later."""
+
+    def __init__(self, folder: Path, first_step: int):
+        self._folder = folder
+        self._first_step = first_step
+
+    @cached_property
+    def _writer(self) -> Any:
+        # Imported with the first figures, after the first steps: where PyTorch is installed, tensorboardX imports it.
+        from tensorboardX.event_file_writer import EventsWriter
+        from tensorboardX.proto.event_pb2 import Event, SessionLog
+
+        self._folder.mkdir(exist_ok=True)
+        # TensorBoard's usual writer has a thread that a full disk would end, and waits for it for ever.
+        writer = EventsWriter(str(self._folder / "events"))
+        writer.write_event(Event(step=self._first_step, session_log=SessionLog(status=SessionLog.START)))
+        return writer
+
+    def write(self, step: int, figures: dict[str, float]) -> None:
+        """Shows figures by their names."""
+        from tensorboardX.proto.event_pb2 import Event
+        from tensorboardX.summary import scalar
+
+        for name, value in figures.items():
+            self._writer.write_event(Event(wall_time=time.time(), step=step, summary=scalar(name, value)))
+        self._writer.flush()
+
+    def close(self) -> None:
+        """Closes the file, if anything was written."""
+        if "_writer" in vars(self):
+            self._writer.close()
+
+
 class Workdir:
     """The folder of one run, locked against a second process while it is open.
 
@@ -67,7 +99,7 @@ class Workdir:
         self.path = path
         self._writes = writes
         self._lock: TextIO | None = None
-        self._board: EventsWriter | None = None
+        self._board: Board | None = None
         self.tokenizer = path / "tokenizer"
         self.checkpoints = path / "checkpoints"
         self.best = path / "best"
@@ -160,10 +192,7 @@ class Workdir:
             partial = path.with_name(name + ".partial")
             partial.write_text("".join(kept))
             os.replace(partial, path)
-        # TensorBoard's usual writer has a thread that a full disk would end, and waits for it for ever.
-        (self.path / "tensorboard").mkdir(exist_ok=True)
-        self._board = EventsWriter(str(self.path / "tensorboard/events"))
-        self._board.write_event(Event(step=step + 1, session_log=SessionLog(status=SessionLog.START)))
+        self._board = Board(self.path / "tensorboard", step + 1)
 
     def write_figures(self, step: int, split: str, figures: dict[str, float]) -> None:
         """Adds a line to metrics.jsonl, and the same to TensorBoard."""
@@ -200,7 +229,4 @@ class Workdir:
 
     def _show(self, step: int, group: str, figures: dict[str, float]) -> None:
         if self._board is not None:
-            for name, value in figures.items():
-                summary = scalar(f"{group}/{name}", value)
-                self._board.write_event(Event(wall_time=time.time(), step=step, summary=summary))
-            self._board.flush()
+            self._board.write(step, {f"{group}/{name}": value for name, value in figures.items()})

@@ -125,7 +125,7 @@ def test_a_workdir_whose_last_lines_cannot_be_written_is_free_again(tmp_path, mo
             if error is not None:
                 raise error
 
-    monkeypatch.setattr(workdir.EventsWriter, "close", full)
+    monkeypatch.setattr(workdir.Board, "close", full)
     with pytest.raises(OSError, match="No space left"):
         use(None)
     with pytest.raises(ValueError, match="what went wrong first"):
