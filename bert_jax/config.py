@@ -41,6 +41,9 @@ class BertConfig:
     initializer_range: float = 0.02  # standard deviation of the truncated normal for every weight matrix
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"  # of computation; losses are always float32
     param_dtype: Literal["float32", "bfloat16"] = "float32"  # of the stored parameters
+    attention: Literal["explicit", "cudnn", "pallas"] = (
+        "explicit"  # the others are fused and allow no attention_dropout
+    )
     remat: bool = False  # recompute each block in the backward pass: less memory, a third more compute
 
     def __post_init__(self):
@@ -56,6 +59,15 @@ class BertConfig:
         for name in ("hidden_dropout", "attention_dropout", "classifier_dropout"):
             if not 0 <= getattr(self, name) < 1:
                 raise InputError(f"model: {name} {getattr(self, name)} must be at least 0 and below 1")
+        if self.attention != "explicit" and self.attention_dropout > 0:
+            raise InputError(
+                f"model: attention {self.attention} knows no dropout; set attention_dropout to 0, or choose explicit"
+            )
+        if self.attention == "cudnn" and (self.dtype == "float32" or self.head_size % 8 or self.head_size > 128):
+            raise InputError(
+                "model: attention cudnn computes in bfloat16 or float16 and with a head size of at most 128 that 8 "
+                f"divides; here dtype is {self.dtype} and the head size {self.head_size}; or choose explicit"
+            )
 
     @property
     def embedding_width(self) -> int:

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from flax.linen.spmd import with_logical_constraint
 
+from bert_jax import fused
 from bert_jax.config import BertConfig
 
 Batch = Mapping[str, jax.Array]
@@ -129,16 +130,22 @@ class Embeddings(nn.Module):
 
 
 class Attention(nn.Module):
-    """Multi-head self-attention among the positions that `allowed_B1TS` lets see each other."""
+    """Multi-head self-attention among the tokens whose `ids_BT` (sequence_ids) are equal and not 0."""
 
     config: BertConfig
 
     @nn.compact
-    def __call__(self, x_BTD: jax.Array, allowed_B1TS: jax.Array, deterministic: bool) -> jax.Array:
+    def __call__(self, x_BTD: jax.Array, ids_BT: jax.Array, single: bool, deterministic: bool) -> jax.Array:
         c = self.config
         qkv_BT3HK = Dense(c, (3, c.num_heads, c.head_size), name="qkv")(x_BTD)
         q_BTHK, k_BSHK, v_BSHK = (qkv_BT3HK[:, :, i] for i in range(3))
-        scores_BHTS = jnp.einsum("BTHK,BSHK->BHTS", q_BTHK * c.head_size**-0.5, k_BSHK)
+        q_BTHK *= c.head_size**-0.5
+        if c.attention == "cudnn" or (c.attention == "pallas" and fused.fits(x_BTD.shape[1])):
+            mixed_BTHK = fused.attend(c.attention, q_BTHK, k_BSHK, v_BSHK, ids_BT, single)
+            return Dense(c, (c.hidden_size,), inputs=2, name="out")(mixed_BTHK)
+        same_BTS = (ids_BT[:, :, None] == ids_BT[:, None, :]) & (ids_BT[:, None, :] != 0)
+        allowed_B1TS = same_BTS[:, None]
+        scores_BHTS = jnp.einsum("BTHK,BSHK->BHTS", q_BTHK, k_BSHK)
         scores_BHTS = jnp.where(allowed_B1TS, scores_BHTS.astype(jnp.float32), MASKED_SCORE)
         probs_BHTS = nn.softmax(scores_BHTS).astype(c.dtype)
         self.sow("intermediates", "attention", probs_BHTS)
@@ -165,10 +172,10 @@ class Block(nn.Module):
     config: BertConfig
 
     @nn.compact
-    def __call__(self, x_BTD: jax.Array, allowed_B1TS: jax.Array, deterministic: bool) -> jax.Array:
+    def __call__(self, x_BTD: jax.Array, ids_BT: jax.Array, single: bool, deterministic: bool) -> jax.Array:
         c = self.config
         dropout = Dropout(c.hidden_dropout)
-        a_BTD = Attention(c, name="attention")(x_BTD, allowed_B1TS, deterministic)
+        a_BTD = Attention(c, name="attention")(x_BTD, ids_BT, single, deterministic)
         x_BTD = by_rows(layer_norm(c, "attention_norm")(x_BTD + dropout(a_BTD, deterministic)))
         f_BTD = FeedForward(c, name="feed_forward")(x_BTD)
         return by_rows(layer_norm(c, "feed_forward_norm")(x_BTD + dropout(f_BTD, deterministic)))
@@ -185,6 +192,7 @@ class Bert(nn.Module):
         position_ids    position of each token in its own sequence
         sequence_ids    0 on padding, else which sequence of the row the token belongs to; tokens see each other where
                         the ids are equal and not 0
+        cls_positions   [B, N], N the most sequences in a row
 
     `apply(..., mutable="intermediates")` also returns `hidden`, the embeddings and every layer's output (each
     [B, T, D]), and in each block `attention` [B, H, T, S], a shared block's in the order of its uses. Dropout needs the
@@ -195,20 +203,18 @@ class Bert(nn.Module):
 
     def setup(self):
         c = self.config
-        block = nn.remat(Block, static_argnums=(3,)) if c.remat else Block
+        block = nn.remat(Block, static_argnums=(3, 4)) if c.remat else Block
         self.embeddings = Embeddings(c)
         self.blocks = [block(c) for _ in range(c.layer_groups)]
         self.pooler = Dense(c, (c.hidden_size,))
 
     def __call__(self, batch: Batch, deterministic: bool = True) -> jax.Array:
         c = self.config
-        ids_BT = batch["sequence_ids"]
-        same_BTS = (ids_BT[:, :, None] == ids_BT[:, None, :]) & (ids_BT[:, None, :] != 0)
-        allowed_B1TS = same_BTS[:, None]
+        single = batch["cls_positions"].shape[1] == 1  # a row holds one sequence
         x_BTD = self.embeddings(batch, deterministic)
         self.sow("intermediates", "hidden", x_BTD)
         for layer in range(c.num_layers):
-            x_BTD = self.blocks[c.group(layer)](x_BTD, allowed_B1TS, deterministic)
+            x_BTD = self.blocks[c.group(layer)](x_BTD, batch["sequence_ids"], single, deterministic)
             self.sow("intermediates", "hidden", x_BTD)
         return x_BTD
 

@@ -52,7 +52,7 @@ def resolve(experiment: Experiment, workdir: Workdir | None = None) -> Run:
         stored = pretrained.read_experiment(workdir.path).model
     else:
         tokenizer = _find_tokenizer(experiment, source)
-        stored = source.config if source else None
+        stored = replace(source.config, attention="explicit") if source else None
     config = experiment.model or stored
     if config is None:
         raise InputError("experiment: give `model` (a BertConfig), or `init_from` to take the model from there")

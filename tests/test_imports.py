@@ -12,7 +12,8 @@ PACKAGE = Path(__file__).parent.parent / "bert_jax"
 ALLOWED = {
     "errors": set(),
     "config": set(),
-    "model": {"config"},
+    "fused": set(),
+    "model": {"config", "fused"},
     "heads": {"config", "model"},
     "losses": set(),
     "metrics": set(),

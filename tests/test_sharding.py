@@ -73,12 +73,12 @@ def make_state(task: PretrainingTask, transformation: optax.GradientTransformati
 
 
 @cache
-def gradient(config: BertConfig, way: str, fsdp: int = 0, microbatches: int = 1):
+def gradient(config: BertConfig, way: str, fsdp: int = 0, microbatches: int = 1, length: int = 12):
     """Gradients of MLM and NSP, and sums, of the uneven batch."""
     task = PretrainingTask(Pretraining(), config, NoTokenizer())
     devices = Devices(way, ROWS, fsdp)
     step = devices.train_step(train.train_step, loss_fn=task.loss_fn, microbatches=microbatches)
-    state, sums = step(devices.make(lambda: make_state(task, KEEP_GRADIENT)), uneven_batch())
+    state, sums = step(devices.make(lambda: make_state(task, KEEP_GRADIENT)), uneven_batch(length))
     return jax.device_get((state.opt_state, sums))
 
 
@@ -104,6 +104,13 @@ def test_the_gradient_does_not_depend_on_how_the_batch_is_split(way, fsdp, micro
     assert_same(gradient(CONFIG, way, fsdp, microbatches), gradient(CONFIG, "single"))
 
 
+@pytest.mark.parametrize("way", ["pmap", "mesh"])
+def test_the_gradient_with_fused_attention_does_not_depend_on_how_the_batch_is_split(way):
+    config = replace(CONFIG, max_position_embeddings=128, num_layers=1)
+    fused = gradient(replace(config, attention="pallas"), way, fsdp=4, length=128)
+    assert_same(fused, gradient(config, "single", length=128))
+
+
 @pytest.mark.parametrize("fsdp", [1, 4])
 def test_under_mesh_dropout_does_not_depend_on_the_number_of_devices(fsdp):
     config = replace(CONFIG, hidden_dropout=0.2, attention_dropout=0.2)
@@ -113,11 +120,12 @@ def test_under_mesh_dropout_does_not_depend_on_the_number_of_devices(fsdp):
         assert_same(gradient(CONFIG, "single"), one)
 
 
-def trace(config: BertConfig, devices: Devices, **options):
+def trace(config: BertConfig, devices: Devices, length: int = 12, **options):
     task = PretrainingTask(Pretraining(), config, NoTokenizer())
     transformation = optimizer.make(Optimizer(), 10)
     state = devices.shapes(jax.eval_shape(lambda: make_state(task, transformation)))
-    return state, devices.trace_train_step(state, uneven_batch(), train.train_step, loss_fn=task.loss_fn, **options)
+    batch = uneven_batch(length)
+    return state, devices.trace_train_step(state, batch, train.train_step, loss_fn=task.loss_fn, **options)
 
 
 def moved(text: str) -> list[tuple[int, ...]]:
@@ -184,15 +192,20 @@ def test_what_was_saved_on_eight_devices_is_restored_on_fewer_under_either_shard
 
 
 @pytest.mark.parametrize("platform", ["cuda", "tpu"])
+@pytest.mark.parametrize("attention", ["explicit", "pallas"])
 @pytest.mark.parametrize(("way", "fsdp"), [("pmap", 0), ("mesh", 8)])
-def test_the_step_of_bert_base_lowers_for_accelerators(way, fsdp, platform):
-    text = bert_base_step(way, fsdp).lower(lowering_platforms=(platform,)).as_text()
+def test_the_step_of_bert_base_lowers_for_accelerators(way, fsdp, attention, platform):
+    text = bert_base_step(way, fsdp, attention).lower(lowering_platforms=(platform,)).as_text()
     assert "stablehlo.dot_general" in text
+    kernel = {"cuda": "__gpu$xla.gpu.triton", "tpu": "tpu_custom_call"}[platform]
+    assert (kernel in text) == (attention == "pallas")
 
 
 @cache
-def bert_base_step(way: str, fsdp: int):
-    return trace(preset("bert-base", dtype="bfloat16", remat=True), Devices(way, ROWS, fsdp))[1]
+def bert_base_step(way: str, fsdp: int, attention: str):
+    dropout = 0.0 if attention == "pallas" else 0.1
+    config = preset("bert-base", dtype="bfloat16", remat=True, attention=attention, attention_dropout=dropout)
+    return trace(config, Devices(way, ROWS, fsdp), length=128)[1]
 
 
 @pytest.mark.parametrize(
