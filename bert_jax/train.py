@@ -344,9 +344,11 @@ class Loop:
             member.place.rewind(step, member.meta["evaluated"])
         pending: list[Any] = []  # figures still on the device: reading them at once would make it wait for us
         with Stop() as stop, Progress(step, e.steps, self.say) as progress, Trace(place.path, profile) as trace:
+            last = e.steps
+            # An evaluation that was cut short when the run was stopped comes before the next step.
             if self._due(e.eval_every, step) and any(member.meta["evaluated"] < step for member in self.members):
-                self._evaluate(step, progress, stop)  # it was cut short when the run was stopped
-            for batches in prefetch(self._batches, step, e.steps):
+                last = last if self._evaluate(step, progress, stop) else step
+            for batches in prefetch(self._batches, step, last):
                 step += 1
                 active = self._active()
                 trace.before(step)
@@ -434,7 +436,9 @@ class Loop:
         figures = [member.log(step, float(self.schedule(step - 1)), speed) for member in self._active()]
         progress.show(step, mean_figures(figures))
 
-    def _evaluate(self, step: int, progress: Progress, stop: Stop) -> None:
+    def _evaluate(self, step: int, progress: Progress, stop: Stop) -> bool:
+        """Evaluates the seeds that were not yet, and returns whether it came to its end."""
+
         def watch(done: int, total: int) -> None:
             progress.evaluating(done, total)
             if stop.requested and self.devices.hosts == 1:
@@ -449,9 +453,10 @@ class Loop:
                 try:
                     found = evaluate(self.task, self.compiled_eval, member.state.params, self.eval_batches, watch)
                 except InterruptedEvaluationError:
-                    return
+                    return False
                 member.place.write_figures(step, "eval", found.metrics)
             member.keep(step, found)
             figures.append(found.metrics)
         if figures:
             progress.evaluated(step, mean_figures(figures))
+        return True

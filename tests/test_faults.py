@@ -176,11 +176,12 @@ def test_a_run_stopped_while_it_evaluates_evaluates_when_it_goes_on(data, tmp_pa
             signal.raise_signal(signal.SIGTERM)
         evaluating(self, done, total)
 
-    for _ in range(3):
-        monkeypatch.setattr(train.Progress, "evaluating", signalled)
+    # Stopped again in the evaluation that it goes on with, it must not take a step before it is evaluated.
+    monkeypatch.setattr(train.Progress, "evaluating", signalled)
+    for _ in range(2):
         train.train(experiment, tmp_path / "stopped", say=silent)
-        monkeypatch.undo()
-        train.train(experiment, tmp_path / "stopped", say=silent)
+    monkeypatch.undo()
+    train.train(experiment, tmp_path / "stopped", say=silent)
     assert (tmp_path / "stopped/metrics.jsonl").read_text() == (tmp_path / "whole/metrics.jsonl").read_text()
 
 
