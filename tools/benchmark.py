@@ -1,21 +1,60 @@
-"""Measures what the design promises. Each subcommand prints a table and needs no file but the text it is given.
+"""Measures what the design promises, beside PyTorch, in one run: medians of rounds in which the works take turns.
 
-python tools/benchmark.py data [--corpus FILE...]
+    python tools/benchmark.py [--json FILE]                training, fine-tuning, inference and start
+    python tools/benchmark.py training [--only PRESET]     a pre-training step; on a GPU, the GPU's sizes
+    python tools/benchmark.py use [--model FOLDER] [--texts FILE]
+    python tools/benchmark.py data [--corpus FILE...]      the data side, against transformers' collator
+
+It needs the installed package, `torch` and `transformers`. Machines are noisy: read the ratios, not the speeds.
 """
 
 import argparse
+import importlib.metadata
+import json
+import os
+import platform
+import time
+from pathlib import Path
 
 import benchmark_data
 import benchmark_training
+import benchmark_use
+import benchmarking
+import jax
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    commands = parser.add_subparsers(dest="command", required=True)
-    for module in (benchmark_data, benchmark_training):
-        module.add_command(commands)
-    arguments = parser.parse_args()
-    arguments.run(arguments)
+    commands = parser.add_subparsers(dest="command")
+    parser.add_argument("--json", type=Path, help="write the results there")
+    benchmark_training.add_options(commands.add_parser("training", help=benchmark_training.__doc__))
+    benchmark_use.add_options(commands.add_parser("use", help="fine-tuning, inference, start"))
+    benchmark_data.add_command(commands)
+    options = parser.parse_args()
+    if options.command == "data":
+        options.run(options)
+        return
+    machine = describe()
+    print("\n".join(f"{name}: {value}" for name, value in machine.items()) + f"\n\n{benchmarking.HEADER}", flush=True)
+    results = []
+    for name, module in (("training", benchmark_training), ("use", benchmark_use)):
+        if options.command in (None, name):
+            defaults = argparse.ArgumentParser()
+            module.add_options(defaults)
+            results += module.run(options if options.command else defaults.parse_args([]))
+    if options.json:
+        options.json.write_text(json.dumps({"machine": machine, "results": results}, indent=1) + "\n")
+
+
+def describe() -> dict[str, object]:
+    """What the figures depend on."""
+    versions = {name: importlib.metadata.version(name) for name in ("jax", "flax", "torch", "transformers")}
+    return {
+        "date": time.strftime("%Y-%m-%d"),
+        "device": f"{jax.device_count()} x {jax.devices()[0].device_kind}",
+        "processor": f"{os.cpu_count()} cores, {platform.machine()}, load {os.getloadavg()[0]:.1f} before the start",
+        "versions": ", ".join(f"{name} {version}" for name, version in versions.items()),
+    }
 
 
 if __name__ == "__main__":

@@ -1,11 +1,10 @@
-"""Pre-training steps here and in PyTorch's `transformers`, with the same sizes and the same batch."""
+"""Pre-training steps here and in PyTorch's `transformers`: the same sizes, the same batch, in turn."""
 
 import argparse
-import statistics
-import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
+import benchmarking
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -17,33 +16,86 @@ from bert_jax.sharding import Devices
 from bert_jax.step import TrainState, train_step
 from bert_jax.tasks.pretraining import PretrainingTask
 
-PREDICTIONS = 20  # masked positions in a row of 128, as in BERT's own data
-CASES = [("bert-tiny", 64), ("bert-mini", 32), ("bert-base", 8)]  # preset and rows
+
+class Case(NamedTuple):
+    """One size to measure, and what it should reach."""
+
+    preset: str
+    rows: int
+    length: int
+    dropout: float
+    ratio: float  # times PyTorch's speed
+    share: float  # of the matrix product's rate
 
 
-def add_command(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    """Adds `training` to the subcommands of tools/benchmark.py."""
-    parser = commands.add_parser("training", help=__doc__)
+CPU = [
+    Case("bert-tiny", 64, 128, 0.1, 5, 0.55),
+    Case("bert-mini", 32, 128, 0.1, 3, 0.65),
+    Case("bert-base", 8, 128, 0.1, 1.4, 0.80),
+]
+GPU = [
+    Case(name, rows, length, dropout, 1.5, 0.45 if dropout else 0.60)
+    for name, sizes in (("bert-base", ((512, 128), (128, 512))), ("bert-large", ((256, 128), (64, 512))))
+    for rows, length in sizes
+    for dropout in (0.0, 0.1)
+]
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Adds what can be chosen here."""
     parser.add_argument("--only", default="", help="one preset")
-    parser.add_argument("--dropout", type=float, default=0.1)
-    parser.add_argument("--seconds", type=float, default=4, help="of each measurement")
-    parser.add_argument("--rounds", type=int, default=5, help="measurements of each, in turn")
-    parser.add_argument("--ours", action="store_true", help="leave PyTorch out")
-    parser.set_defaults(run=run)
+    parser.add_argument("--toy", action="store_true", help="the GPU's cases with a toy model: does it run?")
+    parser.add_argument("--without-torch", action="store_true", help="measure bert_jax alone")
 
 
-def make_batch(config: BertConfig, rows: int, length: int, seed: int = 0) -> dict[str, np.ndarray]:
-    """A full batch of pairs for MLM and NSP, of random pieces."""
-    rng = np.random.default_rng(seed)
-    predictions = PREDICTIONS * length // 128
-    positions = np.sort(rng.permuted(np.tile(np.arange(1, length), (rows, 1)), axis=1)[:, :predictions], axis=1)
+def run(options: argparse.Namespace) -> list[dict[str, Any]]:
+    """Measures the cases of this machine's kind; returns a result for each."""
+    gpu = jax.default_backend() == "gpu" or options.toy
+    cases = GPU if gpu else CPU
+    return [measure(case, options, gpu) for case in cases if options.only in ("", case.preset)]
+
+
+def measure(case: Case, options: argparse.Namespace, gpu: bool) -> dict[str, Any]:
+    """Measures one case."""
+    changes: dict[str, Any] = {"hidden_dropout": case.dropout, "attention_dropout": case.dropout}
+    if gpu:
+        changes |= {"dtype": "bfloat16"}
+        if not case.dropout:
+            changes |= {"attention": "pallas" if options.toy else "cudnn"}
+    if options.toy:
+        changes |= {"num_layers": 1, "hidden_size": 64, "num_heads": 2, "intermediate_size": 128, "vocab_size": 1000}
+        case = case._replace(rows=2)
+    config = preset(case.preset, **changes)
+    batch = make_batch(config, case.rows, case.length)
+    works: dict[str, Any] = {"ours": (our_step, config, batch), "matmul": (matmul, config.dtype)}
+    if not options.without_torch:
+        works["theirs"] = (their_step, config, batch, gpu)
+    speeds = benchmarking.alternate(works)
+    peak = speeds.pop("matmul")
+    dropout = f", dropout {case.dropout}" if gpu else ""
+    return benchmarking.result(
+        f"{case.preset} {case.rows}x{case.length}{dropout}",
+        "tokens/s",
+        speeds,
+        wanted=case.ratio,
+        rate=flops.training_step(config, batch) * speeds["ours"] / batch["input_ids"].size,
+        peak=peak,
+        wanted_share=case.share,
+    )
+
+
+def make_batch(config: BertConfig, rows: int, length: int) -> dict[str, np.ndarray]:
+    """A batch without padding for MLM and NSP, of random pieces; 20 of 128 are masked, as in BERT's own data."""
+    rng = np.random.default_rng(0)
+    predictions = 20 * length // 128
+    columns = np.tile(np.arange(1, length), (rows, 1))
     return {
         "input_ids": rng.integers(5, config.vocab_size, (rows, length), dtype=np.int32),
-        "token_type_ids": np.tile(np.arange(length, dtype=np.int32) >= length // 2, (rows, 1)).astype(np.int32),
+        "token_type_ids": np.tile(np.arange(length) >= length // 2, (rows, 1)).astype(np.int32),
         "position_ids": np.tile(np.arange(length, dtype=np.int32), (rows, 1)),
         "sequence_ids": np.ones((rows, length), np.int32),
         "cls_positions": np.zeros((rows, 1), np.int32),
-        "masked_positions": positions.astype(np.int32),
+        "masked_positions": np.sort(rng.permuted(columns, axis=1)[:, :predictions], axis=1).astype(np.int32),
         "masked_labels": rng.integers(5, config.vocab_size, (rows, predictions), dtype=np.int32),
         "masked_weights": np.ones((rows, predictions), np.float32),
         "pair_labels": rng.integers(0, 2, (rows, 1), dtype=np.int32),
@@ -51,7 +103,7 @@ def make_batch(config: BertConfig, rows: int, length: int, seed: int = 0) -> dic
     }
 
 
-def our_step(config: BertConfig, batch: dict[str, np.ndarray]) -> Callable[[], None]:
+def our_step(config: BertConfig, batch: dict[str, np.ndarray]) -> Callable[[], int]:
     """A step as `bert_jax train` takes it; the first call compiles."""
     task = PretrainingTask(Pretraining(), config, tokenizer=None)  # type: ignore[arg-type]
     devices = Devices("single", len(batch["input_ids"]))
@@ -64,97 +116,76 @@ def our_step(config: BertConfig, batch: dict[str, np.ndarray]) -> Callable[[], N
     state = devices.make(start)
     compiled = devices.train_step(train_step, loss_fn=task.loss_fn)
 
-    def step() -> None:
+    def step() -> int:
         nonlocal state
         state, sums = compiled(state, batch)
         jax.block_until_ready(sums)
+        return batch["input_ids"].size
 
     return step
 
 
-def their_step(config: BertConfig, batch: dict[str, np.ndarray]) -> Callable[[], None]:
-    """The same step with `BertForPreTraining` in PyTorch, eager: AdamW in two groups, clipping, linear schedule."""
+def their_step(config: BertConfig, batch: dict[str, np.ndarray], gpu: bool) -> Callable[[], int]:
+    """The same step with PyTorch: eager in float32 on a CPU; compiled, with SDPA and bfloat16 autocast, on a GPU."""
     import torch
     import transformers
 
-    settings = transformers.BertConfig(**huggingface.to_config(config, huggingface.Details()))
-    model = transformers.BertForPreTraining(settings).train()
-    decayed = [p for name, p in model.named_parameters() if "LayerNorm" not in name and not name.endswith("bias")]
-    rest = [p for name, p in model.named_parameters() if "LayerNorm" in name or name.endswith("bias")]
-    adam = torch.optim.AdamW([{"params": decayed, "weight_decay": 0.01}, {"params": rest, "weight_decay": 0.0}], 1e-4)
-    rate = transformers.get_linear_schedule_with_warmup(adam, 100, 1000)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    written = huggingface.to_config(config, huggingface.Details()) | {"dtype": "float32"}
+    settings = transformers.BertConfig(**written, attn_implementation="sdpa")
+    model: Any = transformers.BertForPreTraining(settings).train().to(device)
+    adam, rate = torch_optimizer(model, 1e-4, 1000)
     labels = np.full(batch["input_ids"].shape, -100)
     np.put_along_axis(labels, batch["masked_positions"], batch["masked_labels"], axis=1)
-    inputs = {
-        "input_ids": torch.as_tensor(batch["input_ids"], dtype=torch.long),
-        "token_type_ids": torch.as_tensor(batch["token_type_ids"], dtype=torch.long),
-        "attention_mask": torch.as_tensor(batch["sequence_ids"], dtype=torch.long),
-        "labels": torch.as_tensor(labels, dtype=torch.long),
-        "next_sentence_label": torch.as_tensor(batch["pair_labels"][:, 0], dtype=torch.long),
+    arrays = {
+        "input_ids": batch["input_ids"],
+        "token_type_ids": batch["token_type_ids"],
+        "attention_mask": batch["sequence_ids"],
+        "labels": labels,
+        "next_sentence_label": batch["pair_labels"][:, 0],
     }
+    inputs = {name: torch.as_tensor(array, dtype=torch.long, device=device) for name, array in arrays.items()}
+    forward = torch.compile(model) if gpu and device == "cuda" else model
 
-    def step() -> None:
+    def step() -> int:
         adam.zero_grad()
-        model(**inputs).loss.backward()
+        with torch.autocast(device, torch.bfloat16, enabled=gpu):
+            loss = forward(**inputs).loss
+        loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         adam.step()
         rate.step()
+        if device == "cuda":
+            torch.cuda.synchronize()
+        return batch["input_ids"].size
 
     return step
 
 
-def matmul_rate(size: int = 2048) -> Callable[[], float]:
-    """Measures floating-point operations a second of a float32 matrix product."""
-    x = jnp.ones((size, size), jnp.float32)
+def torch_optimizer(model: Any, learning_rate: float, steps: int) -> tuple[Any, Any]:
+    """AdamW without decay on biases and LayerNorm, and a linear schedule, as people write it."""
+    import torch
+    import transformers
+
+    def decays(name: str) -> bool:
+        return "LayerNorm" not in name and not name.endswith("bias")
+
+    groups = [
+        {"params": [p for name, p in model.named_parameters() if decays(name) == wanted], "weight_decay": decay}
+        for wanted, decay in ((True, 0.01), (False, 0.0))
+    ]
+    adam = torch.optim.AdamW(groups, learning_rate)
+    return adam, transformers.get_linear_schedule_with_warmup(adam, steps // 10, steps)
+
+
+def matmul(dtype: str) -> Callable[[], float]:
+    """One matrix product of a size that a processor is good at; returns its floating-point operations."""
+    size = 8192 if jax.default_backend() == "gpu" else 2048
+    x = jnp.ones((size, size), dtype)
     multiply = jax.jit(jnp.matmul)
-    multiply(x, x).block_until_ready()
 
-    def measure() -> float:
-        began = time.perf_counter()
-        for _ in range(5):
-            multiply(x, x).block_until_ready()
-        return 5 * 2 * size**3 / (time.perf_counter() - began)
+    def work() -> float:
+        multiply(x, x).block_until_ready()
+        return 2.0 * size**3
 
-    return measure
-
-
-def alternate(works: dict[str, Callable[[], Any]], seconds: float, rounds: int) -> dict[str, list[float]]:
-    """Calls each work in turn for about so many seconds, several rounds: seconds of one call, for each round."""
-    for work in works.values():
-        work()
-        work()
-    found: dict[str, list[float]] = {name: [] for name in works}
-    for _ in range(rounds):
-        for name, work in works.items():
-            began, calls = time.perf_counter(), 0
-            while calls == 0 or time.perf_counter() - began < seconds:
-                work()
-                calls += 1
-            found[name].append((time.perf_counter() - began) / calls)
-    return found
-
-
-def run(options: argparse.Namespace) -> None:
-    """Prints tokens a second of both, their ratio, and ours as a share of the matrix product's rate."""
-    rate = matmul_rate()
-    for name, rows in CASES:
-        if options.only not in ("", name):
-            continue
-        config = preset(name, hidden_dropout=options.dropout, attention_dropout=options.dropout)
-        batch = make_batch(config, rows, 128)
-        works: dict[str, Callable[[], Any]] = {"ours": our_step(config, batch), "matmul": rate}
-        if not options.ours:
-            works["theirs"] = their_step(config, batch)
-        found = alternate(works, options.seconds, options.rounds)
-        ours = statistics.median(found["ours"])
-        peak = 5 * 2 * 2048**3 / statistics.median(found["matmul"])
-        done = flops.training_step(config, batch) / ours
-        print(
-            f"{name} {rows}x128: {rows * 128 / ours:,.0f} tokens/s, {done / 1e9:.0f} GFLOP/s = {done / peak:.0%} of "
-            f"{peak / 1e9:.0f}",
-            end="",
-        )
-        if not options.ours:
-            theirs = statistics.median(found["theirs"])
-            print(f"; PyTorch {rows * 128 / theirs:,.0f} tokens/s, ratio {theirs / ours:.2f}", end="")
-        print(flush=True)
+    return work

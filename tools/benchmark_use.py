@@ -1,0 +1,197 @@
+"""Fine-tuning, inference and starting: bert_jax and the loops people write with PyTorch and `transformers`.
+
+Without --model, the model has MiniLM's size (6 layers of 384) and random weights; without --texts, the sentences are
+cut from the documentation of installed packages to the lengths of SST-2 (13 pieces on average).
+"""
+
+import argparse
+import itertools
+import json
+import statistics
+import subprocess
+import sys
+import tempfile
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import benchmarking
+import jax
+import numpy as np
+from benchmark_training import torch_optimizer
+
+import bert_jax
+from bert_jax import optimizer, pretrained, quickstart, tasks
+from bert_jax.config import BertConfig, Optimizer, Sequences
+from bert_jax.data import tables
+from bert_jax.heads import BertForSequences
+from bert_jax.interop import huggingface
+from bert_jax.sharding import Devices
+from bert_jax.step import TrainState, train_step
+
+MINILM = BertConfig(30522, 384, 6, 12, 1536)
+BATCH = 32
+SENTENCES = 1000
+FIRST_STEP = """
+import time
+began = time.perf_counter()
+import sys
+sys.path.insert(0, sys.argv[1])
+import benchmark_training
+from bert_jax.config import preset
+config = preset("bert-tiny")
+benchmark_training.our_step(config, benchmark_training.make_batch(config, 64, 128))()
+print(time.perf_counter() - began)
+"""
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Adds what can be chosen here."""
+    parser.add_argument("--model", type=Path, help="a Hugging Face folder with an encoder, such as MiniLM's")
+    parser.add_argument("--texts", help="rows with text and label, such as SST-2's train.jsonl.gz")
+
+
+def run(options: argparse.Namespace) -> list[dict[str, Any]]:
+    """Measures all three."""
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = options.model or write_model(Path(temporary) / "model")
+        texts = options.texts or write_texts(Path(temporary) / "texts.jsonl")
+        return [fine_tuning(folder, texts), inference(folder, texts), start()]
+
+
+def write_model(folder: Path) -> Path:
+    """A folder as `transformers` writes it, with random weights and the commonest words as vocabulary."""
+    counts = Counter(word for text in quickstart.gather() for word in text.text.lower().split())
+    letters = sorted({letter for word in counts for letter in word})
+    pieces = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *letters, *(f"##{letter}" for letter in letters)]
+    pieces += [word for word, _ in counts.most_common() if len(word) > 1][: MINILM.vocab_size - len(pieces)]
+    config = BertConfig(len(pieces), 384, 6, 12, 1536)
+    zeros = np.zeros((1, 1), np.int32)
+    names = ("input_ids", "token_type_ids", "position_ids", "sequence_ids", "cls_positions")
+    params = BertForSequences(config, 2).init(jax.random.key(0), dict.fromkeys(names, zeros))["params"]
+    huggingface.write(folder, config, params)
+    (folder / "vocab.txt").write_text("\n".join(pieces), encoding="utf-8")
+    return folder
+
+
+def write_texts(path: Path, count: int = 10_000) -> str:
+    """Rows of sentences of 1 to 40 words, 10 on average, with arbitrary labels."""
+    rng = np.random.default_rng(0)
+    words: Iterator[str] = itertools.chain.from_iterable(text.text.split() for text in quickstart.gather())
+    lengths = np.clip(rng.gamma(2.0, 5.0, count).astype(int), 1, 40)
+    with path.open("w", encoding="utf-8") as file:
+        for length in lengths.tolist():
+            text = " ".join(itertools.islice(words, length))
+            file.write(json.dumps({"text": text, "label": str(len(text) % 2)}) + "\n")
+    return str(path)
+
+
+def fine_tuning(folder: Path, texts: str) -> dict[str, Any]:
+    """Real tokens a second: packed rows here, rows padded to each batch's longest there; 32 examples a batch."""
+    speeds = benchmarking.alternate({"ours": (our_steps, folder, texts), "theirs": (their_steps, folder, texts)})
+    return benchmarking.result("fine-tuning, 32 short texts a step", "real tokens/s", speeds, wanted=5)
+
+
+def our_steps(folder: Path, texts: str) -> Callable[[], int]:
+    """Steps of `bert_jax train`, its making of batches included; what the first twenty need is compiled before."""
+    source = pretrained.open_source(str(folder))
+    fields = tasks.TASKS["Sequences"].resolve(Sequences(train=texts, packing=True))
+    task = tasks.make(fields, source.config, source.tokenizer)
+    devices = Devices("single", BATCH)
+    change = optimizer.make(Optimizer(learning_rate=3e-5), 1000, source.config)
+    params = task.model.init(jax.random.key(0), tasks.dummy_batch(task))["params"]
+    params, _ = pretrained.fit(params, source)
+    state = TrainState(jax.numpy.zeros((), np.int32), params, change.init(params), jax.random.key(0), change)
+    compiled = devices.train_step(train_step, loss_fn=task.loss_fn)
+    batches = task.train_batches(batch_size=BATCH, steps=100_000, seed=0)
+    numbers = itertools.count()
+
+    def step() -> int:
+        nonlocal state
+        state, sums = compiled(state, batches(next(numbers)))
+        return int(sums["tokens"])
+
+    for _ in range(20):
+        step()
+    return step
+
+
+def their_steps(folder: Path, texts: str) -> Callable[[], int]:
+    """The loop of `transformers`' examples: dynamic padding, AdamW, clipping, linear schedule; tokenised before."""
+    import torch
+    import transformers
+
+    tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
+    model: Any = transformers.AutoModelForSequenceClassification.from_pretrained(folder, dtype=torch.float32).train()
+    rows = list(tables.read_rows(texts))
+    ids = tokenizer([row.values["text"] for row in rows], truncation=True, max_length=128)["input_ids"]
+    labels = [int(row.values["label"]) for row in rows]
+    order = itertools.cycle(np.random.default_rng(0).permutation(len(rows)).tolist())
+    adam, rate = torch_optimizer(model, 3e-5, 1000)
+
+    def step() -> int:
+        chosen = list(itertools.islice(order, BATCH))
+        batch = tokenizer.pad({"input_ids": [ids[i] for i in chosen]}, return_tensors="pt")
+        adam.zero_grad()
+        model(**batch, labels=torch.tensor([labels[i] for i in chosen])).loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        adam.step()
+        rate.step()
+        return int(batch["attention_mask"].sum())
+
+    return step
+
+
+def inference(folder: Path, texts: str) -> dict[str, Any]:
+    """Mean vectors of 1,000 sentences, sorted by length in both, from text to array."""
+    sentences = [row.values["text"] for row in itertools.islice(tables.read_rows(texts), SENTENCES)]
+    np.testing.assert_allclose(our_means(folder, sentences)(), their_means(folder, sentences)(), atol=1e-4)
+    works = {"ours": our_means, "theirs": their_means}
+    speeds = benchmarking.alternate({name: (encoding, means, folder, sentences) for name, means in works.items()})
+    return benchmarking.result("inference, mean vectors of 1,000 sentences", "sentences/s", speeds, wanted=1.5)
+
+
+def our_means(folder: Path, sentences: list[str]) -> Callable[[], np.ndarray]:
+    """Mean vectors by `bert_jax.load`."""
+    bert = bert_jax.load(folder)
+    return lambda: bert.encode(sentences).mean
+
+
+def their_means(folder: Path, sentences: list[str]) -> Callable[[], np.ndarray]:
+    """Mean vectors as people compute them with `transformers`."""
+    import torch
+    import transformers
+
+    tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
+    model: Any = transformers.AutoModel.from_pretrained(folder, dtype=torch.float32).eval()
+
+    def means() -> np.ndarray:
+        order = sorted(range(len(sentences)), key=lambda i: len(sentences[i]))
+        found = np.zeros((len(sentences), model.config.hidden_size), np.float32)
+        for start in range(0, len(order), BATCH):
+            chosen = order[start : start + BATCH]
+            batch = tokenizer([sentences[i] for i in chosen], padding=True, truncation=True, return_tensors="pt")
+            with torch.inference_mode():
+                hidden = model(**batch).last_hidden_state
+            weights = batch["attention_mask"][:, :, None]
+            found[chosen] = ((hidden * weights).sum(1) / weights.sum(1)).numpy()
+        return found
+
+    return means
+
+
+def encoding(means: Callable[..., Callable[[], np.ndarray]], folder: Path, sentences: list[str]) -> Callable[[], int]:
+    """The same as a work that returns how many sentences it did."""
+    compute = means(folder, sentences)
+    return lambda: len(compute())
+
+
+def start() -> dict[str, Any]:
+    """Seconds from the start of the interpreter's work to the end of the first step, what it compiles being cached."""
+    command = [sys.executable, "-c", FIRST_STEP, str(Path(__file__).parent)]
+    seconds = [float(subprocess.run(command, check=True, capture_output=True, text=True).stdout) for _ in range(4)]
+    found = {"work": "import and first step of bert-tiny", "unit": "seconds", "ours": statistics.median(seconds[1:])}
+    found["wanted"] = 5
+    print(benchmarking.line(found), flush=True)
+    return found
