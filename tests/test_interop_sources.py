@@ -2,6 +2,7 @@
 
 import json
 
+import jax
 import numpy as np
 import pytest
 import torch
@@ -38,6 +39,34 @@ def test_hidden_states_and_pooled_vectors_are_those_of_transformers(tmp_path):
             (encoded.attentions[i], torch.stack(out.attentions)[:, 0]),
         ):
             np.testing.assert_allclose(ours, theirs.detach().numpy(), atol=1e-4)
+
+
+def compiled_by(function) -> int:
+    """How many programs calling `function` compiles."""
+    found = []
+
+    def listen(event: str, seconds: float, **options):
+        if event == "/jax/core/compile/backend_compile_duration":
+            found.append(seconds)
+
+    jax.monitoring.register_event_duration_secs_listener(listen)
+    try:
+        function()
+    finally:
+        jax.monitoring.unregister_event_duration_listener(listen)
+    return len(found)
+
+
+def test_few_shapes_are_compiled_and_each_once(tmp_path):
+    folder = hugging_face_folder(tmp_path, "ForSequenceClassification", id2label={0: "sad", 1: "glad"})
+    bert = bert_jax.load(folder)
+    short, long = ["the cat"] * 33, ["the cat " * (n % 90 + 1) for n in range(200)]
+    bert.encode(short)
+    bert.predict(short)
+    # Widths of 16, 32, 64, 128 and 130 are all that a model of 130 positions knows; 16 has been compiled.
+    assert 1 <= compiled_by(lambda: bert.encode(long)) <= 4
+    assert 1 <= compiled_by(lambda: bert.predict(long)) <= 4
+    assert compiled_by(lambda: (bert.encode(long[::-1]), bert.predict(long[::-1]))) == 0
 
 
 def test_a_classifier_predicts_as_the_pipeline_of_transformers(tmp_path):
