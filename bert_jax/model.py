@@ -192,7 +192,7 @@ class Bert(nn.Module):
         position_ids    position of each token in its own sequence
         sequence_ids    0 on padding, else which sequence of the row the token belongs to; tokens see each other where
                         the ids are equal and not 0
-        cls_positions   [B, N], N the most sequences in a row
+        cls_positions   [B, N], N the most sequences in a row; only cuDNN's attention looks at N
 
     `apply(..., mutable="intermediates")` also returns `hidden`, the embeddings and every layer's output (each
     [B, T, D]), and in each block `attention` [B, H, T, S], a shared block's in the order of its uses. Dropout needs the
@@ -210,7 +210,7 @@ class Bert(nn.Module):
 
     def __call__(self, batch: Batch, deterministic: bool = True) -> jax.Array:
         c = self.config
-        single = batch["cls_positions"].shape[1] == 1  # a row holds one sequence
+        single = c.attention == "cudnn" and batch["cls_positions"].shape[1] == 1  # a row holds one sequence
         x_BTD = self.embeddings(batch, deterministic)
         self.sow("intermediates", "hidden", x_BTD)
         for layer in range(c.num_layers):

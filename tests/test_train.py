@@ -200,7 +200,7 @@ def test_a_model_learns_eight_sentences_by_heart(data, tmp_path):
     ]
     (tmp_path / "eight.jsonl").write_text("\n".join(rows))
     task = Sequences(train=str(tmp_path / "eight.jsonl"), eval=str(tmp_path / "eight.jsonl"), max_length=16)
-    result = train.train(fine_tuning(data, task=task, batch_size=8, steps=600), tmp_path / "run", say=silent)
+    result = train.train(fine_tuning(data, task=task, batch_size=8, steps=800), tmp_path / "run", say=silent)
     assert result["metrics"]["accuracy"] == 1
     assert result["metrics"]["loss"] < 0.05
 
