@@ -177,9 +177,10 @@ def torture(options: argparse.Namespace, data: Path, reference: Path) -> int:
 
 
 def finished(folder: Path) -> bool:
-    """Whether the run in `folder` has come to its end."""
-    path = folder / "run/result.json"
-    return path.exists() and json.loads(path.read_text())["step"] == experiment(folder).steps
+    """Whether a run has come to its end: its last step is evaluated, and saved, which may take longer."""
+    path, steps = folder / "run/result.json", experiment(folder).steps
+    evaluated = path.exists() and json.loads(path.read_text())["step"] == steps
+    return evaluated and (folder / f"run/checkpoints/{steps}").is_dir()  # Orbax names it so when it is whole
 
 
 def disturbed(folder: Path, data: Path, stage: Stage, name: str, moments: random.Random | None) -> tuple[str, int]:
