@@ -46,8 +46,7 @@ def _cudnn(q_BTHK: jax.Array, k_BSHK: jax.Array, v_BSHK: jax.Array, ids_BT: jax.
         lengths_B = jnp.maximum(jnp.sum(ids_BT > 0, axis=1, dtype=jnp.int32), 1)
         return attention(query_seq_lengths=lengths_B, key_value_seq_lengths=lengths_B)
     same_BTS = ids_BT[:, :, None] == ids_BT[:, None, :]
-    heads = q_BTHK.shape[2]
-    return attention(mask=jnp.broadcast_to(same_BTS[:, None], (len(same_BTS), heads, *same_BTS.shape[1:])))
+    return attention(mask=same_BTS[:, None])
 
 
 def _pallas(q_BTHK: jax.Array, k_BSHK: jax.Array, v_BSHK: jax.Array, ids_BT: jax.Array) -> jax.Array:

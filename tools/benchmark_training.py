@@ -162,19 +162,24 @@ def their_step(config: BertConfig, batch: dict[str, np.ndarray], gpu: bool) -> C
     return step
 
 
-def torch_optimizer(model: Any, learning_rate: float, steps: int) -> tuple[Any, Any]:
-    """AdamW without decay on biases and LayerNorm, and a linear schedule, as people write it."""
-    import torch
-    import transformers
+def decay_groups(model: Any, weight_decay: float) -> list[dict[str, Any]]:
+    """What torch's AdamW takes so that biases and LayerNorm do not decay."""
 
     def decays(name: str) -> bool:
         return "LayerNorm" not in name and not name.endswith("bias")
 
-    groups = [
+    return [
         {"params": [p for name, p in model.named_parameters() if decays(name) == wanted], "weight_decay": decay}
-        for wanted, decay in ((True, 0.01), (False, 0.0))
+        for wanted, decay in ((True, weight_decay), (False, 0.0))
     ]
-    adam = torch.optim.AdamW(groups, learning_rate)
+
+
+def torch_optimizer(model: Any, learning_rate: float, steps: int) -> tuple[Any, Any]:
+    """AdamW and a linear schedule, as people write it."""
+    import torch
+    import transformers
+
+    adam = torch.optim.AdamW(decay_groups(model, 0.01), learning_rate)
     return adam, transformers.get_linear_schedule_with_warmup(adam, steps // 10, steps)
 
 

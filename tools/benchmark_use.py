@@ -13,6 +13,7 @@ import sys
 import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -60,9 +61,15 @@ def run(options: argparse.Namespace) -> list[dict[str, Any]]:
         return [fine_tuning(folder, texts), inference(folder, texts), start()]
 
 
+@cache
+def documentation() -> list[str]:
+    """Texts of the installed packages' documentation."""
+    return [document.text for document in quickstart.gather()]
+
+
 def write_model(folder: Path) -> Path:
     """A folder as `transformers` writes it, with random weights and the commonest words as vocabulary."""
-    counts = Counter(word for text in quickstart.gather() for word in text.text.lower().split())
+    counts = Counter(word for text in documentation() for word in text.lower().split())
     letters = sorted({letter for word in counts for letter in word})
     pieces = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *letters, *(f"##{letter}" for letter in letters)]
     pieces += [word for word, _ in counts.most_common() if len(word) > 1][: MINILM.vocab_size - len(pieces)]
@@ -78,7 +85,7 @@ def write_model(folder: Path) -> Path:
 def write_texts(path: Path, count: int = 10_000) -> str:
     """Rows of sentences of 1 to 40 words, 10 on average, with arbitrary labels."""
     rng = np.random.default_rng(0)
-    words: Iterator[str] = itertools.chain.from_iterable(text.text.split() for text in quickstart.gather())
+    words: Iterator[str] = itertools.chain.from_iterable(text.split() for text in documentation())
     lengths = np.clip(rng.gamma(2.0, 5.0, count).astype(int), 1, 40)
     with path.open("w", encoding="utf-8") as file:
         for length in lengths.tolist():

@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 import torch
 import transformers
+from benchmark_training import decay_groups
 
 from bert_jax import optimizer, pretrained, tasks
 from bert_jax.cli import load_experiments
@@ -73,9 +74,7 @@ def predictions_of(logits: torch.Tensor, fields: Any) -> dict[str, np.ndarray]:
 def train(model: Model, task: Any, e: Experiment) -> None:
     """AdamW with BERT's details over the experiment's batches."""
     o = e.optimizer
-    plain = [p for name, p in model.named_parameters() if name.endswith("bias") or "LayerNorm" in name]
-    decayed = [p for name, p in model.named_parameters() if not (name.endswith("bias") or "LayerNorm" in name)]
-    groups = [{"params": decayed, "weight_decay": o.weight_decay}, {"params": plain, "weight_decay": 0.0}]
+    groups = decay_groups(model, o.weight_decay)
     adam = torch.optim.AdamW(groups, lr=o.learning_rate, betas=(o.b1, o.b2), eps=o.epsilon)
     rate = optimizer.learning_rate(o, e.steps)
     batches = task.train_batches(batch_size=e.batch_size, steps=e.steps, seed=e.seed)
