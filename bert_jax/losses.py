@@ -35,8 +35,7 @@ def weighted(values: jax.Array, weights: jax.Array) -> Mean:
 def cross_entropy(logits: jax.Array, labels: jax.Array, weights: jax.Array) -> Mean:
     """Softmax cross-entropy in nats: logits [..., C], int32 labels [...], weights [...]."""
     logits = logits.astype(jnp.float32)
-    picked = jnp.take_along_axis(logits, labels[..., None], axis=-1)[..., 0]
-    return weighted(jax.nn.logsumexp(logits, axis=-1) - picked, weights)
+    return weighted(jax.nn.logsumexp(logits, axis=-1) - _at(logits, labels), weights)
 
 
 def soft_cross_entropy(logits: jax.Array, probabilities: jax.Array, weights: jax.Array) -> Mean:
@@ -47,8 +46,12 @@ def soft_cross_entropy(logits: jax.Array, probabilities: jax.Array, weights: jax
 def accuracy(logits: jax.Array, labels: jax.Array, weights: jax.Array) -> Mean:
     """How often no logit is above the label's: logits [..., C], int32 labels [...], weights [...]."""
     # Not by argmax, which on CPU takes as long over a vocabulary as the matrix product that made its logits.
-    picked = jnp.take_along_axis(logits, labels[..., None], axis=-1)[..., 0]
-    return weighted(picked >= jnp.max(logits, axis=-1), weights)
+    return weighted(_at(logits, labels) >= jnp.max(logits, axis=-1), weights)
+
+
+def _at(logits: jax.Array, labels: jax.Array) -> jax.Array:
+    """The labels' logits: [..., C] and [...] give [...]."""
+    return jnp.take_along_axis(logits, labels[..., None], axis=-1)[..., 0]
 
 
 def binary_cross_entropy(

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple, cast
@@ -209,7 +209,7 @@ def load(source: str | Path, *, strict: bool = True) -> PretrainedBert:
     set_up()
     opened = pretrained.open_source(source, strict=strict)
     return PretrainedBert(
-        config=replace(opened.config, attention="explicit"),  # whatever device it was trained on
+        config=opened.config,
         params=jax.tree.map(jax.numpy.asarray, opened.read_params()[0]),
         tokenizer=opened.tokenizer,
         task=opened.task,

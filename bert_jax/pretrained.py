@@ -93,7 +93,8 @@ def open_source(source: str | Path, *, strict: bool = True) -> Source:
             f"{source}: the model has {opened.config.vocab_size} pieces and the tokenizer beside it "
             f"{opened.tokenizer.vocab_size}; they do not belong together"
         )
-    return opened
+    # Fused attention is for the device that it was chosen for, perhaps not this one; the weights are the same.
+    return replace(opened, config=replace(opened.config, attention="explicit"))
 
 
 def _open_workdir(where: str, path: Path, step: int | None = None) -> Source:

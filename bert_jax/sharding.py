@@ -68,20 +68,21 @@ def set_up() -> None:
     JAX_COMPILATION_CACHE_DIR names another folder, JAX_ENABLE_COMPILATION_CACHE=false keeps nothing.
 
     On Linux, the C library keeps what is freed. XLA asks for all its working memory anew at each step, which the kernel
-    would otherwise fill with zeros, page by page: a third of a small model's step on a CPU.
+    would otherwise fill with zeros, page by page: a third of a small model's step on a CPU. Threads that were made
+    before keep a memory of their own, which is not kept; so call it before anything touches a device.
     """
+    libc = ctypes.CDLL(None) if sys.platform == "linux" else None
+    if libc and hasattr(libc, "gnu_get_libc_version"):
+        arena_max, mmap_max, trim_threshold = -8, -4, -1  # of glibc's malloc.h
+        libc.mallopt(arena_max, 1)
+        libc.mallopt(mmap_max, 0)
+        libc.mallopt(trim_threshold, 2**31 - 1)
     if jax.config.values["jax_compilation_cache_dir"] is None:
         home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
         # A folder for each kind of processor, for homes that several machines share.
         kind = hashlib.sha256(f"{platform.machine()} {_processor_features()}".encode()).hexdigest()[:8]
         jax.config.update("jax_compilation_cache_dir", str(home / "bert_jax" / f"compiled-{kind}"))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
-    libc = ctypes.CDLL(None)
-    if jax.default_backend() == "cpu" and hasattr(libc, "gnu_get_libc_version"):
-        arena_max, mmap_max, trim_threshold = -8, -4, -1  # of glibc's malloc.h
-        libc.mallopt(arena_max, 1)
-        libc.mallopt(mmap_max, 0)
-        libc.mallopt(trim_threshold, 2**31 - 1)
 
 
 def _processor_features() -> str:

@@ -20,7 +20,7 @@ from bert_jax.errors import InputError
 from bert_jax.evaluate import Evaluation, add, divide, evaluate, mean_figures, over_seeds
 from bert_jax.pretrained import Source
 from bert_jax.progress import Progress, Stop, Trace
-from bert_jax.sharding import Devices, is_first_host
+from bert_jax.sharding import Devices, is_first_host, set_up
 from bert_jax.step import TrainState, several_steps, train_step
 from bert_jax.tasks import Task
 from bert_jax.tokenizers import Tokenizer
@@ -52,7 +52,7 @@ def resolve(experiment: Experiment, workdir: Workdir | None = None) -> Run:
         stored = pretrained.read_experiment(workdir.path).model
     else:
         tokenizer = _find_tokenizer(experiment, source)
-        stored = replace(source.config, attention="explicit") if source else None
+        stored = source.config if source else None
     config = experiment.model or stored
     if config is None:
         raise InputError("experiment: give `model` (a BertConfig), or `init_from` to take the model from there")
@@ -136,6 +136,7 @@ def train(
         training could not go on: after a full disk or a lost file it continues, once that is mended, from the last
         checkpoint.
     """
+    set_up()
     first, folder = is_first_host(), Path(workdir)
     seeds = range(experiment.seed, experiment.seed + experiment.seeds)
     if not seeds:

@@ -6,34 +6,21 @@ from dataclasses import replace
 import jax
 import numpy as np
 import pytest
+from runs import MODEL, NAMES
 
-from bert_jax import tasks, tokenizers
-from bert_jax.config import BertConfig, Choices
+from bert_jax import tasks
+from bert_jax.config import Choices
 from bert_jax.data.tables import Row
 from bert_jax.errors import InputError
 from bert_jax.evaluate import run
 from bert_jax.sharding import Devices
 
-MODEL = BertConfig(
-    vocab_size=0,
-    hidden_size=16,
-    num_layers=1,
-    num_heads=2,
-    intermediate_size=32,
-    max_position_embeddings=16,
-)
-WORDS = ["red", "blue", "green", "gold", "small", "large", "Paris", "London", "cats", "doghouse"]
-
-
-@pytest.fixture(scope="module")
-def tokenizer():
-    rng = np.random.default_rng(0)
-    return tokenizers.train("wordpiece", [" ".join(rng.choice(WORDS, 8)) for _ in range(100)], 70)
+SMALL = replace(MODEL, num_layers=1, max_position_embeddings=16)
 
 
 def make(tokenizer, **fields):
     fields = Choices(**{"train": "t", "max_length": 16} | fields)
-    return tasks.make(fields, replace(MODEL, vocab_size=tokenizer.vocab_size), tokenizer)
+    return tasks.make(fields, replace(SMALL, vocab_size=tokenizer.vocab_size), tokenizer)
 
 
 def test_a_choice_scores_the_same_beside_others_as_alone(tokenizer):
@@ -51,7 +38,7 @@ def test_a_choice_scores_the_same_beside_others_as_alone(tokenizer):
 
 def test_rows_may_have_different_numbers_of_choices(tokenizer):
     task = make(tokenizer)
-    rows = [Row({"context": "red", "choices": WORDS[:n]}, f"f:{n}") for n in (2, 9, 3)]
+    rows = [Row({"context": "red", "choices": NAMES[:n]}, f"f:{n}") for n in (2, 9, 3)]
     params = task.model.init(jax.random.key(0), tasks.dummy_batch(task))["params"]
     batches = task.predict_batches(rows, batch_size=4)
     _, _, predictions = run(Devices("single", 4).evaluate_step(task.loss_fn), params, batches)

@@ -13,7 +13,7 @@ from dataclasses import replace
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from test_train import data, fine_tuning, lines, pretraining, silent  # noqa: F401
+from runs import fine_tuning, lines, pretraining, silent
 
 from bert_jax import train, workdir
 from bert_jax.checkpoint import Checkpoints
@@ -43,11 +43,11 @@ def poisoned(monkeypatch, steps):
         yield
 
 
-def short(data, **changes):  # noqa: F811
+def short(data, **changes):
     return fine_tuning(data, steps=12, log_every=4, checkpoint_every=4, **changes)
 
 
-def test_a_poisoned_batch_is_skipped_and_many_in_a_row_stop_the_run(data, tmp_path, monkeypatch):  # noqa: F811
+def test_a_poisoned_batch_is_skipped_and_many_in_a_row_stop_the_run(data, tmp_path, monkeypatch):
     experiment = short(data, max_skipped=3)
     with poisoned(monkeypatch, {2, 6, 7, 8}), pytest.raises(InputError) as told:
         train.train(experiment, tmp_path / "run", say=silent)
@@ -90,20 +90,20 @@ def full_disk(folder, kilobytes: int):
 
 
 @pytest.fixture(scope="module")
-def undisturbed(data, tmp_path_factory):  # noqa: F811
+def undisturbed(data, tmp_path_factory):
     folder = tmp_path_factory.mktemp("undisturbed")
     train.train(short(data), folder, say=silent)
     return (folder / "metrics.jsonl").read_text()
 
 
-def test_a_save_that_fails_says_so_and_the_run_goes_on_when_there_is_room(data, tmp_path, undisturbed):  # noqa: F811
+def test_a_save_that_fails_says_so_and_the_run_goes_on_when_there_is_room(data, tmp_path, undisturbed):
     with files_no_larger_than(3000), pytest.raises(InputError, match=r"run.*; .*give the same command again"):
         train.train(short(data), tmp_path / "run", say=silent)
     train.train(short(data), tmp_path / "run", say=silent)
     assert (tmp_path / "run/metrics.jsonl").read_text() == undisturbed
 
 
-def test_a_run_on_a_full_disk_says_so_and_goes_on_when_there_is_room(data, tmp_path, undisturbed):  # noqa: F811
+def test_a_run_on_a_full_disk_says_so_and_goes_on_when_there_is_room(data, tmp_path, undisturbed):
     with full_disk(tmp_path / "disk", kilobytes=400) as make_room:
         run = tmp_path / "disk/run"
         with pytest.raises(InputError, match=r"(No space left|ENOSPC).*give the same command again") as told:
@@ -132,7 +132,7 @@ def test_a_workdir_whose_last_lines_cannot_be_written_is_free_again(tmp_path, mo
         use(ValueError("what went wrong first"))
 
 
-def test_a_store_that_is_cut_short_is_named(data, tmp_path):  # noqa: F811
+def test_a_store_that_is_cut_short_is_named(data, tmp_path):
     tokens = data / "store" / "tokens.bin"
     whole = tokens.read_bytes()
     tokens.write_bytes(whole[:-2])
@@ -165,7 +165,7 @@ def test_a_second_signal_ends_at_once(name):
     assert "once more to end at once" in done.stderr
 
 
-def test_a_run_stopped_while_it_evaluates_evaluates_when_it_goes_on(data, tmp_path, monkeypatch):  # noqa: F811
+def test_a_run_stopped_while_it_evaluates_evaluates_when_it_goes_on(data, tmp_path, monkeypatch):
     experiment = short(data, eval_every=4)
     experiment = replace(experiment, task=replace(experiment.task, eval_limit=48))
     train.train(experiment, tmp_path / "whole", say=silent)
@@ -185,7 +185,7 @@ def test_a_run_stopped_while_it_evaluates_evaluates_when_it_goes_on(data, tmp_pa
     assert (tmp_path / "stopped/metrics.jsonl").read_text() == (tmp_path / "whole/metrics.jsonl").read_text()
 
 
-def test_the_workdir_tells_what_computed(data, tmp_path):  # noqa: F811
+def test_the_workdir_tells_what_computed(data, tmp_path):
     train.train(short(data), tmp_path / "run", say=silent)
     train.train(short(data), tmp_path / "run", say=silent)
     (entry,) = json.loads((tmp_path / "run/environment.json").read_text())
@@ -198,7 +198,7 @@ def test_a_folder_that_git_does_not_hold_has_no_revision(tmp_path):
     assert git_revision(tmp_path) is None
 
 
-def test_figures_of_speed_stay_out_of_metrics(data, tmp_path):  # noqa: F811
+def test_figures_of_speed_stay_out_of_metrics(data, tmp_path):
     result = train.train(short(data), tmp_path / "run", say=silent, profile=(6, 7))
     speed = lines(tmp_path / "run/speed.jsonl")[-1]
     assert speed.keys() == {"step", "seconds", "tokens_per_second", "padding_share", "mfu", "memory_bytes"}

@@ -7,8 +7,8 @@ import jax.extend
 import numpy as np
 import pytest
 from jax.sharding import NamedSharding
+from runs import MODEL, pretraining
 from test_sharding import KEEP_GRADIENT, ROWS, NoTokenizer, make_state, uneven_batch
-from test_train import MODEL, data, pretraining  # noqa: F401
 
 from bert_jax import flops, optimizer, plan, sharding, train
 from bert_jax.config import BertConfig, Pretraining, preset
@@ -74,7 +74,7 @@ def test_remat_takes_less_memory_and_gives_the_same_gradient():
 
 
 @pytest.mark.parametrize(("name", "devices"), [("bert-tiny", 2), ("bert-mini", 1)])
-def test_the_plan_says_what_the_compiled_step_and_the_model_say(name, devices, data):  # noqa: F811
+def test_the_plan_says_what_the_compiled_step_and_the_model_say(name, devices, data):
     model = preset(name, vocab_size=0, num_layers=1, max_position_embeddings=32)
     experiment = pretraining(data, model=model, batch_size=16, steps=100)
     found = plan.plan(experiment, "v5e", devices=devices, mfu=0.5)
@@ -111,7 +111,7 @@ def assert_as_compiled(run: train.Run, batch: dict[str, np.ndarray], layout: pla
     assert layout.activations == pytest.approx(need, rel=0.01)
 
 
-def test_a_plan_says_what_does_not_fit(data):  # noqa: F811
+def test_a_plan_says_what_does_not_fit(data):
     huge = plan.Memory(fsdp=1, remat=False, parameters=10**11, optimizer=0, activations=0)
     layout = plan.Plan(1, 1, 1, 1, 1.0, 1.0, (huge,), flops.ACCELERATORS["h100"], "")
     assert "does not fit" in str(layout)
@@ -124,7 +124,7 @@ def test_a_plan_tells_time_in_a_unit_that_suits_it(hours, told):
     assert told in str(plan.Plan(1, 1, 1, 1, 1.0, hours, (), flops.ACCELERATORS["h100"], ""))
 
 
-def test_an_accelerator_that_nobody_knows_is_refused(data):  # noqa: F811
+def test_an_accelerator_that_nobody_knows_is_refused(data):
     with pytest.raises(InputError, match="known are h200, h100"):
         plan.plan(pretraining(data), "abacus")
 

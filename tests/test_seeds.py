@@ -10,25 +10,18 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from runs import MODEL, WORDS
 
 from bert_jax import tokenizers, train
 from bert_jax.checkpoint import load_params
-from bert_jax.config import BertConfig, Experiment, Optimizer, Sequences
+from bert_jax.config import Experiment, Optimizer, Sequences
 from bert_jax.errors import InputError
 from bert_jax.losses import Mean, Outcome
 from bert_jax.predict import evaluate_source, load
 from bert_jax.sharding import Devices
 from bert_jax.step import TrainState, several_steps, train_step
 
-MODEL = BertConfig(
-    vocab_size=0,
-    hidden_size=16,
-    num_layers=1,
-    num_heads=2,
-    intermediate_size=32,
-    max_position_embeddings=32,
-)
-WORDS = ["red", "blue", "green", "gold", "small", "large", "old", "new", "cat", "dog"]
+SMALL = replace(MODEL, num_layers=1)
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +34,7 @@ def experiment(tmp_path_factory):
     (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     return Experiment(
         task=Sequences(folder=str(folder), train="rows.jsonl", eval="rows.jsonl", max_length=16),
-        model=MODEL,
+        model=SMALL,
         tokenizer=str(folder / "tokenizer"),
         optimizer=Optimizer(learning_rate=1e-2),
         batch_size=8,

@@ -8,24 +8,16 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
+from runs import MODEL, WORDS
 
 from bert_jax import tasks, tokenizers
-from bert_jax.config import BertConfig, Sequences
+from bert_jax.config import Sequences
 from bert_jax.data.tables import Row
 from bert_jax.errors import InputError
 from bert_jax.tasks.rows import balanced_weights, label_names, sequence
 from bert_jax.tasks.sequences import SequenceTask, encode_marked, marker_ids
 
-MODEL = BertConfig(
-    vocab_size=0,
-    hidden_size=16,
-    num_layers=1,
-    num_heads=2,
-    intermediate_size=32,
-    max_position_embeddings=128,
-)
-WORDS = ["red", "blue", "green", "gold", "small", "large", "old", "new", "cat", "dog"]
-WORDS += ["bird", "fish", "runs", "sleeps", "eats", "sings", "here", "there", "now", "then"]
+SMALL = replace(MODEL, num_layers=1, max_position_embeddings=128)
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +33,7 @@ def write(path, rows):
 
 def make(fields, tokenizer):
     fields = tasks.TASKS[type(fields).__name__].resolve(fields)
-    return tasks.make(fields, replace(MODEL, vocab_size=tokenizer.vocab_size), tokenizer)
+    return tasks.make(fields, replace(SMALL, vocab_size=tokenizer.vocab_size), tokenizer)
 
 
 def params_of(task, seed=0):
@@ -172,7 +164,7 @@ def test_cutting_a_long_text_keeps_its_markers(tokenizer, tmp_path, place):
     words = ["red"] * 100
     words[place : place + 3] = ["<<", "cat", ">>"]
     fields = Sequences(train="t", labels=("a", "b"), markers=("<<", ">>"), max_length=16)
-    task = SequenceTask(fields, replace(MODEL, vocab_size=600), Unused(tokenizer))
+    task = SequenceTask(fields, replace(SMALL, vocab_size=600), Unused(tokenizer))
     features = task.features([Row({"text": " ".join(words)}, "f:1")], labelled=False)
     assert len(features.input_ids) == 16
     assert [503, tokenizer.piece_id("cat"), 504] in [features.input_ids[i : i + 3].tolist() for i in range(14)]

@@ -7,35 +7,22 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from runs import MODEL, NAMES
 
-from bert_jax import metrics, tasks, tokenizers
-from bert_jax.config import BertConfig, Spans
+from bert_jax import metrics, tasks
+from bert_jax.config import Spans
 from bert_jax.data.tables import Row, read_rows
 from bert_jax.errors import InputError
 from bert_jax.evaluate import run
 from bert_jax.sharding import Devices
 from bert_jax.tasks.spans import BEGINNING, NO_SPAN
 
-MODEL = BertConfig(
-    vocab_size=0,
-    hidden_size=16,
-    num_layers=1,
-    num_heads=2,
-    intermediate_size=32,
-    max_position_embeddings=64,
-)
-WORDS = ["red", "blue", "green", "gold", "small", "large", "Paris", "London", "cats", "doghouse"]
-
-
-@pytest.fixture(scope="module")
-def tokenizer():
-    rng = np.random.default_rng(0)
-    return tokenizers.train("wordpiece", [" ".join(rng.choice(WORDS, 8)) for _ in range(100)], 70)
+SMALL = replace(MODEL, num_layers=1, max_position_embeddings=64)
 
 
 def make(tokenizer, **fields):
     fields = Spans(**{"train": "t", "max_length": 40, "stride": 12, "max_question_length": 6, "n_best": 5} | fields)
-    return tasks.make(fields, replace(MODEL, vocab_size=tokenizer.vocab_size), tokenizer)
+    return tasks.make(fields, replace(SMALL, vocab_size=tokenizer.vocab_size), tokenizer)
 
 
 def question(context, answers, identifier="q", text="red cats"):
@@ -46,7 +33,7 @@ def question(context, answers, identifier="q", text="red cats"):
 
 
 def context_of(count, seed=0):
-    return ", ".join(np.random.default_rng(seed).choice(WORDS, count).tolist())
+    return ", ".join(np.random.default_rng(seed).choice(NAMES, count).tolist())
 
 
 def sure(features, n_best=5):
@@ -67,7 +54,7 @@ def best(task, logits, spans):
 
 
 def test_an_answer_at_any_place_of_a_long_context_can_be_found(tokenizer):
-    words = [f"{word}{chr(97 + i % 26)}" for i, word in enumerate(np.random.default_rng(1).choice(WORDS, 150))]
+    words = [f"{word}{chr(97 + i % 26)}" for i, word in enumerate(np.random.default_rng(1).choice(NAMES, 150))]
     context = " ".join(words)
     starts = np.cumsum([0] + [len(word) + 1 for word in words])
     rows = [

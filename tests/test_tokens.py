@@ -6,37 +6,22 @@ from dataclasses import replace
 import jax
 import numpy as np
 import pytest
+from runs import NAMES, QUIET
 
-from bert_jax import tasks, tokenizers
-from bert_jax.config import BertConfig, Tokens
+from bert_jax import tasks
+from bert_jax.config import Tokens
 from bert_jax.data.tables import Row
 from bert_jax.errors import InputError
 from bert_jax.evaluate import run
 from bert_jax.sharding import Devices
 
-MODEL = BertConfig(
-    vocab_size=0,
-    hidden_size=16,
-    num_layers=1,
-    num_heads=2,
-    intermediate_size=32,
-    max_position_embeddings=64,
-    hidden_dropout=0.0,
-    attention_dropout=0.0,
-)
-WORDS = ["red", "blue", "green", "gold", "small", "large", "Paris", "London", "cats", "doghouse"]
+SMALL = replace(QUIET, num_layers=1, max_position_embeddings=64)
 LABELS = ("B-LOC", "I-LOC", "O")
-
-
-@pytest.fixture(scope="module")
-def tokenizer():
-    rng = np.random.default_rng(0)
-    return tokenizers.train("wordpiece", [" ".join(rng.choice(WORDS, 8)) for _ in range(100)], 70)
 
 
 def make(tokenizer, **fields):
     fields = Tokens(**{"train": "t", "labels": LABELS, "max_length": 24, "overlap": 8} | fields)
-    return tasks.make(fields, replace(MODEL, vocab_size=tokenizer.vocab_size), tokenizer)
+    return tasks.make(fields, replace(SMALL, vocab_size=tokenizer.vocab_size), tokenizer)
 
 
 def said(task, features, values):
@@ -51,7 +36,7 @@ def said(task, features, values):
 
 def sentence(count, seed=0):
     rng = np.random.default_rng(seed)
-    words = rng.choice(WORDS, count).tolist()
+    words = rng.choice(NAMES, count).tolist()
     return Row({"tokens": words, "tags": rng.choice(LABELS, count).tolist()}, f"f:{seed + 1}")
 
 

@@ -6,112 +6,17 @@ import signal
 import threading
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from runs import MODEL, WORDS, fine_tuning, lines, pretraining, silent
 
-from bert_jax import optimizer, tokenizers, train
-from bert_jax.config import BertConfig, Experiment, Optimizer, Pretraining, Sequences
-from bert_jax.data.prepare import prepare
+from bert_jax import optimizer, train
+from bert_jax.config import Optimizer, Sequences
 from bert_jax.errors import InputError
 from bert_jax.losses import Mean, Outcome
-
-MODEL = BertConfig(
-    vocab_size=0,
-    hidden_size=16,
-    num_layers=2,
-    num_heads=2,
-    intermediate_size=32,
-    max_position_embeddings=32,
-)
-QUIET = MODEL.__class__(**(MODEL.__dict__ | {"hidden_dropout": 0.0, "attention_dropout": 0.0}))
-WORDS = [
-    "red",
-    "blue",
-    "green",
-    "gold",
-    "small",
-    "large",
-    "old",
-    "new",
-    "cat",
-    "dog",
-    "bird",
-    "fish",
-    "runs",
-    "sleeps",
-    "eats",
-    "sings",
-    "here",
-    "there",
-    "now",
-    "then",
-]
-
-
-def texts(count: int, seed: int = 0) -> list[str]:
-    rng = np.random.default_rng(seed)
-    return [
-        "\n".join(" ".join(rng.choice(WORDS, rng.integers(4, 9))).capitalize() + "." for _ in range(rng.integers(3, 8)))
-        for _ in range(count)
-    ]
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory) -> Path:
-    """A tokenizer, a token store, and labelled rows whose label is a word in them."""
-    folder = tmp_path_factory.mktemp("data")
-    tokenizers.train("wordpiece", texts(200), 80).save(folder / "tokenizer")
-    (folder / "corpus.txt").write_text("\n\n".join(texts(200)))
-    prepare([str(folder / "corpus.txt")], folder / "tokenizer", folder / "store")
-    for name, seed in (("train", 1), ("dev", 2)):
-        rng = np.random.default_rng(seed)
-        rows = [{"text": " ".join(rng.choice(WORDS, 5)), "label": ["no", "yes"][n % 2]} for n in range(64)]
-        for row in rows:
-            row["text"] += " cat" if row["label"] == "yes" else " dog"
-        (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return folder
-
-
-def pretraining(data: Path, **changes) -> Experiment:
-    experiment = Experiment(
-        task=Pretraining(stores=(str(data / "store"),), sequence_length=32, held_out=0.1),
-        model=MODEL,
-        optimizer=Optimizer(learning_rate=1e-3),
-        batch_size=8,
-        steps=12,
-        log_every=5,
-        eval_every=6,
-        checkpoint_every=4,
-        sharding="single",
-    )
-    return replace(experiment, **changes)
-
-
-def fine_tuning(data: Path, **changes) -> Experiment:
-    experiment = Experiment(
-        task=Sequences(train=str(data / "train.jsonl"), eval=str(data / "dev.jsonl"), max_length=16),
-        model=QUIET,
-        tokenizer=str(data / "tokenizer"),
-        optimizer=Optimizer(learning_rate=3e-3),
-        batch_size=16,
-        steps=60,
-        eval_every=0,
-        sharding="single",
-    )
-    return replace(experiment, **changes)
-
-
-def silent(text: str) -> None:
-    del text
-
-
-def lines(path: Path) -> list[dict]:
-    return [json.loads(line) for line in path.read_text().splitlines()]
-
 
 # The step --------------------------------------------------------------------------------------------------------
 

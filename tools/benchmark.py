@@ -22,13 +22,15 @@ import benchmark_use
 import benchmarking
 import jax
 
+MODULES = {"training": benchmark_training, "use": benchmark_use}
+
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(dest="command")
     parser.add_argument("--json", type=Path, help="write the results there")
-    benchmark_training.add_options(commands.add_parser("training", help=benchmark_training.__doc__))
-    benchmark_use.add_options(commands.add_parser("use", help="fine-tuning, inference, start"))
+    for name, module in MODULES.items():
+        module.add_options(commands.add_parser(name, help=str(module.__doc__).splitlines()[0]))
     benchmark_data.add_command(commands)
     options = parser.parse_args()
     if options.command == "data":
@@ -36,12 +38,9 @@ def main() -> None:
         return
     machine = describe()
     print("\n".join(f"{name}: {value}" for name, value in machine.items()) + f"\n\n{benchmarking.HEADER}", flush=True)
-    results = []
-    for name, module in (("training", benchmark_training), ("use", benchmark_use)):
-        if options.command in (None, name):
-            defaults = argparse.ArgumentParser()
-            module.add_options(defaults)
-            results += module.run(options if options.command else defaults.parse_args([]))
+    # Without a command, each is measured as it is without options.
+    chosen = {options.command: options} if options.command else {name: parser.parse_args([name]) for name in MODULES}
+    results = [found for name, its_options in chosen.items() for found in MODULES[name].run(its_options)]
     if options.json:
         options.json.write_text(json.dumps({"machine": machine, "results": results}, indent=1) + "\n")
 

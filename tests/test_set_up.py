@@ -1,0 +1,64 @@
+"""What is compiled is kept where the user's caches are, and nothing that is wrong with it stops a run."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+COMPILES = """
+import jax
+from bert_jax.sharding import set_up
+
+set_up()
+
+@jax.jit
+def slow(x):
+    for i in range(300):
+        x = x * i + x[::-1]
+    return x
+
+print(slow(jax.numpy.ones(4)).sum())
+"""
+
+
+def compile_with(**variables):
+    """Runs COMPILES in a process that has these environment variables instead of the tests' own; its output."""
+    ours = ("JAX_COMPILATION_CACHE_DIR", "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "XLA_FLAGS")
+    env = {name: value for name, value in os.environ.items() if name not in ours}
+    env |= {name: str(value) for name, value in variables.items()}
+    done = subprocess.run([sys.executable, "-c", COMPILES], env=env, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def kept(folder):
+    return [path for path in folder.rglob("*-cache") if path.is_file()]
+
+
+def test_the_next_process_finds_what_one_compiled(tmp_path):
+    first = compile_with(XDG_CACHE_HOME=tmp_path)
+    times = {path: path.stat().st_mtime_ns for path in kept(tmp_path / "bert_jax")}
+    assert times
+    assert compile_with(XDG_CACHE_HOME=tmp_path) == first
+    assert {path: path.stat().st_mtime_ns for path in kept(tmp_path)} == times
+
+
+def test_the_environment_says_where_or_whether_it_is_kept(tmp_path):
+    compile_with(XDG_CACHE_HOME=tmp_path / "a", JAX_COMPILATION_CACHE_DIR=tmp_path / "b")
+    assert not kept(tmp_path / "a")
+    compile_with(XDG_CACHE_HOME=tmp_path / "c", JAX_ENABLE_COMPILATION_CACHE="false")
+    assert not kept(tmp_path / "c")
+
+
+@pytest.mark.parametrize("size", [0, 100])
+def test_a_kept_program_that_was_cut_short_is_compiled_again(tmp_path, size):
+    first = compile_with(XDG_CACHE_HOME=tmp_path)
+    for path in kept(tmp_path):
+        path.write_bytes(path.read_bytes()[:size])
+    assert compile_with(XDG_CACHE_HOME=tmp_path) == first
+
+
+def test_a_cache_folder_that_cannot_be_written_does_no_harm(tmp_path):
+    (tmp_path / "file").write_text("")
+    assert compile_with(XDG_CACHE_HOME=tmp_path / "file")
