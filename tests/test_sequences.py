@@ -301,6 +301,14 @@ def test_packed_batches_take_few_shapes_and_lose_nothing(tokenizer, tmp_path):
     assert min(filled) > 0.75
 
 
+def test_packed_rows_are_little_longer_than_the_longest_text(tokenizer, tmp_path):
+    rows = [{"text": "red " * count, "label": "ab"[count % 2]} for count in (1, 2, 3, 19)]
+    task = make(Sequences(train=write(tmp_path / "t.jsonl", rows), max_length=128, packing=True), tokenizer)
+    batches = task.train_batches(batch_size=4, steps=1, seed=0)
+    assert batches.features.lengths.max() == 21
+    assert batches(0)["input_ids"].shape[1] == 32
+
+
 def test_evaluation_is_never_packed(tokenizer, tmp_path):
     rows = [{"text": "red cat", "label": "ab"[i % 2]} for i in range(8)]
     path = write(tmp_path / "t.jsonl", rows)

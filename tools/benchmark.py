@@ -4,6 +4,7 @@
     python tools/benchmark.py training [--only PRESET]     a pre-training step; on a GPU, the GPU's sizes
     python tools/benchmark.py use [--model FOLDER] [--texts FILE]
     python tools/benchmark.py data [--corpus FILE...]      the data side, against transformers' collator
+    python tools/benchmark.py savings                      freezing the lower layers; several seeds in one run
 
 It needs the installed package, `torch` and `transformers`. Machines are noisy: read the ratios, not the speeds.
 """
@@ -17,6 +18,7 @@ import time
 from pathlib import Path
 
 import benchmark_data
+import benchmark_savings
 import benchmark_training
 import benchmark_use
 import benchmarking
@@ -32,8 +34,9 @@ def main() -> None:
     for name, module in MODULES.items():
         module.add_options(commands.add_parser(name, help=str(module.__doc__).splitlines()[0]))
     benchmark_data.add_command(commands)
+    benchmark_savings.add_command(commands)
     options = parser.parse_args()
-    if options.command == "data":
+    if options.command not in (None, *MODULES):
         options.run(options)
         return
     machine = describe()

@@ -100,17 +100,19 @@ def fine_tuning(folder: Path, texts: str) -> dict[str, Any]:
     return benchmarking.result("fine-tuning, 32 short texts a step", "real tokens/s", speeds, wanted=5)
 
 
-def our_steps(folder: Path, texts: str) -> Callable[[], int]:
+def our_steps(folder: Path, texts: str, frozen_layers: int | None = None) -> Callable[[], int]:
     """Steps of `bert_jax train`, its making of batches included; what the first twenty need is compiled before."""
     source = pretrained.open_source(str(folder))
     fields = tasks.TASKS["Sequences"].resolve(Sequences(train=texts, packing=True))
     task = tasks.make(fields, source.config, source.tokenizer)
     devices = Devices("single", BATCH)
-    change = optimizer.make(Optimizer(learning_rate=3e-5), 1000, source.config)
+    chosen = Optimizer(learning_rate=3e-5, frozen_layers=frozen_layers)
+    change = optimizer.make(chosen, 1000, source.config)
     params = task.model.init(jax.random.key(0), tasks.dummy_batch(task))["params"]
     params, _ = pretrained.fit(params, source)
     state = TrainState(jax.numpy.zeros((), np.int32), params, change.init(params), jax.random.key(0), change)
-    compiled = devices.train_step(train_step, loss_fn=task.loss_fn)
+    held = optimizer.frozen(params, chosen, source.config)
+    compiled = devices.train_step(train_step, loss_fn=optimizer.hold(task.loss_fn, held))
     batches = task.train_batches(batch_size=BATCH, steps=100_000, seed=0)
     numbers = itertools.count()
 

@@ -155,8 +155,9 @@ class RowBatches:
     Args:
       table: the rows that the features were made of.
       batch_size: examples in a batch.
-      max_length: tokens in a row.
-      packing: in training, several examples share a row: as many examples in fewer rows.
+      max_length: tokens in a row at most.
+      packing: in training, several examples share a row, which holds the longest of all: as many examples in fewer
+        rows.
       multiple: with packing, the number of rows is a multiple of it.
       host, hosts: of `hosts`, this one makes the rows of its part of each batch.
     """
@@ -180,6 +181,8 @@ class RowBatches:
         self.num_steps = -(-self.num_examples // batch_size)
         self._batch_size = batch_size
         self._max_length = max_length
+        # What attention costs a token grows with the row, so a row is little longer than the longest example.
+        self._row_length = min(-(-int(features.lengths.max(initial=1)) // 16) * 16, max_length)
         self._packing = packing and seed is not None
         self._multiple = multiple
         self._host, self._hosts = host, hosts
@@ -204,7 +207,7 @@ class RowBatches:
     def __call__(self, step: int) -> Arrays:
         rows = self.rows(step)
         if self._packing:  # which row an example is in depends on all of them
-            whole = packed(self.features, rows, self._max_length, self._multiple)
+            whole = packed(self.features, rows, self._row_length, self._multiple)
             return {name: self._mine(array) for name, array in whole.items()}
         longest = int(self.features.lengths[rows[rows >= 0]].max(initial=1))
         return padded(self.features, self._mine(rows), width(longest, self._max_length))
