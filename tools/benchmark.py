@@ -6,7 +6,8 @@
     python tools/benchmark.py data [--corpus FILE...]      the data side, against transformers' collator
     python tools/benchmark.py savings                      freezing the lower layers; several seeds in one run
 
-It needs the installed package, `torch` and `transformers`. Machines are noisy: read the ratios, not the speeds.
+It needs the installed package, `torch` and `transformers`; keras-hub is measured where it is installed. Machines are
+noisy: read the ratios, not the speeds.
 """
 
 import argparse

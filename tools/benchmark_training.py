@@ -1,6 +1,8 @@
 """Pre-training steps here and in PyTorch's `transformers`: the same sizes, the same batch, in turn."""
 
 import argparse
+import importlib.util
+import os
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -70,6 +72,8 @@ def measure(case: Case, options: argparse.Namespace, gpu: bool) -> dict[str, Any
     works: dict[str, Any] = {"ours": (our_step, config, batch), "matmul": (matmul, config.dtype)}
     if not options.without_torch:
         works["theirs"] = (their_step, config, batch, gpu)
+    if importlib.util.find_spec("keras_hub"):
+        works["keras"] = (keras_step, config, batch)
     speeds = benchmarking.alternate(works)
     peak = speeds.pop("matmul")
     dropout = f", dropout {case.dropout}" if gpu else ""
@@ -157,6 +161,40 @@ def their_step(config: BertConfig, batch: dict[str, np.ndarray], gpu: bool) -> C
         rate.step()
         if device == "cuda":
             torch.cuda.synchronize()
+        return batch["input_ids"].size
+
+    return step
+
+
+def keras_step(config: BertConfig, batch: dict[str, np.ndarray]) -> Callable[[], int]:
+    """The same step with keras-hub on its JAX backend, without the pairs, which it does not have."""
+    os.environ["KERAS_BACKEND"] = "jax"
+    import keras  # type: ignore[import-not-found]
+    import keras_hub  # type: ignore[import-not-found]
+
+    if config.dtype == "bfloat16":
+        keras.config.set_dtype_policy("mixed_bfloat16")
+    backbone = keras_hub.models.BertBackbone(
+        vocabulary_size=config.vocab_size,
+        num_layers=config.num_layers,
+        num_heads=config.num_heads,
+        hidden_dim=config.hidden_size,
+        intermediate_dim=config.intermediate_size,
+        dropout=config.hidden_dropout,
+        max_sequence_length=config.max_position_embeddings,
+    )
+    model = keras_hub.models.BertMaskedLM(backbone)
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    model.compile(keras.optimizers.AdamW(1e-4, weight_decay=0.01, global_clipnorm=1.0), loss, jit_compile=True)
+    inputs = {
+        "token_ids": batch["input_ids"],
+        "segment_ids": batch["token_type_ids"],
+        "padding_mask": batch["sequence_ids"],
+        "mask_positions": batch["masked_positions"],
+    }
+
+    def step() -> int:
+        model.train_on_batch(inputs, batch["masked_labels"])
         return batch["input_ids"].size
 
     return step

@@ -26,6 +26,7 @@ import bert_jax
 from bert_jax import optimizer, pretrained, quickstart, tasks
 from bert_jax.config import BertConfig, Optimizer, Sequences
 from bert_jax.data import tables
+from bert_jax.data.pipeline import prefetch
 from bert_jax.heads import BertForSequences
 from bert_jax.interop import huggingface
 from bert_jax.sharding import Devices
@@ -101,7 +102,10 @@ def fine_tuning(folder: Path, texts: str) -> dict[str, Any]:
 
 
 def our_steps(folder: Path, texts: str, frozen_layers: int | None = None) -> Callable[[], int]:
-    """Steps of `bert_jax train`, its making of batches included; what the first twenty need is compiled before."""
+    """Steps as `bert_jax train` takes them: batches are made ahead, and a step's figures read when the next has begun.
+
+    What the first twenty need is compiled before.
+    """
     source = pretrained.open_source(str(folder))
     fields = tasks.TASKS["Sequences"].resolve(Sequences(train=texts, packing=True))
     task = tasks.make(fields, source.config, source.tokenizer)
@@ -113,13 +117,16 @@ def our_steps(folder: Path, texts: str, frozen_layers: int | None = None) -> Cal
     state = TrainState(jax.numpy.zeros((), np.int32), params, change.init(params), jax.random.key(0), change)
     held = optimizer.frozen(params, chosen, source.config)
     compiled = devices.train_step(train_step, loss_fn=optimizer.hold(task.loss_fn, held))
-    batches = task.train_batches(batch_size=BATCH, steps=100_000, seed=0)
-    numbers = itertools.count()
+    batches = prefetch(task.train_batches(batch_size=BATCH, steps=100_000, seed=0), 0, 100_000)
+    before: dict[str, Any] = {}
 
     def step() -> int:
-        nonlocal state
-        state, sums = compiled(state, batches(next(numbers)))
-        return int(sums["tokens"])
+        nonlocal state, before
+        batch = next(batches)
+        state, sums = compiled(state, batch)
+        jax.block_until_ready(before)
+        before = sums
+        return int((batch["sequence_ids"] > 0).sum())
 
     for _ in range(20):
         step()

@@ -75,8 +75,8 @@ def result(
     """One measurement, which it also prints.
 
     Args:
-      speeds: "ours" and "theirs", the latter where PyTorch was measured.
-      wanted: the ratio of the two that is the aim.
+      speeds: "ours", and "theirs" and "keras" where PyTorch and keras-hub were measured.
+      wanted: the ratio of ours to PyTorch's that is the aim.
       rate, peak, wanted_share: floating-point operations a second of ours and of a matrix product, and the aim.
     """
     found: dict[str, Any] = {"work": work, "unit": unit, **speeds, "wanted": wanted}
@@ -89,8 +89,8 @@ def result(
 
 
 HEADER = (
-    "| work | unit | bert_jax | PyTorch | ratio | wanted | GFLOP/s | of matmul | wanted |\n"
-    "|---|---|---|---|---|---|---|---|---|"
+    "| work | unit | bert_jax | PyTorch | ratio | wanted | keras-hub | GFLOP/s | of matmul | wanted |\n"
+    "|---|---|---|---|---|---|---|---|---|---|"
 )
 
 
@@ -108,6 +108,7 @@ def line(found: Mapping[str, Any]) -> str:
         shown("theirs", ",.0f"),
         shown("ratio", ".2f"),
         shown("wanted", ".3g"),
+        shown("keras", ",.0f"),
         gigaflops,
         shown("share", ".0%"),
         shown("wanted_share", ".0%"),
