@@ -2,9 +2,13 @@
 
 import importlib.util
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from runs import silent
+
+from bert_jax.train import train
 
 ROOT = Path(__file__).parent.parent
 
@@ -46,3 +50,35 @@ def test_a_figure_and_a_table_are_made_of_a_file_alone(tool, tmp_path, experimen
     lines = tool.section(results).splitlines()
     assert f"| {runs[0]} | accuracy 60.0 ± 14.1 % | 2 | 1,234 | 9 | 5,000 | 2 |" in lines
     assert "**Found.**" in lines
+
+
+def test_what_pytorch_found_and_what_was_changed_stand_in_the_table(tool):
+    one = {"kind": "Tokens", "steps": 9, "tokens": 5000, "seconds": 2.5, "parameters": 1234}
+    found = {"ncbi_disease": one | {"figures": {"f1": [0.5, 0.7]}, "flags": {"task.eval_limit": 700}}}
+    found["ncbi_disease"]["pytorch"] = {"f1": [0.4, 0.4]}
+    text = tool.section({"experiment": "named_entities", "finding": "", "does_not_show": "", "runs": found})
+    assert "| ncbi_disease `--task.eval-limit 700` | f1 60.0 ± 14.1 % | f1 40.0 ± 0.0 % | 2 |" in text
+    assert "PyTorch" in text
+
+
+def test_collecting_reads_each_seed_of_a_run_and_keeps_what_was_written_by_hand(tool, data, tmp_path, monkeypatch):
+    monkeypatch.setattr(tool, "EXPERIMENTS", tmp_path)
+    monkeypatch.setattr(tool, "RESULTS", tmp_path / "results")
+    (tmp_path / "tuned.py").write_text(
+        "from runs import fine_tuning\nfrom pathlib import Path\n"
+        f"experiment = fine_tuning(Path({str(data)!r}), steps=2, seeds=2)\n"
+    )
+    experiment = tool.load_experiments(tmp_path / "tuned.py")[""]
+    limited = replace(experiment, task=replace(experiment.task, limit=20))
+    train(limited, tmp_path / "runs/tuned", say=silent)
+    lines = [{"seed": seed, "metrics": {"accuracy": 0.1 * seed}} for seed in (1, 0)]
+    (tmp_path / "tuned-tuned.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    path = tool.collect(tmp_path / "runs/tuned", tmp_path)
+    found = json.loads(path.read_text())
+    scores = json.loads((tmp_path / "runs/tuned/seeds.json").read_text())["runs"]
+    assert found["runs"]["tuned"]["figures"]["accuracy"] == [round(scores[seed]["accuracy"], 5) for seed in "01"]
+    assert found["runs"]["tuned"]["pytorch"] == {"accuracy": [0.0, 0.1]}
+    assert found["runs"]["tuned"]["flags"] == {"task.limit": 20}
+    path.write_text(json.dumps(found | {"finding": "By hand."}))
+    tool.collect(tmp_path / "runs/tuned", tmp_path)
+    assert json.loads(path.read_text())["finding"] == "By hand."

@@ -1,10 +1,12 @@
 """Collects what sweeps found into small files, and rebuilds the table and the figures of experiments/ from those.
 
     python tools/results.py collect runs/freezing    # reads a sweep's workdir, writes experiments/results/freezing.json
+    python tools/results.py collect runs/glue --pytorch pytorch    # and pytorch/glue-sst2.jsonl beside its run sst2
     python tools/results.py                          # what `make results` does: table and figures, no run needed
 
-A file of results names the experiment, and holds for each finished run the score of every seed and what it cost. Its
-"finding" and "does_not_show" are written by hand, and kept when it is collected again.
+A file of results names the experiment, and holds for each finished run the score of every seed, what it cost and which
+flags it was given, and where there are any, the scores of tools/compare_fine_tuning.py. Its "finding" and
+"does_not_show" are written by hand, and kept when it is collected again.
 """
 
 import argparse
@@ -22,6 +24,7 @@ matplotlib.use("svg")
 import matplotlib.pyplot as plt
 
 from bert_jax.cli import load_experiments
+from bert_jax.config import Experiment, differences, to_json
 from bert_jax.pretrained import open_source
 from bert_jax.report.runs import Variant, find_runs, group_seeds
 
@@ -29,13 +32,18 @@ EXPERIMENTS = Path(__file__).parent.parent / "experiments"
 RESULTS = EXPERIMENTS / "results"
 README = EXPERIMENTS / "README.md"
 BEGIN, END = "<!-- results: written by `make results` -->", "<!-- end of results -->"
-# What is kept of a run's figures, the first of them being its score.
+# What is kept of a run's figures, by experiment or kind of task; the first that there is, is its score.
 FIGURES = {
+    "glue": ("matthews", "pearson", "spearman", "accuracy"),
     "Pretraining": ("mlm_accuracy", "mlm_loss", "pair_accuracy"),
     "Sequences": ("accuracy", "mean_average_precision", "f1_micro"),
     "Distillation": ("accuracy",),
     "Tokens": ("f1",),
+    "Spans": ("f1", "exact_match"),
+    "Choices": ("accuracy",),
 }
+# Flags whose values are kept where they are not the experiment file's.
+FLAGS = ("epochs", "init_from", "task.eval", "task.eval_limit", "task.limit", "task.train")
 # Experiments whose runs are points of curves: how a run's name gives panel, place on the x axis, and curve.
 CURVES = {
     "from_scratch_or_pretrained": r"(?P<panel>\w+)-(?P<x>\d+|all)-(?P<line>.+)",
@@ -44,39 +52,56 @@ CURVES = {
 X_LABELS = {"from_scratch_or_pretrained": "labels", "what_the_weights_learn": "steps of pre-training"}
 
 
-def collect(workdir: Path) -> Path:
-    """Writes the finished runs of the sweep in `workdir`, named as its experiment file is, and returns the file."""
-    path = RESULTS / f"{workdir.name}.json"
+def collect(workdir: Path, pytorch: Path | None = None) -> Path:
+    """Writes the finished runs of the experiment in `workdir`, named as its file is, and returns the results' file."""
+    name = workdir.name
+    path = RESULTS / f"{name}.json"
     old = json.loads(path.read_text()) if path.exists() else {}
+    experiments = load_experiments(EXPERIMENTS / f"{name}.py")
     runs, _ = find_runs([workdir])
     found = {}
     for variant in group_seeds(run for run in runs if run.finished):
-        found[variant.runs[0].path.relative_to(workdir.resolve()).parts[0]] = summary(variant)
+        # An experiment that is alone in its file has the workdir to itself.
+        run = "" if "" in experiments else variant.runs[0].path.relative_to(workdir.resolve()).parts[0]
+        if run in experiments:
+            found[run] = summary(variant, name, experiments[run])
+            theirs = pytorch / f"{name}-{run or name}.jsonl" if pytorch else None
+            if theirs is not None and theirs.exists():
+                lines = [json.loads(line) for line in theirs.read_text().splitlines()]
+                scores = [line["metrics"] for line in sorted(lines, key=lambda line: line["seed"])]
+                found[run]["pytorch"] = rounded(scores, list(found[run]["figures"]))
     results = {
-        "experiment": workdir.name,
+        "experiment": name,
         "finding": old.get("finding", ""),
         "does_not_show": old.get("does_not_show", ""),
-        "runs": {name: found[name] for name in load_experiments(EXPERIMENTS / f"{workdir.name}.py") if name in found},
+        "runs": {run or name: found[run] for run in experiments if run in found},
     }
     RESULTS.mkdir(exist_ok=True)
     path.write_text(json.dumps(results, indent=1) + "\n")
     return path
 
 
-def summary(variant: Variant) -> dict[str, Any]:
-    """The figures of each seed, in their order, and the mean cost of one."""
+def summary(variant: Variant, name: str, experiment: Experiment) -> dict[str, Any]:
+    """The figures of each seed, in their order, the mean cost of one, and the flags that were given."""
     first = variant.runs[0]
     scores = [run.scores for run in variant.runs]
-    names = [name for name in FIGURES[first.kind] if name in scores[0]]
+    names = [figure for figure in FIGURES.get(name, FIGURES[first.kind]) if figure in scores[0]]
     params, _ = open_source(first.path).read_params()
+    changed = differences(to_json(experiment), first.experiment)
     return {
         "kind": first.kind,
-        "figures": {name: [round(score[name], 5) for score in scores] for name in names},
+        "flags": {flag: changed[flag][1] for flag in FLAGS if flag in changed},
+        "figures": rounded(scores, names),
         "steps": first.step,
         "tokens": round(statistics.fmean(run.result["tokens"] for run in variant.runs)),
         "seconds": round(statistics.fmean(run.result["seconds"] for run in variant.runs), 1),
         "parameters": count(params),
     }
+
+
+def rounded(scores: list[dict[str, float]], names: list[str]) -> dict[str, list[float]]:
+    """Each figure over the seeds."""
+    return {name: [round(score[name], 5) for score in scores] for name in names}
 
 
 def count(params: Any) -> int:
@@ -91,6 +116,16 @@ def shown(values: list[float], name: str) -> str:
     return f"{mean} ± {scale * statistics.stdev(values):.1f}{unit}" if len(values) > 1 else mean + unit
 
 
+def row(cells: list[str]) -> str:
+    """A line of a Markdown table."""
+    return f"| {' | '.join(cells)} |"
+
+
+def figures(found: dict[str, list[float]]) -> str:
+    """All figures of a run, as means with spreads."""
+    return ", ".join(f"{name.replace('_', ' ')} {shown(values, name)}" for name, values in found.items())
+
+
 def section(results: dict[str, Any]) -> str:
     """One experiment's part of the README."""
     name = results["experiment"]
@@ -102,12 +137,17 @@ def section(results: dict[str, Any]) -> str:
     if results["does_not_show"]:
         lines += [f"It does not show {results['does_not_show']}", ""]
     lines += [f"![{name}](results/{name}.svg)", ""]
-    lines += ["| run | figures | seeds | parameters | steps | tokens | seconds |", "|---|---|---|---|---|---|---|"]
+    beside = any("pytorch" in found for found in results["runs"].values())
+    columns = ["run", "figures", *(["the same in PyTorch"] if beside else []), "seeds", "parameters", "steps", "tokens"]
+    columns.append("seconds")
+    lines += [row(columns), row(["---"] * len(columns))]
     for run, found in results["runs"].items():
-        figures = ", ".join(f"{figure.replace('_', ' ')} {shown(v, figure)}" for figure, v in found["figures"].items())
-        seeds = len(next(iter(found["figures"].values())))
-        cost = f"{found['parameters']:,} | {found['steps']:,} | {found['tokens']:,} | {found['seconds']:,.0f}"
-        lines.append(f"| {run} | {figures} | {seeds} | {cost} |")
+        flags = "".join(f" `--{flag.replace('_', '-')} {value}`" for flag, value in found.get("flags", {}).items())
+        cells = [run + flags, figures(found["figures"])]
+        cells += [figures(found.get("pytorch", {}))] if beside else []
+        cells.append(str(len(next(iter(found["figures"].values())))))
+        cells += [f"{found[name]:,}" for name in ("parameters", "steps", "tokens")]
+        lines.append(row([*cells, f"{found['seconds']:,.0f}"]))
     return "\n".join([*lines, ""])
 
 
@@ -187,9 +227,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("command", nargs="?", choices=["collect"], help="read sweeps' workdirs first")
     parser.add_argument("workdirs", nargs="*", type=Path)
+    parser.add_argument("--pytorch", type=Path, help="the folder of compare_fine_tuning.py's EXPERIMENT-RUN.jsonl")
     arguments = parser.parse_args()
     for workdir in arguments.workdirs:
-        print(f"wrote {collect(workdir)}")
+        print(f"wrote {collect(workdir, arguments.pytorch)}")
     rebuild()
 
 
