@@ -444,6 +444,29 @@ def test_the_summary_can_be_printed(tmp_path):
     assert re.search(r"from-pretrained\s+2\s+0\.8\d+ ± 0\.0", printed)
 
 
+def test_a_narrow_terminal_prints_many_experiments_in_words_that_stay_whole(tmp_path):
+    names = ("steps", "log_every", "eval_every", "checkpoint_every", "keep_checkpoints", "batch_size", "max_skipped")
+    for number in range(12):
+        rate = Optimizer(learning_rate=1e-3 * (number + 1), weight_decay=0.01 * number, b1=0.9 + 0.001 * number)
+        experiment = pretrain(optimizer=rate, init_from=f"from{number}", **dict.fromkeys(names, 9 + number))
+        write_bare(tmp_path / f"run{number}", experiment, mlm_accuracy=0.5)
+    console = Console(file=StringIO(), width=80)
+    print_summary([tmp_path], console)
+    printed = " ".join(console.file.getvalue().split())
+    assert printed.count("optimizer.learning_rate 0.0") == 12
+
+
+def test_what_the_data_gives_away_is_shown_and_no_score_to_be_best_in(tmp_path):
+    for name, chance in (("a", 0.05), ("b", 0.07)):
+        write_bare(
+            tmp_path / name, pretrain(steps=10 if name == "a" else 20), mlm_accuracy=0.3, unigram_accuracy=chance
+        )
+    report([tmp_path], tmp_path / "out.html")
+    page = (tmp_path / "out.html").read_text()
+    assert "0.0700" in page
+    assert not re.search(r'class="n best">0\.07', page)
+
+
 def watched(workdir: Path, **arguments) -> str:
     console = Console(file=StringIO(), width=120)
     watch(workdir, console=console, **arguments)

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from rich import box
 from rich.console import Console
+from rich.padding import Padding
 from rich.table import Table as RichTable
 from rich.text import Text
 
@@ -73,6 +74,14 @@ def print_summary(workdirs: Sequence[str | Path], console: Console | None = None
         if len(table.columns) < 2 or not table.rows:
             continue
         texts = table.texts()
+        if 8 * len(table.columns) > console.width:
+            # No room for columns that can be read: a paragraph for each row.
+            console.print(Text(table.title, style="bold"))
+            for first, *rest in texts:
+                named = (f"{name} {text}" for name, text in zip(table.columns[1:], rest, strict=True) if text)
+                console.print(Padding(Text.assemble((first, "bold"), ": ", ", ".join(named)), (0, 0, 0, 2)))
+            console.print()
+            continue
         shown = RichTable(title=table.title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD)
         for number, name in enumerate(table.columns):
             # Names stay readable in a narrow terminal; the figures beside them may take several lines.

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from bert_jax.report.runs import Variant
-from bert_jax.report.tables import Measure, count_text, figure_names, lower_is_better
+from bert_jax.report.tables import REFERENCES, Measure, count_text, figure_names, lower_is_better
 
 NUM_COLOURS = 7  # that stay apart for colour-blind readers, as --c0 to --c6 in the style sheet
 _MAX_POINTS = 160  # of a curve; more than a screen shows
@@ -56,7 +56,7 @@ def curves(variants: Sequence[Variant]) -> str:
     """
     colours = rank_colours(variants)
     keys = [key for variant in variants for run in variant.runs for key in run.figures]
-    figures = list(dict.fromkeys(figure for figure, _ in keys))
+    figures = [figure for figure in dict.fromkeys(figure for figure, _ in keys) if figure not in REFERENCES]
     evaluated = {figure for figure, split in keys if split == "eval"}
     figures.sort(key=lambda name: (name in _LAST_FIGURES, name not in evaluated, lower_is_better(name)))
     drawn: dict[tuple, str] = {}

@@ -11,6 +11,7 @@ from bert_jax.report import charts
 from bert_jax.report.assets import CSS, SCRIPT
 from bert_jax.report.runs import Notes, Run, Variant, is_number
 from bert_jax.report.tables import (
+    REFERENCES,
     Measure,
     Table,
     by_kind,
@@ -121,7 +122,7 @@ def _scores(variants: Sequence[Variant], colours: Sequence[str]) -> str:
         means = {measure.mean for measure in measures}
         if axis := charts.strip_axis(measures):
             axes[i] = axis
-        if len(means) > 1:
+        if len(means) > 1 and name not in REFERENCES:
             best[i] = (min if lower_is_better(name) else max)(means)
     rows = []
     for number, (row, texts, colour) in enumerate(zip(table.rows, table.texts(), colours, strict=True)):

@@ -173,6 +173,10 @@ def confusion_counts(variant: Variant) -> tuple[list[str], list[list[float]]] | 
     return (labels, total) if total else None
 
 
+# What the data gives away to one who knows nothing: shown, but nothing to be better in.
+REFERENCES = frozenset({"unigram_accuracy"})
+
+
 def figure_names(scores: Iterable[dict[str, float]]) -> list[str]:
     """Returns the names in the order they first occur, losses last; a loss under a second name is left out."""
     rows = list(scores)
