@@ -16,7 +16,7 @@ os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.1"
 import jax
 import numpy as np
 import pytest
-from runs import NAMES, WORDS, texts
+from tiny import NAMES, WORDS, texts
 
 from bert_jax import tokenizers
 from bert_jax.data.prepare import prepare

@@ -13,7 +13,7 @@ from dataclasses import replace
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from runs import fine_tuning, lines, pretraining, silent
+from tiny import fine_tuning, lines, pretraining, silent
 
 from bert_jax import train, workdir
 from bert_jax.checkpoint import Checkpoints

@@ -7,8 +7,8 @@ import jax.extend
 import numpy as np
 import pytest
 from jax.sharding import NamedSharding
-from runs import MODEL, pretraining
 from test_sharding import KEEP_GRADIENT, ROWS, NoTokenizer, make_state, uneven_batch
+from tiny import MODEL, pretraining
 
 from bert_jax import flops, optimizer, plan, sharding, train
 from bert_jax.config import BertConfig, Pretraining, preset

@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from runs import silent
+from tiny import silent
 
 from bert_jax.train import train
 
@@ -65,7 +65,7 @@ def test_collecting_reads_each_seed_of_a_run_and_keeps_what_was_written_by_hand(
     monkeypatch.setattr(tool, "EXPERIMENTS", tmp_path)
     monkeypatch.setattr(tool, "RESULTS", tmp_path / "results")
     (tmp_path / "tuned.py").write_text(
-        "from runs import fine_tuning\nfrom pathlib import Path\n"
+        "from tiny import fine_tuning\nfrom pathlib import Path\n"
         f"experiment = fine_tuning(Path({str(data)!r}), steps=2, seeds=2)\n"
     )
     experiment = tool.load_experiments(tmp_path / "tuned.py")[""]

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from runs import MODEL, WORDS
+from tiny import MODEL, WORDS
 
 from bert_jax import tokenizers, train
 from bert_jax.checkpoint import load_params

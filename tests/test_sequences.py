@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
-from runs import MODEL, WORDS
+from tiny import MODEL, WORDS
 
 from bert_jax import tasks, tokenizers
 from bert_jax.config import Sequences

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from runs import MODEL, NAMES
+from tiny import MODEL, NAMES
 
 from bert_jax import metrics, tasks
 from bert_jax.config import Spans

@@ -6,7 +6,7 @@ from dataclasses import replace
 import jax
 import numpy as np
 import pytest
-from runs import NAMES, QUIET
+from tiny import NAMES, QUIET
 
 from bert_jax import tasks
 from bert_jax.config import Tokens

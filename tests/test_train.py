@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from runs import MODEL, WORDS, fine_tuning, lines, pretraining, silent
+from tiny import MODEL, WORDS, fine_tuning, lines, pretraining, silent
 
 from bert_jax import optimizer, train
 from bert_jax.config import Optimizer, Sequences
