@@ -89,7 +89,7 @@ def summary(variant: Variant, name: str, experiment: Experiment) -> dict[str, An
     params, _ = open_source(first.path).read_params()
     changed = differences(to_json(experiment), first.experiment)
     if (experiment.init_from or "").startswith("run:"):  # which the workdir has as a path
-        del changed["init_from"]
+        changed.pop("init_from", None)
     return {
         "kind": first.kind,
         "flags": {flag: changed[flag][1] for flag in FLAGS if flag in changed},
