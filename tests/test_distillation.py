@@ -48,13 +48,14 @@ def folder(tmp_path_factory):
     return folder
 
 
-def write_teacher(target, experiment):
+def write_teacher(target, experiment, config=TEACHER):
     """Writes random weights as a run of `experiment`'s task."""
     fields = SequenceTask.resolve(experiment.task)
     tokenizer = tokenizers.load(Path(experiment.tokenizer))
-    task = SequenceTask(fields, replace(TEACHER, vocab_size=tokenizer.vocab_size), tokenizer)
+    task = SequenceTask(fields, replace(config, vocab_size=tokenizer.vocab_size, attention="explicit"), tokenizer)
     params = jax.jit(task.model.init)(jax.random.key(0), tasks.dummy_batch(task))["params"]
-    write_source(Source("", task.config, tokenizer, fields, lambda: (params, Notes())), target, "orbax")
+    config = replace(task.config, attention=config.attention)
+    write_source(Source("", config, tokenizer, fields, lambda: (params, Notes())), target, "orbax")
 
 
 def run_of(data, kind, **fields):
@@ -145,6 +146,14 @@ def test_a_weight_between_the_limits_mixes_the_two_losses(folder):
     mixed = losses_of(made(folder, hard_weight=0.25, temperature=2.0))[0]
     assert mixed["class_loss"] == pytest.approx(0.25 * hard["class_loss"])
     assert mixed["teacher_loss"] == pytest.approx(0.75 * matching["teacher_loss"])
+
+
+def test_a_teacher_trained_with_a_gpus_attention_answers_here(folder, tmp_path):
+    fused = replace(TEACHER, hidden_size=16, attention="cudnn", attention_dropout=0.0, dtype="bfloat16")
+    write_teacher(tmp_path / "teacher", run_of(folder, Sequences), fused)
+    assert '"cudnn"' in (tmp_path / "teacher" / "experiment.json").read_text()
+    batch = made(folder, teacher=str(tmp_path / "teacher")).train_batches(batch_size=8, steps=1, seed=0)(0)
+    assert np.isfinite(batch["teacher_logits"]).all()
 
 
 def test_gradients_keep_their_scale_at_high_temperatures():

@@ -62,3 +62,32 @@ def test_a_kept_program_that_was_cut_short_is_compiled_again(tmp_path, size):
 def test_a_cache_folder_that_cannot_be_written_does_no_harm(tmp_path):
     (tmp_path / "file").write_text("")
     assert compile_with(XDG_CACHE_HOME=tmp_path / "file")
+
+
+TRAINS = """
+import resource
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+from tiny import pretraining
+from bert_jax.train import train
+
+def say(text):
+    if text.startswith("step"):
+        print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt)
+
+data = Path(sys.argv[1])
+experiment = pretraining(data, steps=60, batch_size=64, log_every=20, eval_every=0, checkpoint_every=0)
+experiment = replace(experiment, model=replace(experiment.model, hidden_size=128, intermediate_size=512))
+train(experiment, data / "run", say=say)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the C library is told on Linux alone")
+def test_a_step_of_training_gets_no_new_memory_from_the_kernel(data):
+    """What passes through twenty steps here fills some 100,000 pages."""
+    env = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path), "XLA_FLAGS": ""}
+    command = [sys.executable, "-c", TRAINS, data]
+    faults = subprocess.run(command, env=env, capture_output=True, text=True, check=True).stdout.split()
+    assert int(faults[2]) - int(faults[1]) < 40_000, faults
