@@ -1,127 +1,21 @@
 """The report: what it computes from workdirs' files, that it survives their being broken, and that it loads nothing."""
 
 import json
-import math
-import os
-import random
 import re
-import threading
-import time
 from html.parser import HTMLParser
 from io import StringIO
 from pathlib import Path
 
 import pytest
+from fake_runs import classify, pretrain, write_bare, write_lines, write_quickstart, write_run
 from rich.console import Console
 
-from bert_jax.config import Experiment, Optimizer, Pretraining, Sequences, preset, to_json
+from bert_jax.config import Optimizer
 from bert_jax.errors import InputError
-from bert_jax.report import print_summary, report, summary, watch
+from bert_jax.report import print_summary, report, summary
 from bert_jax.report.charts import make_axis, tick_texts
 from bert_jax.report.runs import find_runs, group_seeds
 from bert_jax.report.tables import shared_table
-
-LABELS = ("numpy", "scipy", "sklearn", "jax")
-TEXTS = (
-    "Return a new array of given shape and type, filled with ones. The order is that of the memory layout.",
-    "Compute the singular value decomposition of a banded matrix <b>in place</b> & return the factors.",
-    "Fit the estimator on the training rows and return the score of a held-out part of them.",
-    "Map a function over leading axes, with the compiled one called once for each device.",
-)
-
-
-def write_lines(path: Path, lines: list[dict]) -> None:
-    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
-
-
-def write_run(folder: Path, experiment: Experiment, target: float, *, pace: float = 0.2, stop_at: float = 1.0) -> Path:
-    """Writes a workdir with curves like real ones, which end near `target`; `stop_at` cuts the run at a share of it."""
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "experiment.json").write_text(json.dumps(to_json(experiment)))
-    noise = random.Random(f"{target} {experiment.seed}")
-    target += noise.gauss(0, 0.012)
-    reached = int(experiment.steps * stop_at)
-    metrics: list[dict] = []
-    speed = []
-    for step in range(experiment.log_every, reached + 1, experiment.log_every):
-        share = step / experiment.steps
-        learned = 1 - math.exp(-share / pace)
-        rate = experiment.optimizer.learning_rate * min(share / 0.1, (1 - share) / 0.9)
-        shaky = {"grad_norm": abs(noise.gauss(1.4, 0.2)) + 3 * math.exp(-share / 0.05), "skipped": 0.0}
-        line = figures(experiment, learned, target, noise) | shaky | {"learning_rate": rate}
-        metrics.append({"step": step, "split": "train", **line})
-        if step % experiment.eval_every == 0:
-            metrics.append({"step": step, "split": "eval", **figures(experiment, learned, target - 0.03, noise, 0.25)})
-        fast = {"tokens_per_second": noise.gauss(13_000, 500), "padding_share": 0.12, "mfu": 0.34}
-        speed.append({"step": step, "seconds": 15 + 0.04 * step, **fast, "memory_bytes": 9.1e8})
-    write_lines(folder / "metrics.jsonl", metrics)
-    write_lines(folder / "speed.jsonl", speed)
-    if stop_at == 1.0:
-        (folder / "result.json").write_text(json.dumps(make_result(experiment, metrics, noise)))
-    return folder
-
-
-def figures(experiment: Experiment, learned: float, target: float, noise: random.Random, shaky: float = 1) -> dict:
-    score = target * (0.25 + 0.75 * learned) + shaky * noise.gauss(0, 0.01)
-    if isinstance(experiment.task, Sequences):
-        loss = 1.4 - 1.3 * score + shaky * noise.gauss(0, 0.02)
-        return {"loss": loss, "class_loss": loss, "accuracy": score}
-    mlm, pair = 9 - 5 * learned + shaky * noise.gauss(0, 0.05), 0.7 - 0.15 * learned + shaky * noise.gauss(0, 0.01)
-    scores = {"mlm_accuracy": 0.42 * score, "pair_accuracy": 0.5 + 0.3 * score}
-    return {"loss": mlm + pair, "mlm_loss": mlm, "pair_loss": pair} | scores
-
-
-def make_result(experiment: Experiment, metrics: list[dict], noise: random.Random) -> dict:
-    final = [line for line in metrics if line["split"] == "eval"][-1]
-    scores = {name: value for name, value in final.items() if name not in ("step", "split")}
-    examples, tables = [], {}
-    if isinstance(experiment.task, Sequences):
-        for i, text in enumerate(TEXTS):
-            weights = [noise.random() + 3 * (i == j) for j in range(len(LABELS))]
-            shares = [weight / sum(weights) for weight in weights]
-            best = max(range(len(LABELS)), key=shares.__getitem__)
-            answer = {
-                "label": LABELS[best],
-                "probability": shares[best],
-                "probabilities": dict(zip(LABELS, shares, strict=True)),
-            }
-            examples.append({"input": {"text": text, "label": LABELS[(i + (i == 3)) % 4]}, **answer})
-        counts = [[60 + noise.randrange(20) if i == j else noise.randrange(14) for j in range(4)] for i in range(4)]
-        per_label = {name: {"precision": 0.8 + noise.random() / 9, "recall": 0.8, "support": 100} for name in LABELS}
-        tables = {"confusion": {"labels": list(LABELS), "counts": counts}, "per_label": per_label}
-    tokens = experiment.steps * 1024
-    cost = {"tokens": tokens, "seconds": tokens / 13_000, "flops": 6.0 * tokens * 5e6}
-    return {"step": experiment.steps, "metrics": scores, **cost, "examples": examples, "tables": tables}
-
-
-def classify(seed: int = 0, **changes) -> Experiment:
-    task = Sequences(train="train.jsonl", eval="test.jsonl", labels=LABELS, limit=changes.pop("limit", 256))
-    model = preset(changes.pop("model", "bert-tiny"), vocab_size=8000)
-    return Experiment(task, model=model, seed=seed, steps=400, log_every=20, eval_every=80, **changes)
-
-
-def pretrain(**changes) -> Experiment:
-    task = Pretraining(stores=("store",), sequence_length=32)
-    optimizer = Optimizer(learning_rate=1e-3)
-    shape = {"model": preset("bert-tiny", vocab_size=8000), "steps": 6000, "eval_every": 1000, "optimizer": optimizer}
-    return Experiment(task, **(shape | changes))
-
-
-def write_quickstart(folder: Path, seeds: int = 5) -> Path:
-    """A pre-training run and a labelled task from its weights and from random ones, several seeds each, with notes."""
-    write_run(folder / "pretrained", pretrain(), 0.9)
-    for seed in range(seeds):
-        write_run(folder / f"from-pretrained/seed{seed}", classify(seed, init_from="pretrained"), 0.87, pace=0.12)
-        write_run(folder / f"from-random/seed{seed}", classify(seed), 0.71, pace=0.3)
-    rows = [["MLM accuracy", 0.378, 0.051], ["sentence-pair accuracy", 0.81, 0.5]]
-    table = {"title": "Against what costs nothing", "columns": ["", "this run", "baseline"], "rows": rows}
-    lines = [
-        "Return the [MASK] of the array.   shape 0.31   size 0.12   sum 0.08",
-        "Raises a [MASK] error.   value 0.44",
-    ]
-    notes = {"tables": [table], "texts": [{"title": "Filling masks", "lines": lines}]}
-    (folder / "notes.json").write_text(json.dumps(notes))
-    return folder
 
 
 class Page(HTMLParser):
@@ -175,14 +69,6 @@ def page_of(*workdirs: Path) -> Page:
 def score_rows(workdir: Path) -> dict[str, dict]:
     table = next(table for table in summary([workdir]) if "scores" in table.title)
     return {row[0]: dict(zip(table.columns, row, strict=True)) for row in table.rows}
-
-
-def write_bare(folder: Path, experiment: Experiment, **scores: float) -> Path:
-    """A finished run with nothing but an experiment and scores."""
-    folder.mkdir(parents=True)
-    (folder / "experiment.json").write_text(json.dumps(to_json(experiment)))
-    (folder / "result.json").write_text(json.dumps({"step": experiment.steps, "metrics": scores}))
-    return folder
 
 
 def test_runs_that_differ_in_the_seed_alone_are_one_experiment_with_its_spread(tmp_path):
@@ -465,59 +351,3 @@ def test_what_the_data_gives_away_is_shown_and_no_score_to_be_best_in(tmp_path):
     page = (tmp_path / "out.html").read_text()
     assert "0.0700" in page
     assert not re.search(r'class="n best">0\.07', page)
-
-
-def watched(workdir: Path, **arguments) -> str:
-    console = Console(file=StringIO(), width=120)
-    watch(workdir, console=console, **arguments)
-    return console.file.getvalue()
-
-
-def test_watching_follows_a_run_to_its_end(tmp_path):
-    folder = write_run(tmp_path / "run", classify(), 0.8, stop_at=0.5)
-
-    def go_on():
-        time.sleep(0.3)
-        with (folder / "metrics.jsonl").open("a") as file:
-            file.write('{"step": 400, "split": "eval", "accuracy": 0.7')
-            file.flush()
-            time.sleep(0.2)
-            file.write("654}\n")
-        (folder / "result.json").write_text(json.dumps({"step": 400, "metrics": {"accuracy": 0.7654}}))
-
-    trainer = threading.Thread(target=go_on)
-    trainer.start()
-    printed = watched(folder, interval=0.05)
-    trainer.join()
-    assert "step 400 of 400" in printed
-    assert "finished" in printed
-    assert "0.7654" in printed
-
-
-def test_watching_a_run_in_progress_tells_time_left_and_speed(tmp_path):
-    folder = write_run(tmp_path / "run", classify(), 0.8, stop_at=0.5)
-    printed = watched(folder, interval=0.05, patience=0.0)
-    assert "8.0 s left" in printed  # 200 steps of 0.04 seconds
-    assert "padding 12.0%" in printed
-    assert "memory 868 MiB" in printed
-    assert "nothing written for" in printed
-
-
-def test_watching_a_folder_follows_the_run_written_to_last(tmp_path):
-    for age, name in ((100, "old"), (50, "new")):
-        folder = write_run(tmp_path / name, classify(batch_size=age), 0.8)
-        for path in folder.iterdir():
-            os.utime(path, (time.time() - age,) * 2)
-    printed = watched(tmp_path, interval=0.05, patience=10)
-    assert "new" in printed
-    assert "old" not in printed
-
-
-def test_watching_ends_quietly_on_an_interrupt(tmp_path, monkeypatch):
-    folder = write_run(tmp_path / "run", classify(), 0.8, stop_at=0.5)
-
-    def interrupt(seconds):
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr("bert_jax.report.watching.time.sleep", interrupt)
-    assert "the run goes on" in watched(folder)
