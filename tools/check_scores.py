@@ -1,0 +1,111 @@
+"""The scores of trained runs are those that the field's own scorers give to what `predict` says of the same rows.
+
+    python tools/check_scores.py runs/glue/sst2/seed-0 runs/named_entities/ncbi_disease/seed-0 runs/squad/v1.1/seed-0
+
+Classes and several labels are scored by scikit-learn, numbers by scipy, entities by seqeval, answers by torchmetrics'
+form of SQuAD's script (`pip install torchmetrics`, wanted for those alone). Prints each figure twice, ours first, and
+ends with exit code 1 where two differ by more than 1e-6. It reads a run's own evaluation rows and needs the extra
+`test`.
+"""
+
+import argparse
+import json
+from typing import Any
+
+import numpy as np
+import scipy.stats
+import seqeval.metrics
+import sklearn.metrics
+
+from bert_jax.config import Choices, Sequences, Spans, Tokens
+from bert_jax.data.tables import Row, read_rows
+from bert_jax.predict import load
+
+Answers = list[dict[str, Any]]
+
+
+def score_sequences(fields: Sequences, rows: list[Row], said: Answers) -> dict[str, float]:
+    gold = [row.values[fields.label] for row in rows]
+    if fields.target == "number":
+        scores = [answer["score"] for answer in said]
+        numbers = [float(value) for value in gold]
+        return {
+            "pearson": scipy.stats.pearsonr(scores, numbers)[0],
+            "spearman": scipy.stats.spearmanr(scores, numbers)[0],
+            "mean_squared_error": sklearn.metrics.mean_squared_error(numbers, scores),
+        }
+    if fields.target == "several":
+        truth = np.array([[name in labels for name in fields.labels] for labels in gold])
+        shares = np.array([[answer["probabilities"][name] for name in fields.labels] for answer in said])
+        chosen = np.array([[name in answer["labels"] for name in fields.labels] for answer in said])
+        there = truth.any(0)
+        return {
+            "f1_micro": sklearn.metrics.f1_score(truth, chosen, average="micro", zero_division=0),
+            "f1_macro": sklearn.metrics.f1_score(truth, chosen, average="macro", zero_division=0),
+            "mean_average_precision": sklearn.metrics.average_precision_score(truth[:, there], shares[:, there]),
+        }
+    names = [label if isinstance(label, str) else json.dumps(label) for label in gold]
+    labels = [answer["label"] for answer in said]
+    return {
+        "accuracy": sklearn.metrics.accuracy_score(names, labels),
+        "f1_macro": sklearn.metrics.f1_score(
+            names, labels, average="macro", labels=list(fields.labels), zero_division=0
+        ),
+        "matthews": sklearn.metrics.matthews_corrcoef(names, labels),
+    }
+
+
+def score_tokens(fields: Tokens, rows: list[Row], said: Answers) -> dict[str, float]:
+    gold = [list(row.values[fields.tags]) for row in rows]
+    tags = [[word["tag"] for word in answer["words"]] for answer in said]
+    return {
+        "precision": seqeval.metrics.precision_score(gold, tags),
+        "recall": seqeval.metrics.recall_score(gold, tags),
+        "f1": seqeval.metrics.f1_score(gold, tags),
+        "tag_accuracy": seqeval.metrics.accuracy_score(gold, tags),
+    }
+
+
+def score_spans(fields: Spans, rows: list[Row], said: Answers) -> dict[str, float]:
+    from torchmetrics.functional.text import squad
+
+    predicted, gold = [], []
+    for number, (row, answer) in enumerate(zip(rows, said, strict=True)):
+        texts = [one["text"] for one in row.values[fields.answers]]
+        gold.append({"id": str(number), "answers": {"text": texts, "answer_start": [0] * len(texts)}})
+        predicted.append({"id": str(number), "prediction_text": answer["answer"]})
+    found = squad(predicted, gold)
+    return {name: float(value) / 100 for name, value in found.items()}
+
+
+def score_choices(fields: Choices, rows: list[Row], said: Answers) -> dict[str, float]:
+    gold = [int(row.values[fields.label]) for row in rows]
+    return {"accuracy": sklearn.metrics.accuracy_score(gold, [answer["choice"] for answer in said])}
+
+
+SCORERS: dict[type, Any] = {
+    Sequences: score_sequences,
+    Tokens: score_tokens,
+    Spans: score_spans,
+    Choices: score_choices,
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("workdirs", nargs="+", help="finished runs of one seed")
+    apart = 0.0
+    for workdir in parser.parse_args().workdirs:
+        bert = load(workdir)
+        fields: Any = bert.task
+        rows = read_rows(fields.source(fields.eval))[: fields.eval_limit]
+        ours = bert.evaluate()["metrics"]
+        for name, theirs in SCORERS[type(fields)](fields, rows, bert.predict(rows)).items():
+            print(f"{workdir}: {name} {ours[name]:.6f} {theirs:.6f}")
+            apart = max(apart, abs(ours[name] - theirs))
+    print(f"largest difference: {apart:.1e}")
+    raise SystemExit(apart > 1e-6)
+
+
+if __name__ == "__main__":
+    main()
