@@ -15,7 +15,7 @@ from dataclasses import replace
 from bert_jax.config import Experiment, Optimizer, Sequences, preset
 
 RUN = "runs/in_domain_or_general/imdb"
-STEPS = (500, 1000, 2000, 4000, 7000, 10_000)
+STEPS = (1000, 2000, 4000, 7000, 10_000)  # where the run was evaluated
 
 scratch = Experiment(
     task=Sequences("train.jsonl.gz", "dev.jsonl.gz", "data/sst2", limit=1000, max_length=64, packing=True),

@@ -52,6 +52,32 @@ def test_a_figure_and_a_table_are_made_of_a_file_alone(tool, tmp_path, experimen
     assert "**Found.**" in lines
 
 
+def test_what_a_checkpoint_said_of_itself_stands_beside_what_was_tuned_from_it(tool, tmp_path):
+    lines = [
+        {"step": 10, "split": split, "loss": 9.0, "mlm_loss": 5.5, "pair_accuracy": 0.6} for split in ("train", "eval")
+    ]
+    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    begun = tool.start(f"{tmp_path}@10")
+    assert begun == {"mlm_loss": 5.5, "pair_accuracy": 0.6}
+    assert tool.start(f"{tmp_path}@20") == tool.start(str(tmp_path)) == tool.start("") == {}
+    one = {"kind": "Sequences", "steps": 9, "tokens": 5000, "seconds": 2.5, "parameters": 1234}
+    found = {"after-0": one | {"figures": {"accuracy": [0.5]}}}
+    found["after-10"] = one | {"figures": {"accuracy": [0.6]}, "start": begun}
+    results = {"experiment": "what_the_weights_learn", "finding": "", "does_not_show": "", "runs": found}
+    assert "| after-10 | accuracy 60.0 %; before: mlm loss 5.50, pair accuracy 60.0 % |" in tool.section(results)
+    tool.draw(results, tmp_path / "a.svg")
+    drawn = (tmp_path / "a.svg").read_text()
+    assert all(f"<!-- {panel} -->" in drawn for panel in ("fine-tuned", "mlm loss", "pair accuracy"))
+
+
+def test_pre_trainings_of_a_sweep_are_drawn_as_curves(tool, tmp_path):
+    one = {"kind": "Pretraining", "steps": 20, "tokens": 5000, "seconds": 2.5, "parameters": 1234}
+    one |= {"figures": {"mlm_accuracy": [0.2]}, "curve": {"10": 6.0, "20": 5.0}}
+    results = {"experiment": "masking", "finding": "", "does_not_show": "", "runs": {"15": one, "30": one}}
+    tool.draw(results, tmp_path / "a.svg")
+    assert "<!-- step of pre-training -->" in (tmp_path / "a.svg").read_text()
+
+
 def test_what_pytorch_found_and_what_was_changed_stand_in_the_table(tool):
     one = {"kind": "Tokens", "steps": 9, "tokens": 5000, "seconds": 2.5, "parameters": 1234}
     found = {"ncbi_disease": one | {"figures": {"f1": [0.5, 0.7]}, "flags": {"task.eval_limit": 700}}}

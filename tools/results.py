@@ -88,6 +88,11 @@ def summary(variant: Variant, name: str, experiment: Experiment) -> dict[str, An
     names = [figure for figure in FIGURES.get(name, FIGURES[first.kind]) if figure in scores[0]]
     params, _ = open_source(first.path).read_params()
     changed = differences(to_json(experiment), first.experiment)
+    curve = first.figures.get(("mlm_loss", "eval"), {})
+    more: dict[str, Any] = {"curve": {str(step): round(loss, 4) for step, loss in curve.items()}} if curve else {}
+    found = start(first.experiment.get("init_from") or "")
+    if found:
+        more["start"] = found
     if (experiment.init_from or "").startswith("run:"):  # which the workdir has as a path
         changed.pop("init_from", None)
     return {
@@ -98,7 +103,20 @@ def summary(variant: Variant, name: str, experiment: Experiment) -> dict[str, An
         "tokens": round(statistics.fmean(run.result["tokens"] for run in variant.runs)),
         "seconds": round(statistics.fmean(run.result["seconds"] for run in variant.runs), 1),
         "parameters": count(params),
+        **more,
     }
+
+
+def start(source: str) -> dict[str, float]:
+    """What a pre-training run that is spelt WORKDIR@STEP said of itself at that step; nothing of another source."""
+    workdir, _, step = source.rpartition("@")
+    if not (step.isdecimal() and Path(workdir, "metrics.jsonl").exists()):
+        return {}
+    lines = map(json.loads, Path(workdir, "metrics.jsonl").read_text().splitlines())
+    found: dict[str, float] = next(
+        (line for line in lines if line["split"] == "eval" and line["step"] == int(step)), {}
+    )
+    return {name: round(found[name], 5) for name in FIGURES["Pretraining"] if name in found}
 
 
 def rounded(scores: list[dict[str, float]], names: list[str]) -> dict[str, list[float]]:
@@ -145,7 +163,8 @@ def section(results: dict[str, Any]) -> str:
     lines += [row(columns), row(["---"] * len(columns))]
     for run, found in results["runs"].items():
         flags = "".join(f" `--{flag.replace('_', '-')} {value}`" for flag, value in found.get("flags", {}).items())
-        cells = [run + flags, figures(found["figures"])]
+        before = {name: [value] for name, value in found.get("start", {}).items()}
+        cells = [run + flags, figures(found["figures"]) + (f"; before: {figures(before)}" if before else "")]
         cells += [figures(found.get("pytorch", {}))] if beside else []
         cells.append(str(len(next(iter(found["figures"].values())))))
         cells += [f"{found[name]:,}" for name in ("parameters", "steps", "tokens")]
@@ -160,21 +179,28 @@ def score(found: dict[str, Any]) -> tuple[float, float]:
 
 
 def draw_curves(results: dict[str, Any], pattern: str) -> plt.Figure:
-    """Scores over what the runs' names say, a panel for each task and a line for each start."""
+    """Scores over what the runs' names say, a panel for each task and a line for each start.
+
+    What a run's pre-training said of itself has panels of its own.
+    """
     panels: dict[str, dict[str, list[Any]]] = defaultdict(lambda: defaultdict(list))
     for run, found in results["runs"].items():
         match = re.fullmatch(pattern, run)
         if match:
             parts = match.groupdict()
-            panels[parts.get("panel", "")][parts["line"]].append((parts["x"], *score(found)))
-    figure, axes = plt.subplots(1, len(panels), figsize=(5.5 * len(panels), 3.2), squeeze=False)
+            panels[parts.get("panel", "fine-tuned")][parts["line"]].append((parts["x"], *score(found)))
+            for name, value in found.get("start", {}).items():
+                panels[name.replace("_", " ")][parts["line"]].append((parts["x"], value, 0.0))
+    figure, axes = plt.subplots(
+        1, len(panels), figsize=(5.5 * min(len(panels), 2), 3.2), squeeze=False, layout="constrained"
+    )
     for axis, (panel, lines) in zip(axes[0], panels.items(), strict=True):
         order = sorted({x for points in lines.values() for x, *_ in points}, key=lambda x: (x == "all", len(x), x))
         for line, points in lines.items():
             points.sort(key=lambda point: order.index(point[0]))
             places = [order.index(x) for x, *_ in points]
             axis.errorbar(places, [p[1] for p in points], [p[2] for p in points], marker="o", capsize=3, label=line)
-        axis.set(xticks=range(len(order)), xticklabels=order, title=panel, ylabel="score")
+        axis.set(xticks=range(len(order)), xticklabels=order, title=panel)
         axis.set_xlabel(X_LABELS[results["experiment"]])
         if len(lines) > 1:
             axis.legend()
@@ -186,10 +212,17 @@ def draw_dots(results: dict[str, Any]) -> plt.Figure:
     groups: dict[str, list[str]] = defaultdict(list)
     for run, found in results["runs"].items():
         groups[next(iter(found["figures"]))].append(run)
+    curves = {run: found["curve"] for run, found in results["runs"].items() if "curve" in found}
+    heights = [0.7 + 0.3 * len(runs) for runs in groups.values()] + [3.0] * (len(curves) > 1)
     figure, axes = plt.subplots(
-        len(groups), 1, figsize=(7, 0.6 + 0.3 * len(results["runs"]) + 0.4 * len(groups)), squeeze=False
+        len(heights), 1, figsize=(7, sum(heights)), height_ratios=heights, squeeze=False, layout="constrained"
     )
-    for axis, (name, runs) in zip(axes[:, 0], groups.items(), strict=True):
+    if len(curves) > 1:
+        for run, curve in curves.items():
+            axes[-1, 0].plot([int(step) for step in curve], list(curve.values()), marker=".", label=run)
+        axes[-1, 0].set(xlabel="step of pre-training", ylabel="MLM loss")
+        axes[-1, 0].legend(fontsize="small")
+    for axis, (name, runs) in zip(axes[:, 0], groups.items(), strict=False):
         for place, run in enumerate(runs):
             mean, spread = score(results["runs"][run])
             axis.errorbar(mean, place, xerr=spread, marker="o", capsize=3, color="C0")
@@ -204,7 +237,6 @@ def draw(results: dict[str, Any], path: Path) -> None:
     plt.rcParams["svg.hashsalt"] = "bert_jax"
     pattern = CURVES.get(results["experiment"])
     figure = draw_curves(results, pattern) if pattern else draw_dots(results)
-    figure.tight_layout()
     figure.savefig(path, metadata={"Date": None})
     plt.close(figure)
 
