@@ -12,10 +12,11 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
-from bert_jax.config import Distillation, Experiment
+from bert_jax.config import BertConfig, Distillation, Experiment
 from bert_jax.errors import InputError
 
 Paths = tuple[str, ...]
+IN_SWEEP = "run:"  # how a source that is another run of the same sweep begins
 
 
 def tokenizer(
@@ -172,7 +173,7 @@ def _parse_experiments(args: Sequence[str], kind: Any, fields: dict[str, Any], u
     first.add_argument("--init-from")
     first.add_argument("--only")
     early, rest = first.parse_known_args(args[1:])
-    sweep = load_experiments(Path(args[0]))
+    sweep = every = load_experiments(Path(args[0]))
     if early.only is not None:
         if early.only not in sweep:
             raise InputError(f"{args[0]}: no experiment is called {early.only!r}; there are {', '.join(sweep)}")
@@ -180,7 +181,7 @@ def _parse_experiments(args: Sequence[str], kind: Any, fields: dict[str, Any], u
     prog = f"bert_jax {kind.__name__.strip('_').lower()} {args[0]}"
     parsed = {}
     for name, experiment in sweep.items():
-        default = kind(experiment=_with_source(experiment, early.init_from, rest), **fields)
+        default = kind(experiment=_with_source(experiment, early.init_from, rest, every), **fields)
         parsed[name] = tyro.cli(kind, config=(tyro.conf.AvoidSubcommands,), default=default, args=rest, prog=prog)
     return parsed
 
@@ -205,22 +206,36 @@ def load_experiments(path: Path) -> dict[str, Experiment]:
     return found
 
 
-def _with_source(experiment: Experiment, init_from: str | None, flags: Sequence[str]) -> Experiment:
+def _with_source(
+    experiment: Experiment, init_from: str | None, flags: Sequence[str], sweep: dict[str, Experiment]
+) -> Experiment:
     # Which model the --model flags change depends on init_from, so that one is settled first.
     if init_from is not None:
         experiment = dataclasses.replace(experiment, init_from=init_from)
-    if experiment.model is None and experiment.init_from is not None and any(f.startswith("--model.") for f in flags):
-        from bert_jax.pretrained import open_source
-
-        experiment = dataclasses.replace(experiment, model=open_source(experiment.init_from).config)
+    if any(flag.startswith("--model.") for flag in flags):
+        experiment = dataclasses.replace(experiment, model=_model(experiment, sweep))
     return experiment
+
+
+def _model(experiment: Experiment, sweep: dict[str, Experiment]) -> BertConfig | None:
+    """The experiment's model, or that of its source, which may be a run of its sweep that has yet to be made."""
+    source = experiment.init_from
+    if experiment.model is not None or source is None:
+        return experiment.model
+    name = source.removeprefix(IN_SWEEP).partition("@")[0]
+    if source.startswith(IN_SWEEP) and name in sweep:
+        return _model(sweep[name], {other: sweep[other] for other in sweep if other != name})
+
+    from bert_jax.pretrained import open_source
+
+    return open_source(source).config
 
 
 def _in_sweep(experiment: Experiment, workdir: Path) -> Experiment:
     """The experiment with run:NAME, another run of its sweep as a source, as the folder that run has in `workdir`."""
 
     def found(source: str) -> str:
-        return str(workdir / source.removeprefix("run:")) if source.startswith("run:") else source
+        return str(workdir / source.removeprefix(IN_SWEEP)) if source.startswith(IN_SWEEP) else source
 
     task = experiment.task
     if isinstance(task, Distillation):

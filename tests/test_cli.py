@@ -93,6 +93,23 @@ sweep = {"first": first, "second": replace(first, init_from="run:first@1", steps
         pretrained.open_source(tmp_path / "runs/first@7").read_params()
 
 
+def test_flags_change_the_model_of_a_run_whose_source_has_yet_to_be_made(folder, tmp_path):
+    text = """
+from dataclasses import replace
+first = Experiment(task=task, **base)
+sources = {"second": "run:first", "itself": "run:itself"}
+sweep = {name: replace(first, init_from=source) for name, source in sources.items()}
+sweep["first"] = first
+"""
+    (tmp_path / "chain.py").write_text(FINE_TUNE.format(folder=folder) + text)
+    flags = ["--model.hidden-dropout", 0.3, "--steps", 1, "--workdir", tmp_path / "runs"]
+    assert run("train", tmp_path / "chain.py", "--only", "first", *flags) == 0
+    assert run("train", tmp_path / "chain.py", "--only", "second", *flags) == 0
+    for name in ("first", "second"):
+        assert json.loads((tmp_path / f"runs/{name}/experiment.json").read_text())["model"]["hidden_dropout"] == 0.3
+    assert run("train", tmp_path / "chain.py", "--only", "itself", *flags) == 2
+
+
 def test_flags_change_fields_and_only_picks_one_of_a_sweep(folder, tmp_path):
     flags = ["--only", "fast", "--steps", 3, "--optimizer.weight-decay", 0.5, "--model.hidden-dropout", 0.3]
     assert run("train", folder / "fine_tune.py", "--workdir", tmp_path, *flags) == 0
