@@ -5,6 +5,7 @@
     python tools/benchmark.py use [--model FOLDER] [--texts FILE]
     python tools/benchmark.py data [--corpus FILE...]      the data side, against transformers' collator
     python tools/benchmark.py savings                      freezing the lower layers; several seeds in one run
+    python tools/benchmark.py sweep EXPERIMENT.py          a step of each model that a sweep pre-trains
 
 It needs the installed package, `torch` and `transformers`; keras-hub is measured where it is installed. Machines are
 noisy: read the ratios, not the speeds.
@@ -20,6 +21,7 @@ from pathlib import Path
 
 import benchmark_data
 import benchmark_savings
+import benchmark_sweep
 import benchmark_training
 import benchmark_use
 import benchmarking
@@ -36,6 +38,7 @@ def main() -> None:
         module.add_options(commands.add_parser(name, help=str(module.__doc__).splitlines()[0]))
     benchmark_data.add_command(commands)
     benchmark_savings.add_command(commands)
+    benchmark_sweep.add_command(commands)
     options = parser.parse_args()
     if options.command not in (None, *MODULES):
         options.run(options)

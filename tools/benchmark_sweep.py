@@ -1,0 +1,37 @@
+"""A pre-training step of each model of an experiment file: the same batch, in turn."""
+
+import argparse
+from dataclasses import replace
+from pathlib import Path
+
+import benchmark_training
+import benchmarking
+
+from bert_jax.cli import load_experiments
+from bert_jax.config import BertConfig, Pretraining
+
+VOCABULARY = 8000  # where the experiment takes it from a tokenizer
+
+
+def add_command(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    """Adds `sweep` to the subcommands of tools/benchmark.py."""
+    parser = commands.add_parser("sweep", help=__doc__)
+    parser.add_argument("experiment", type=Path)
+    parser.set_defaults(run=run)
+
+
+def run(options: argparse.Namespace) -> None:
+    """Prints each model's speed as a multiple of the first one's; models that are equal are measured once."""
+    models: dict[BertConfig, str] = {}
+    works = {}
+    for name, experiment in load_experiments(options.experiment).items():
+        task, model = experiment.task, experiment.model
+        if isinstance(task, Pretraining) and model is not None and model not in models:
+            models[model] = name
+            config = replace(model, vocab_size=model.vocab_size or VOCABULARY)
+            batch = benchmark_training.make_batch(config, experiment.batch_size, task.sequence_length)
+            works[name] = (benchmark_training.our_step, config, batch)
+    speeds = benchmarking.alternate(works)
+    first = next(iter(speeds.values()))
+    for name, speed in speeds.items():
+        print(f"{name}: {speed:,.0f} tokens/s, {speed / first:.2f} times the first")
