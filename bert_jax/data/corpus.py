@@ -7,7 +7,6 @@ import heapq
 import io
 import itertools
 import json
-import os
 import re
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
@@ -16,6 +15,7 @@ from typing import BinaryIO, NamedTuple
 
 import zstandard
 
+from bert_jax.data import tfds
 from bert_jax.errors import InputError
 
 MAX_DOCUMENT_BYTES = 100_000_000  # a longer one is nearly always a file without blank lines; it would fill the memory
@@ -33,7 +33,7 @@ class Source(NamedTuple):
 
     @property
     def is_tfds(self) -> bool:
-        return self.name.startswith("tfds:")
+        return self.name.startswith(tfds.PREFIX)
 
 
 def find_sources(sources: Sequence[str]) -> list[Source]:
@@ -48,8 +48,8 @@ def find_sources(sources: Sequence[str]) -> list[Source]:
         raise InputError("no text was named; give files, folders, patterns such as 'texts/*.gz' or tfds:name:split")
     found: dict[str, Source] = {}
     for name in sources:
-        if name.startswith("tfds:"):
-            found[name] = Source(name, len(_tfds_source(name)))
+        if name.startswith(tfds.PREFIX):
+            found[name] = Source(name, len(tfds.open_set(name)[0]))
             continue
         paths = _paths(name)
         if not paths:
@@ -204,37 +204,12 @@ def _read_parquet(stream: BinaryIO, name: str) -> Iterator[str]:
                 yield text
 
 
-def _tfds_source(name: str) -> Sequence[dict]:
-    """Opens `tfds:name[/config][:version]:split` for random access; reading it needs no TensorFlow."""
-    # Imported here because it takes half a second that reading a file does not need.
-    import tensorflow_datasets as tfds
-
-    match = re.fullmatch(r"tfds:([^:]+(?::\d+\.\d+\.\d+)?):(.+)", name)
-    if match is None:
-        raise InputError(f"{name}: expected tfds:NAME:SPLIT, such as tfds:wikipedia/20230601.en:train[:1%]")
-    dataset, split = match.groups()
-    try:
-        if (Path(dataset) / "dataset_info.json").is_file():
-            builder = tfds.builder_from_directory(dataset)
-        else:
-            builder = tfds.builder(dataset, data_dir=os.environ.get("TFDS_DATA_DIR"), file_format="array_record")
-            builder.download_and_prepare()
-        return builder.as_data_source(split)
-    except Exception as error:  # whatever fails in a foreign builder, its download or its imports
-        reason = (str(error).strip().splitlines() or [""])[0]
-        raise InputError(
-            f"{name}: this set cannot be opened here ({type(error).__name__}: {reason}); sets are looked for in "
-            "TFDS_DATA_DIR, and preparing one may need a network and `pip install bert_jax[tensorflow]`"
-        ) from error
-
-
 def _read_tfds(name: str) -> Iterator[tuple[str, int]]:
-    rows = _tfds_source(name)
+    rows, features = tfds.open_set(name)
+    if "text" not in features:
+        raise InputError(f"{name}: no feature text; its features are {', '.join(features)}")
     for number in range(len(rows)):
-        row = rows[number]
-        if "text" not in row:
-            raise InputError(f"{name}: no feature text; its features are {', '.join(row)}")
-        text = row["text"].decode() if isinstance(row["text"], bytes) else str(row["text"])
+        text = str(tfds.plain(features["text"], rows[number]["text"]))
         if text and not text.isspace():
             yield text, number + 1
 

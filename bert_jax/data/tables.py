@@ -4,14 +4,13 @@ import csv
 import gzip
 import json
 import math
-import os
-import re
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from bert_jax.data import tfds
 from bert_jax.errors import InputError
 
 MOST_REPORTED = 20  # bad rows named one by one; the rest are counted
@@ -63,8 +62,10 @@ def read_rows(source: str) -> list[Row]:
     Raises:
       InputError: the source is missing, empty, binary, not UTF-8 or not in its format, naming file and line.
     """
-    if source.startswith("tfds:"):
-        return list(tfds_rows(source))
+    if source.startswith(tfds.PREFIX):
+        elements, features = tfds.open_set(source)
+        found = (tfds.plain(features, elements[number]) for number in range(len(elements)))
+        return [Row(values, f"{source}: example {number}") for number, values in enumerate(found)]
     name, path = _format_and_path(source)
     if path.is_dir():
         raise InputError(f"{path}: this is a folder; name one file")
@@ -295,71 +296,6 @@ def _sentence(lines: list[list[str]], where: str) -> list[Row]:
     values = {f"column_{number}": column for number, column in enumerate(columns[1:-1], start=2)}
     tags = {"tags": columns[-1]} if len(columns) > 1 else {}
     return [Row({"tokens": columns[0]} | values | tags, where)]
-
-
-def tfds_rows(source: str) -> Iterator[Row]:
-    """Yields the rows of `tfds:name[/config][:version]:split`, read without TensorFlow.
-
-    A set that is not prepared yet is prepared as array_record, which may need a network and the extra `tensorflow`.
-
-    Raises:
-      InputError: there is no such set or split, or it cannot be prepared or read here.
-    """
-    # Imported here because it takes half a second that reading a file does not need.
-    import tensorflow_datasets as tfds
-    import tensorflow_datasets.question_answering
-    import tensorflow_datasets.text  # these two make the field's sets known by name
-
-    match = re.fullmatch(r"tfds:([^:]+(?::\d+\.\d+\.\d+)?)(?::(.+))?", source)
-    if match is None:
-        raise InputError(f"{source}: expected tfds:name[/config][:version]:split")
-    name, split = match.groups()
-    builder = _tfds_builder(tfds, name, source)
-    known = ", ".join(builder.info.splits)
-    if split is None:
-        raise InputError(f"{source}: which split? write {source}:SPLIT; there are {known}")
-    try:
-        elements: Any = builder.as_data_source(split)
-    except NotImplementedError as error:
-        raise InputError(f"{source}: prepare it with file_format='array_record' ({error})") from None
-    except (KeyError, ValueError, AssertionError) as error:
-        raise InputError(f"{source}: no split {split!r}, there are {known} ({error})") from None
-    for number in range(len(elements)):
-        yield Row(_plain(builder.info.features, elements[number]), f"{source}: example {number}")
-
-
-def _tfds_builder(tfds: Any, name: str, source: str) -> Any:
-    try:
-        if (Path(name) / "dataset_info.json").is_file():
-            return tfds.builder_from_directory(name)
-        # tfds reads the variable when it is imported; naming the folder here lets it change later.
-        builder = tfds.builder(name, data_dir=os.environ.get("TFDS_DATA_DIR"), file_format="array_record")
-        builder.download_and_prepare()
-    except Exception as error:  # whatever fails in a foreign builder, its download or its imports
-        reason = str(error).strip().splitlines()
-        raise InputError(
-            f"{source}: this set cannot be opened or prepared here "
-            f"({type(error).__name__}: {reason[0] if reason else ''}); sets are looked for in TFDS_DATA_DIR, "
-            "and preparing one may need a network and `pip install bert_jax[tensorflow]`"
-        ) from None
-    return builder
-
-
-def _plain(feature: Any, value: Any) -> Any:
-    """Turns what TFDS yields for a feature into str, int, float, bool, list and dict, and a label into its name."""
-    inner = getattr(feature, "feature", None)
-    if inner is not None and isinstance(value, dict):  # TFDS keeps a list of objects as an object of lists
-        return {name: [_plain(inner[name], item) for item in items] for name, items in value.items()}
-    if isinstance(value, dict):
-        return {name: _plain(feature[name], item) for name, item in value.items()}
-    if inner is not None:
-        return [_plain(inner, item) for item in value]
-    if isinstance(value, bytes):
-        return value.decode("utf-8")
-    number = value.tolist() if hasattr(value, "tolist") else value
-    if hasattr(feature, "int2str"):
-        return None if number < 0 else feature.int2str(number)  # GLUE's test splits hide their labels behind -1
-    return number
 
 
 _FORMATS: dict[str, Callable[[Path, RowErrors], list[Row]]] = {
