@@ -42,6 +42,8 @@ FIGURES = {
     "Spans": ("f1", "exact_match"),
     "Choices": ("accuracy",),
 }
+# Experiments that fine-tune for one task each, in the order of their common table.
+TASKS = ("glue", "named_entities", "chemprot", "film_tags", "squad", "multiple_choice")
 # Flags whose values are kept where they are not the experiment file's.
 FLAGS = ("epochs", "init_from", "task.eval", "task.eval_limit", "task.limit", "task.train")
 # Experiments whose runs are points of curves: how a run's name gives panel, place on the x axis, and curve.
@@ -151,17 +153,40 @@ def section(results: dict[str, Any]) -> str:
     name = results["experiment"]
     docstring = ast.get_docstring(ast.parse((EXPERIMENTS / f"{name}.py").read_text())) or name
     lines = [f"### {docstring.splitlines()[0]}", ""]
-    lines += [f"`bert_jax train experiments/{name}.py --workdir runs/{name}`", ""]
-    if results["finding"]:
-        lines += [f"**{results['finding']}**", ""]
-    if results["does_not_show"]:
-        lines += [f"It does not show {results['does_not_show']}", ""]
-    lines += [f"![{name}](results/{name}.svg)", ""]
-    beside = any("pytorch" in found for found in results["runs"].values())
+    lines += [f"`bert_jax train experiments/{name}.py --workdir runs/{name}`", "", *said(results)]
+    lines += [f"![{name}](results/{name}.svg)", "", *table(results["runs"]), ""]
+    return "\n".join(lines)
+
+
+def tasks_section(every: list[dict[str, Any]]) -> str:
+    """The part of the README for the experiments that fine-tune for one task each: a table for all of them."""
+    lines = ["### What does fine-tuning give, task by task, here and in PyTorch?", ""]
+    lines += [
+        "`bert_jax train experiments/FILE.py --only RUN --workdir runs/FILE --task.folder FOLDER`, with the flags of"
+    ]
+    lines += ["the row. The same in PyTorch is `tools/compare_fine_tuning.py` on the same rows, recipe and seeds.", ""]
+    for results in every:
+        lines += said(results)
+    runs = {}
+    for results in every:
+        for run, found in results["runs"].items():
+            runs[f"{results['experiment']} {run}" if run != results["experiment"] else run] = found
+    return "\n".join([*lines, *table(runs), ""])
+
+
+def said(results: dict[str, Any]) -> list[str]:
+    """What was written by hand about an experiment."""
+    lines = [f"**{results['finding']}**", ""] if results["finding"] else []
+    return lines + ([f"It does not show {results['does_not_show']}", ""] if results["does_not_show"] else [])
+
+
+def table(runs: dict[str, dict[str, Any]]) -> list[str]:
+    """A row for each run; a column for PyTorch where it was asked about any."""
+    beside = any("pytorch" in found for found in runs.values())
     columns = ["run", "figures", *(["the same in PyTorch"] if beside else []), "seeds", "parameters", "steps", "tokens"]
     columns.append("seconds")
-    lines += [row(columns), row(["---"] * len(columns))]
-    for run, found in results["runs"].items():
+    lines = [row(columns), row(["---"] * len(columns))]
+    for run, found in runs.items():
         flags = "".join(f" `--{flag.replace('_', '-')} {value}`" for flag, value in found.get("flags", {}).items())
         before = {name: [value] for name, value in found.get("start", {}).items()}
         cells = [run + flags, figures(found["figures"]) + (f"; before: {figures(before)}" if before else "")]
@@ -169,7 +194,7 @@ def section(results: dict[str, Any]) -> str:
         cells.append(str(len(next(iter(found["figures"].values())))))
         cells += [f"{found[name]:,}" for name in ("parameters", "steps", "tokens")]
         lines.append(row([*cells, f"{found['seconds']:,.0f}"]))
-    return "\n".join([*lines, ""])
+    return lines
 
 
 def score(found: dict[str, Any]) -> tuple[float, float]:
@@ -243,15 +268,19 @@ def draw(results: dict[str, Any], path: Path) -> None:
 
 def part() -> str:
     """What stands in the README between the markers."""
-    found = [json.loads(path.read_text()) for path in sorted(RESULTS.glob("*.json"))]
-    return "\n".join(["", "", *(section(results) for results in found if results["runs"]), ""])
+    every = [json.loads(path.read_text()) for path in sorted(RESULTS.glob("*.json"))]
+    every = [results for results in every if results["runs"]]
+    tasks = [results for name in TASKS for results in every if results["experiment"] == name]
+    questions = [results for results in every if results["experiment"] not in TASKS]
+    sections = ([tasks_section(tasks)] if tasks else []) + [section(results) for results in questions]
+    return "\n".join(["", "", *sections, ""])
 
 
 def rebuild() -> None:
-    """Writes the README's part between the markers, and a figure beside each file of results."""
+    """Writes the README's part between the markers, and a figure beside the results of each question."""
     for path in sorted(RESULTS.glob("*.json")):
         results = json.loads(path.read_text())
-        if results["runs"]:
+        if results["runs"] and results["experiment"] not in TASKS:
             draw(results, path.with_suffix(".svg"))
     before, _, rest = README.read_text().partition(BEGIN)
     README.write_text(before + BEGIN + part() + END + rest.partition(END)[2])
