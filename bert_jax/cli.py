@@ -160,7 +160,8 @@ def plan(args: Sequence[str]) -> None:
     for name, given in parsed.items():
         if name:
             print(name)
-        print(run(given.experiment, given.accelerator, given.devices, given.mfu))
+        experiment = _as_from_origin(given.experiment, load_experiments(Path(args[0])))
+        print(run(experiment, given.accelerator, given.devices, given.mfu))
 
 
 def _parse_experiments(args: Sequence[str], kind: Any, fields: dict[str, Any], usage: str) -> dict[str, Any]:
@@ -219,16 +220,36 @@ def _with_source(
 
 def _model(experiment: Experiment, sweep: dict[str, Experiment]) -> BertConfig | None:
     """The experiment's model, or that of its source, which may be a run of its sweep that has yet to be made."""
-    source = experiment.init_from
-    if experiment.model is not None or source is None:
-        return experiment.model
-    name = source.removeprefix(IN_SWEEP).partition("@")[0]
-    if source.startswith(IN_SWEEP) and name in sweep:
-        return _model(sweep[name], {other: sweep[other] for other in sweep if other != name})
+    origin = _origin(experiment, sweep)
+    if experiment.model is not None or origin.model is not None or origin.init_from is None:
+        return experiment.model or origin.model
 
     from bert_jax.pretrained import open_source
 
-    return open_source(source).config
+    return open_source(origin.init_from).config
+
+
+def _origin(experiment: Experiment, sweep: dict[str, Experiment]) -> Experiment:
+    """The experiment itself or, where its source is a run of its sweep, the one with which that chain begins."""
+    source = experiment.init_from or ""
+    name = source.removeprefix(IN_SWEEP).partition("@")[0]
+    if not source.startswith(IN_SWEEP) or name not in sweep:
+        return experiment
+    return _origin(sweep[name], {other: sweep[other] for other in sweep if other != name})
+
+
+def _as_from_origin(experiment: Experiment, sweep: dict[str, Experiment]) -> Experiment:
+    """The experiment with the model, tokenizer and source of its origin, as far as planning goes the same run."""
+    origin = _origin(experiment, sweep)
+    if origin is experiment:
+        return experiment
+    stores = getattr(origin.task, "stores", ())
+    return dataclasses.replace(
+        experiment,
+        model=_model(experiment, sweep),
+        init_from=origin.init_from,
+        tokenizer=experiment.tokenizer or origin.tokenizer or (f"{stores[0]}/tokenizer" if stores else None),
+    )
 
 
 def _in_sweep(experiment: Experiment, workdir: Path) -> Experiment:

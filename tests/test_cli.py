@@ -110,6 +110,19 @@ sweep["first"] = first
     assert run("train", tmp_path / "chain.py", "--only", "itself", *flags) == 2
 
 
+def test_a_sweep_is_planned_whose_runs_have_yet_to_be_made(folder, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("bert_jax.sharding.pretend_devices", lambda count: None)  # this process has its devices
+    text = """
+from dataclasses import replace
+sweep = {"first": experiment, "second": replace(experiment, init_from="run:first", model=None, steps=3)}
+"""
+    (tmp_path / "chain.py").write_text(PRETRAIN.format(folder=folder) + text)
+    assert run("plan", tmp_path / "chain.py") == 0
+    first, second = capsys.readouterr().out.split("second")
+    assert next(line for line in first.splitlines() if "parameters" in line) in second
+    assert "steps               3" in second
+
+
 def test_flags_change_fields_and_only_picks_one_of_a_sweep(folder, tmp_path):
     flags = ["--only", "fast", "--steps", 3, "--optimizer.weight-decay", 0.5, "--model.hidden-dropout", 0.3]
     assert run("train", folder / "fine_tune.py", "--workdir", tmp_path, *flags) == 0
