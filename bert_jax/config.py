@@ -241,6 +241,7 @@ class Spans(Labelled):
     unanswerable: bool = False  # SQuAD 2.0: some questions have no answer
     null_threshold: float = 0.0  # no answer where its score is so much above the best answer's; see result.json
     factoid: bool = False  # also BioASQ's strict and lenient accuracy and mean reciprocal rank
+    packing: bool = False  # several windows share a row, attention kept apart
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,7 @@ def squad(version: str, unanswerable: bool) -> Experiment:
             train=f"train-{version}.json",
             eval=f"dev-{version}.json",
             unanswerable=unanswerable,
+            packing=True,
         ),
         init_from="hf:google-bert/bert-base-uncased",
         optimizer=Optimizer(learning_rate=5e-5, warmup_share=0.1),

@@ -39,7 +39,7 @@ def context_of(count, seed=0):
 def sure(features, n_best=5):
     """Predictions of a model that knows the labels: 10 for the true places, and for [CLS] where there is none."""
     n = len(features)
-    labels = features.arrays["labels"]
+    labels = features.arrays["labels"][:, 0]
     spans = np.zeros((n, int(features.lengths.max())), np.int32)
     for i in range(n):
         part = features.token_arrays["spans"][slice(*features.starts[i : i + 2])]
@@ -65,7 +65,7 @@ def test_an_answer_at_any_place_of_a_long_context_can_be_found(tokenizer):
     features = task.features(rows, labelled=True)
     assert features.lengths.max() <= 40
     # In training every question has at least one window that holds the whole answer...
-    assert set(features.rows[features.arrays["labels"][:, 0] > 0]) == set(range(len(rows)))
+    assert set(features.rows[features.arrays["labels"][:, 0, 0] > 0]) == set(range(len(rows)))
     # ... and exactly one in which an answer may begin there, so none is found twice or never.
     answers = task.decode(best(task, *sure(features)), features, rows)
     for row, answer in zip(rows, answers, strict=True):
@@ -137,6 +137,28 @@ def test_a_model_answers_with_scores_and_positions(tokenizer):
         assert answer["candidates"][0]["answer"] == answer["answer"]
 
 
+def test_packed_windows_learn_what_padded_ones_do(tokenizer, tmp_path):
+    contexts = [(n, context_of(n, n)) for n in (1, 2, 3, 4, 5, 6, 7, 30)]
+    rows = [question(context, context.split(", ")[n // 2 : n // 2 + 1]) for n, context in contexts]
+    (tmp_path / "t.jsonl").write_text("".join(json.dumps(row.values) + "\n" for row in rows))
+    kinds = [make(tokenizer, train=str(tmp_path / "t.jsonl"), packing=packing) for packing in (False, True)]
+    params = kinds[0].model.init(jax.random.key(0), tasks.dummy_batch(kinds[0]))["params"]
+    found = []
+    for task in kinds:
+        batch = task.train_batches(batch_size=8, steps=1, seed=0)(0)
+
+        def objective(params, task=task, batch=batch):
+            outcome = task.loss_fn(params, batch, None)
+            loss = outcome.losses["span_loss"]
+            return loss.sum / loss.count, (loss.count, outcome.metrics["position_accuracy"])
+
+        found.append((len(batch["input_ids"]), *jax.jit(jax.value_and_grad(objective, has_aux=True))(params)))
+    assert found[1][0] < found[0][0]
+    np.testing.assert_allclose(found[0][1][0], found[1][1][0], rtol=1e-5)
+    np.testing.assert_array_equal(found[0][1][1], found[1][1][1])
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), found[0][2], found[1][2])
+
+
 def test_the_threshold_for_no_answer_is_fitted_and_used(tokenizer, tmp_path):
     rows = [question("red cats, gold", ["gold"], "1"), question("red cats, gold", [], "2"), question("blue", [], "3")]
     squad = {"data": [{"paragraphs": [{"context": r.values["context"], "qas": [r.values]} for r in rows]}]}
@@ -183,7 +205,7 @@ def test_factoid_questions_are_scored_over_all_their_snippets(tokenizer, tmp_pat
     batches = task.eval_batches(batch_size=3)
     logits, spans = sure(batches.features)
     logits[0] += 1  # a whole window of higher scores: its wrong answers come before the others' right ones
-    logits[1, :, batches.features.arrays["labels"][1, 0]] = 0
+    logits[1, :, batches.features.arrays["labels"][1, 0, 0]] = 0
     figures = task.score(best(task, logits, spans), batches)
     assert figures["strict_accuracy"] == 1
     assert figures["mean_reciprocal_rank"] == 1

@@ -59,11 +59,14 @@ class SpanTask(RowTask):
     def loss_fn(self, params: Any, batch: dict[str, jax.Array], key: jax.Array | None) -> Outcome:
         """Cross-entropy of the first and last piece over the pieces of the window; [CLS] stands for no answer here."""
         logits_B2T = jnp.swapaxes(self.logits(params, batch, key), 1, 2)
-        scores = jnp.where(batch["sequence_ids"][:, None] > 0, logits_B2T, MASKED_SCORE)
-        weights = jnp.broadcast_to(batch["label_weights"][:, None], batch["labels"].shape)
+        windows_1N1 = jnp.arange(1, batch["cls_positions"].shape[1] + 1)[None, :, None]
+        own_BNT = batch["sequence_ids"][:, None] == windows_1N1
+        scores_BN2T = jnp.where(own_BNT[:, :, None], logits_B2T[:, None], MASKED_SCORE)
+        places_BN2 = batch["cls_positions"][..., None] + batch["labels"]
+        weights_BN2 = jnp.broadcast_to(batch["label_weights"][..., None], places_BN2.shape)
         return Outcome(
-            losses={"span_loss": cross_entropy(scores, batch["labels"], weights)},
-            metrics={"position_accuracy": accuracy(scores, batch["labels"], weights)},
+            losses={"span_loss": cross_entropy(scores_BN2T, places_BN2, weights_BN2)},
+            metrics={"position_accuracy": accuracy(scores_BN2T, places_BN2, weights_BN2)},
             predictions=self._best(logits_B2T, batch["spans"]),
         )
 
@@ -156,8 +159,8 @@ class SpanTask(RowTask):
             ids,
             types,
             {
-                "labels": np.array(labels, np.int32).reshape(-1, 2),
-                "label_weights": np.full(len(ids), float(labelled), np.float32),
+                "labels": np.array(labels, np.int32).reshape(-1, 1, 2),  # counted from the window's [CLS]
+                "label_weights": np.full((len(ids), 1), float(labelled), np.float32),
             },
             token_arrays={"spans": np.concatenate(spans)},
             rows=np.array(of_row, np.int64),
