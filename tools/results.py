@@ -34,7 +34,7 @@ README = EXPERIMENTS / "README.md"
 BEGIN, END = "<!-- results: written by `make results` -->", "<!-- end of results -->"
 # What is kept of a run's figures, by experiment or kind of task; the first that there is, is its score.
 FIGURES = {
-    "glue": ("matthews", "pearson", "spearman", "accuracy"),
+    "glue": ("accuracy", "matthews", "pearson", "spearman"),
     "Pretraining": ("mlm_accuracy", "mlm_loss", "pair_accuracy"),
     "Sequences": ("accuracy", "mean_average_precision", "f1_micro"),
     "Distillation": ("accuracy",),
