@@ -104,7 +104,7 @@ def main() -> None:
             print(f"{workdir}: {name} {ours[name]:.6f} {theirs:.6f}")
             apart = max(apart, abs(ours[name] - theirs))
     print(f"largest difference: {apart:.1e}")
-    raise SystemExit(apart > 1e-6)
+    raise SystemExit(1 if apart > 1e-6 else 0)
 
 
 if __name__ == "__main__":
