@@ -164,7 +164,8 @@ def tasks_section(every: list[dict[str, Any]]) -> str:
     lines += [
         "`bert_jax train experiments/FILE.py --only RUN --workdir runs/FILE --task.folder FOLDER`, with the flags of"
     ]
-    lines += ["the row. The same in PyTorch is `tools/compare_fine_tuning.py` on the same rows, recipe and seeds.", ""]
+    lines += ["the row. The same in PyTorch is `tools/compare_fine_tuning.py` on the same rows, recipe and seeds. These"]
+    lines += ["runs had one core each. `tools/check_scores.py` gives their scores by the field's own scorers.", ""]
     for results in every:
         lines += said(results)
     runs = {}
