@@ -44,6 +44,12 @@ FIGURES = {
 }
 # Experiments that fine-tune for one task each, in the order of their common table.
 TASKS = ("glue", "named_entities", "chemprot", "film_tags", "squad", "multiple_choice")
+TASKS_HEAD = """### What does fine-tuning give, task by task, here and in PyTorch?
+
+`bert_jax train experiments/FILE.py --only RUN --workdir runs/FILE --task.folder FOLDER`, with the flags of the row. The
+same in PyTorch is `tools/compare_fine_tuning.py` on the same rows, recipe and seeds. These runs had one core each.
+`tools/check_scores.py` gives their scores by the field's own scorers.
+"""
 # Flags whose values are kept where they are not the experiment file's.
 FLAGS = ("epochs", "init_from", "task.eval", "task.eval_limit", "task.limit", "task.train")
 # Experiments whose runs are points of curves: how a run's name gives panel, place on the x axis, and curve.
@@ -160,12 +166,7 @@ def section(results: dict[str, Any]) -> str:
 
 def tasks_section(every: list[dict[str, Any]]) -> str:
     """The part of the README for the experiments that fine-tune for one task each: a table for all of them."""
-    lines = ["### What does fine-tuning give, task by task, here and in PyTorch?", ""]
-    lines += [
-        "`bert_jax train experiments/FILE.py --only RUN --workdir runs/FILE --task.folder FOLDER`, with the flags of"
-    ]
-    lines += ["the row. The same in PyTorch is `tools/compare_fine_tuning.py` on the same rows, recipe and seeds. These"]
-    lines += ["runs had one core each. `tools/check_scores.py` gives their scores by the field's own scorers.", ""]
+    lines = [TASKS_HEAD]
     for results in every:
         lines += said(results)
     runs = {}
