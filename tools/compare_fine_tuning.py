@@ -137,6 +137,7 @@ def main() -> None:
     parser.add_argument("--limit", type=int)
     parser.add_argument("--eval-limit", type=int)
     parser.add_argument("--epochs", type=float)
+    parser.add_argument("--learning-rate", type=float)
     parser.add_argument("--seeds", type=int)
     parser.add_argument("--out", type=Path, required=True)
     args = parser.parse_args()
@@ -144,6 +145,8 @@ def main() -> None:
     changes = {"folder": args.folder, "limit": args.limit, "eval_limit": args.eval_limit}
     fields = replace(e.task, packing=False, **{name: value for name, value in changes.items() if value is not None})
     fields = tasks.TASKS[type(fields).__name__].resolve(fields)
+    if args.learning_rate is not None:
+        e = replace(e, optimizer=replace(e.optimizer, learning_rate=args.learning_rate))
     source = pretrained.open_source(args.init_from)
     task = tasks.make(fields, source.config, source.tokenizer)
     rows = task.train_batches(batch_size=e.batch_size, steps=1, seed=e.seed).num_examples

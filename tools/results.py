@@ -51,7 +51,7 @@ same in PyTorch is `tools/compare_fine_tuning.py` on the same rows, recipe and s
 `tools/check_scores.py` gives their scores by the field's own scorers.
 """
 # Flags whose values are kept where they are not the experiment file's.
-FLAGS = ("epochs", "init_from", "task.eval", "task.eval_limit", "task.limit", "task.train")
+FLAGS = ("epochs", "init_from", "optimizer.learning_rate", "task.eval", "task.eval_limit", "task.limit", "task.train")
 # Experiments whose runs are points of curves: how a run's name gives panel, place on the x axis, and curve.
 CURVES = {
     "from_scratch_or_pretrained": r"(?P<panel>\w+)-(?P<x>\d+|all)-(?P<line>.+)",
