@@ -197,6 +197,7 @@ class Sequences(Labelled):
     labels: tuple[str, ...] = ()  # names of the labels, in the order of the outputs; empty = found in the training rows
     class_weights: tuple[float, ...] = ()  # weight of each label in the loss (with several: of its presence)
     balanced: bool = False  # class_weights from the training rows, such that rare labels count as much as common ones
+    label_shares: tuple[float, ...] = ()  # with several: how many rows have each label; empty = found in the rows
     none_label: str | None = None  # the label "none of the others", left out of precision, recall and F1
     threshold: float = 0.5  # with several: a label is predicted where its probability is at least this
     markers: tuple[str, ...] = ()  # strings in the text that are one token each, such as << >> around an entity

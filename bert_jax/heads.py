@@ -34,13 +34,14 @@ class ClassHead(nn.Module):
     config: BertConfig
     num_classes: int
     dropout: bool = True
+    bias: tuple[float, ...] = ()  # what the scores start at; empty = zeros
 
     @nn.compact
     def __call__(self, x_BND: jax.Array, deterministic: bool = True) -> jax.Array:
         c = self.config
         if self.dropout:
             x_BND = Dropout(c.classifier_dropout)(x_BND, deterministic)
-        return by_rows(Dense(c, (self.num_classes,), name="out")(x_BND).astype(jnp.float32))
+        return by_rows(Dense(c, (self.num_classes,), bias=self.bias, name="out")(x_BND).astype(jnp.float32))
 
 
 class BertForPreTraining(nn.Module):
@@ -72,10 +73,11 @@ class BertForSequences(nn.Module):
 
     config: BertConfig
     num_classes: int
+    bias: tuple[float, ...] = ()  # what the scores start at; empty = zeros
 
     def setup(self):
         self.bert = Bert(self.config)
-        self.sequence = ClassHead(self.config, self.num_classes)
+        self.sequence = ClassHead(self.config, self.num_classes, bias=self.bias)
 
     def __call__(self, batch: Batch, deterministic: bool = True) -> jax.Array:
         x_BTD = self.bert(batch, deterministic)

@@ -43,16 +43,17 @@ class Dense(nn.Module):
     config: BertConfig
     outputs: tuple[int, ...]
     inputs: int = 1  # how many axes of x
+    bias: tuple[float, ...] = ()  # what the bias starts at; empty = zeros
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         c = self.config
         shape, dtype = (*x.shape[x.ndim - self.inputs :], *self.outputs), jnp.dtype(c.param_dtype)
         kernel = self.param("kernel", initializer(c), shape, dtype).astype(c.dtype)
-        bias = self.param("bias", nn.initializers.zeros, self.outputs, dtype).astype(c.dtype)
+        bias = self.param("bias", lambda _: jnp.broadcast_to(jnp.asarray(self.bias or 0.0, dtype), self.outputs))
         rows = x.shape[: x.ndim - self.inputs]
         y = x.reshape(*rows, -1).astype(c.dtype) @ kernel.reshape(-1, math.prod(self.outputs))
-        return (y + bias.reshape((1,) * len(rows) + (-1,))).reshape(*rows, *self.outputs)
+        return (y + bias.astype(c.dtype).reshape((1,) * len(rows) + (-1,))).reshape(*rows, *self.outputs)
 
 
 def layer_norm(config: BertConfig, name: str | None = None) -> nn.LayerNorm:

@@ -74,6 +74,25 @@ def test_balanced_weights_are_scikit_learns():
     np.testing.assert_allclose(balanced_weights(labels.tolist(), 3), expected)
 
 
+def test_several_labels_start_where_a_constant_answer_would_be_best(tokenizer, tmp_path):
+    """No other bias has a smaller loss on the rows while the head's weights say nothing."""
+    rows = (
+        [{"text": "red", "tags": ["a"]}] * 6 + [{"text": "red", "tags": ["a", "b"]}] + [{"text": "red", "tags": ["c"]}]
+    )
+    fields = Sequences(train=write(tmp_path / "t.jsonl", rows), target="several", label="tags")
+    for changes in ({}, {"labels": ("a", "b", "c")}, {"balanced": True}, {"class_weights": (1.0, 4.0, 0.5)}):
+        task = make(replace(fields, **changes), tokenizer)
+        assert task.fields.label_shares == (7 / 8, 1 / 8, 1 / 8)
+        bias = params_of(task)["sequence"]["out"]["bias"]
+        labels = task.train_batches(batch_size=8, steps=1, seed=0)(0)["labels"]
+        batch = {"labels": labels, "label_weights": np.ones((8, 1), np.float32)}
+
+        def loss(bias, task=task, batch=batch):
+            return task.outcome(jnp.broadcast_to(bias, (8, 1, 3)), batch).losses["label_loss"].sum
+
+        np.testing.assert_allclose(jax.grad(loss)(bias), 0, atol=1e-5)
+
+
 def test_several_labels_become_a_row_of_zeros_and_ones(tokenizer, tmp_path):
     rows = [{"text": "red cat", "tags": ["b", "a"]}, {"text": "dog", "tags": []}, {"text": "fish", "tags": ["c"]}]
     fields = Sequences(train=write(tmp_path / "t.jsonl", rows), target="several", label="tags", balanced=True)
@@ -195,7 +214,10 @@ def test_the_loss_with_class_weights_is_pytorchs(tokenizer):
 
 
 def test_the_loss_of_several_labels_is_pytorchs(tokenizer):
-    fields = Sequences(train="t", target="several", labels=("a", "b", "c"), class_weights=(0.5, 2.0, 3.0))
+    shares = (0.5, 0.1, 0.2)
+    fields = Sequences(
+        train="t", target="several", labels=("a", "b", "c"), class_weights=(0.5, 2.0, 3.0), label_shares=shares
+    )
     labels = np.array([[[0, 1, 1]], [[1, 0, 0]], [[1, 1, 1]]], np.float32)
     logits, loss, found = outcome(make(fields, tokenizer), labels, np.array([[1], [1], [0]]))
     expected = torch.nn.functional.binary_cross_entropy_with_logits(
@@ -220,7 +242,10 @@ def test_answers_carry_the_names_of_the_labels(tokenizer):
     one = make(Sequences(train="t", labels=("a", "b", "c")), tokenizer)
     answers = one.decode({"probabilities": probabilities}, None, rows)
     assert answers[0] == {"label": "a", "probability": 0.7, "probabilities": {"a": 0.7, "b": 0.1, "c": 0.2}}
-    several = make(Sequences(train="t", labels=("a", "b", "c"), target="several", threshold=0.55), tokenizer)
+    several = make(
+        Sequences(train="t", labels=("a", "b", "c"), target="several", threshold=0.55, label_shares=(0.5,) * 3),
+        tokenizer,
+    )
     answers = several.decode({"probabilities": probabilities}, None, rows)
     assert [answer["labels"] for answer in answers] == [["a"], ["b", "c"]]
     assert list(answers[1]["probabilities"]) == ["b", "c", "a"]

@@ -36,7 +36,12 @@ def make_model(folder: str, task: Any) -> Model:
     auto = transformers.AutoModelForSequenceClassification
     if isinstance(task.fields, Tokens):
         auto = transformers.AutoModelForTokenClassification
-    return auto.from_pretrained(folder, num_labels=task.model.num_classes, dtype=torch.float32)
+    model = auto.from_pretrained(folder, num_labels=task.model.num_classes, dtype=torch.float32)
+    bias = getattr(task.model, "bias", ())
+    if bias:  # several labels start where each one's share of the rows is answered
+        with torch.no_grad():
+            model.classifier.bias.copy_(torch.tensor(bias))
+    return model
 
 
 def logits_of(model: Model, batch: dict[str, np.ndarray]) -> torch.Tensor:
