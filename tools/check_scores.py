@@ -19,6 +19,7 @@ import sklearn.metrics
 
 from bert_jax.config import Choices, Sequences, Spans, Tokens
 from bert_jax.data.tables import Row, read_rows
+from bert_jax.errors import InputError
 from bert_jax.predict import load
 
 Answers = list[dict[str, Any]]
@@ -96,7 +97,10 @@ def main() -> None:
     parser.add_argument("workdirs", nargs="+", help="finished runs of one seed")
     apart = 0.0
     for workdir in parser.parse_args().workdirs:
-        bert = load(workdir)
+        try:
+            bert = load(workdir)
+        except InputError as error:
+            parser.error(str(error))
         fields: Any = bert.task
         rows = read_rows(fields.source(fields.eval))[: fields.eval_limit]
         ours = bert.evaluate()["metrics"]
