@@ -342,6 +342,20 @@ def test_a_narrow_terminal_prints_many_experiments_in_words_that_stay_whole(tmp_
     assert printed.count("optimizer.learning_rate 0.0") == 12
 
 
+@pytest.mark.parametrize("width", [80, 100, 120, 200])
+def test_no_name_of_a_figure_is_cut_in_a_terminal(tmp_path, width):
+    scores = {"mean_average_precision": 0.59, "f1_micro": 0.82, "f1_macro": 0.27, "exact": 0.56}
+    scores |= {f"{name}_at_{k}": 0.5 for k in (1, 3, 5) for name in ("precision", "recall")}
+    write_run(tmp_path / "run", classify(), 0.8)
+    for seed in (0, 1):
+        write_bare(tmp_path / f"other/seed{seed}", classify(seed, batch_size=9), **scores)
+    console = Console(file=StringIO(), width=width)
+    print_summary([tmp_path], console)
+    printed = console.file.getvalue()
+    assert max(map(len, printed.splitlines())) <= width
+    assert all(name in printed for name in (*scores, "compute", "memory", "MiB"))
+
+
 def test_what_the_data_gives_away_is_shown_and_no_score_to_be_best_in(tmp_path):
     for name, chance in (("a", 0.05), ("b", 0.07)):
         write_bare(

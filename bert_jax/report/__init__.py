@@ -74,7 +74,12 @@ def print_summary(workdirs: Sequence[str | Path], console: Console | None = None
         if len(table.columns) < 2 or not table.rows:
             continue
         texts = table.texts()
-        if 8 * len(table.columns) > console.width:
+        columns = list(zip(table.columns, *texts, strict=True))
+        # Names of experiments may be folded in a narrow terminal; other words stay whole.
+        name_width = min(12, max(map(len, columns[0])))
+        widths = [name_width] + [max(len(word) for text in column for word in text.split()) for column in columns[1:]]
+        wanted = [max(map(len, column)) for column in columns]
+        if sum(width + 3 for width in widths) + 2 > console.width:
             # No room for columns that can be read: a paragraph for each row.
             console.print(Text(table.title, style="bold"))
             for first, *rest in texts:
@@ -83,10 +88,10 @@ def print_summary(workdirs: Sequence[str | Path], console: Console | None = None
             console.print()
             continue
         shown = RichTable(title=table.title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD)
-        for number, name in enumerate(table.columns):
-            # Names stay readable in a narrow terminal; the figures beside them may take several lines.
-            width = None if number else min(12, max(len(row[0]) for row in texts))
-            shown.add_column(Text(name), justify="right" if number else "left", overflow="fold", min_width=width)
+        if sum(width + 3 for width in wanted) + 2 <= console.width:
+            widths = wanted
+        for number, (name, width) in enumerate(zip(table.columns, widths, strict=True)):
+            shown.add_column(Text(name), justify="right" if number else "left", overflow="fold", width=width)
         for row in texts:
             shown.add_row(*map(Text, row))
         console.print(shown)
