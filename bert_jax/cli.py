@@ -157,11 +157,11 @@ def plan(args: Sequence[str]) -> None:
     from bert_jax.sharding import pretend_devices
 
     pretend_devices(max(given.devices for given in parsed.values()))
+    sweep = load_experiments(Path(args[0]))
     for name, given in parsed.items():
         if name:
             print(name)
-        experiment = _as_from_origin(given.experiment, load_experiments(Path(args[0])))
-        print(run(experiment, given.accelerator, given.devices, given.mfu))
+        print(run(_as_from_origin(given.experiment, sweep), given.accelerator, given.devices, given.mfu))
 
 
 def _parse_experiments(args: Sequence[str], kind: Any, fields: dict[str, Any], usage: str) -> dict[str, Any]:

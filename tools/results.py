@@ -23,7 +23,7 @@ import matplotlib
 matplotlib.use("svg")
 import matplotlib.pyplot as plt
 
-from bert_jax.cli import load_experiments
+from bert_jax.cli import IN_SWEEP, load_experiments
 from bert_jax.config import Experiment, differences, to_json
 from bert_jax.pretrained import open_source
 from bert_jax.report.runs import Variant, find_runs, group_seeds
@@ -101,7 +101,7 @@ def summary(variant: Variant, name: str, experiment: Experiment) -> dict[str, An
     found = start(first.experiment.get("init_from") or "")
     if found:
         more["start"] = found
-    if (experiment.init_from or "").startswith("run:"):  # which the workdir has as a path
+    if (experiment.init_from or "").startswith(IN_SWEEP):  # which the workdir has as a path
         changed.pop("init_from", None)
     return {
         "kind": first.kind,
@@ -118,13 +118,11 @@ def summary(variant: Variant, name: str, experiment: Experiment) -> dict[str, An
 def start(source: str) -> dict[str, float]:
     """What a pre-training run that is spelt WORKDIR@STEP said of itself at that step; nothing of another source."""
     workdir, _, step = source.rpartition("@")
-    if not (step.isdecimal() and Path(workdir, "metrics.jsonl").exists()):
+    if not step.isdecimal() or not Path(workdir, "metrics.jsonl").exists():
         return {}
-    lines = map(json.loads, Path(workdir, "metrics.jsonl").read_text().splitlines())
-    found: dict[str, float] = next(
-        (line for line in lines if line["split"] == "eval" and line["step"] == int(step)), {}
-    )
-    return {name: round(found[name], 5) for name in FIGURES["Pretraining"] if name in found}
+    said = find_runs([Path(workdir)])[0][0].figures
+    found = {name: said.get((name, "eval"), {}).get(int(step)) for name in FIGURES["Pretraining"]}
+    return {name: round(value, 5) for name, value in found.items() if value is not None}
 
 
 def rounded(scores: list[dict[str, float]], names: list[str]) -> dict[str, list[float]]:
