@@ -252,7 +252,7 @@ def draw_dots(results: dict[str, Any]) -> plt.Figure:
             mean, spread = score(results["runs"][run])
             axis.errorbar(mean, place, xerr=spread, marker="o", capsize=3, color="C0")
         axis.set(yticks=range(len(runs)), yticklabels=runs, xlabel=name.replace("_", " "))
-        axis.invert_yaxis()
+        axis.set_ylim(len(runs) - 0.5, -0.5)
         axis.grid(axis="x", alpha=0.3)
     return figure
 
