@@ -253,6 +253,7 @@ class Choices(Labelled):
     context: str = "context"  # field of the context
     choices: tuple[str, ...] = ("choices",)  # the field that holds a list of choices, or a field for each choice
     label: str = "label"  # field of the right choice's index, from 0
+    packing: bool = False  # several examples, each with all its choices, share a row, attention kept apart
 
 
 TaskFields = Pretraining | Sequences | Distillation | Tokens | Spans | Choices

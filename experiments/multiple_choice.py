@@ -18,7 +18,9 @@ RECIPE = {
     "seeds": 3,
 }
 sweep = {
-    "codah": Experiment(task=Choices(folder="data/codah", train="train.jsonl.gz", eval="dev.jsonl.gz"), **RECIPE),
+    "codah": Experiment(
+        task=Choices(folder="data/codah", train="train.jsonl.gz", eval="dev.jsonl.gz", packing=True), **RECIPE
+    ),
     "swag": Experiment(
         task=Choices(
             folder="data/swag",
@@ -27,6 +29,7 @@ sweep = {
             context="startphrase",
             choices=("ending0", "ending1", "ending2", "ending3"),
             max_length=128,
+            packing=True,
         ),
         **RECIPE,
     ),

@@ -49,6 +49,32 @@ def test_rows_may_have_different_numbers_of_choices(tokenizer):
         assert answer["text"] == row.values["choices"][answer["choice"]]
 
 
+def test_packed_examples_teach_what_padded_ones_do(tokenizer, tmp_path):
+    # Examples of two to four choices, of unequal lengths: some rows hold one example, some several.
+    rows = [
+        {"context": "red " * (1 + i % 4), "choices": [name * (1 + j) for j, name in enumerate(NAMES[: 2 + i % 3])]}
+        for i in range(9)
+    ]
+    path = tmp_path / "t.jsonl"
+    path.write_text("".join(json.dumps(row | {"label": i % 2}) + "\n" for i, row in enumerate(rows)))
+    kinds = [make(tokenizer, train=str(path), packing=packing) for packing in (False, True)]
+    params = kinds[0].model.init(jax.random.key(0), tasks.dummy_batch(kinds[0]))["params"]
+    found = []
+    for task in kinds:
+        batch = task.train_batches(batch_size=9, steps=1, seed=0)(0)
+
+        def objective(params, task=task, batch=batch):
+            outcome = task.loss_fn(params, batch, None)
+            loss = outcome.losses["choice_loss"]
+            return loss.sum / loss.count, (loss.count, outcome.metrics["accuracy"])
+
+        found.append((len(batch["input_ids"]), *jax.jit(jax.value_and_grad(objective, has_aux=True))(params)))
+    assert found[1][0] < found[0][0]
+    np.testing.assert_allclose(found[0][1][0], found[1][1][0], rtol=1e-5)
+    np.testing.assert_array_equal(found[0][1][1], found[1][1][1])
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), found[0][2], found[1][2])
+
+
 def test_choices_in_columns_are_read_as_choices_in_a_list(tokenizer, tmp_path):
     (tmp_path / "t.csv").write_text("sent1,a,b,label\nred,blue,gold,1\n")
     (tmp_path / "t.jsonl").write_text(json.dumps({"context": "red", "choices": ["blue", "gold"], "label": 1}) + "\n")
@@ -57,7 +83,7 @@ def test_choices_in_columns_are_read_as_choices_in_a_list(tokenizer, tmp_path):
     )(0)
     listed = make(tokenizer, eval=str(tmp_path / "t.jsonl")).eval_batches(batch_size=1)(0)
     jax.tree.map(np.testing.assert_array_equal, columns, listed)
-    assert listed["labels"].tolist() == [1]
+    assert listed["labels"].tolist() == [[1]]
 
 
 def test_bad_rows_are_all_named_with_file_and_line(tokenizer, tmp_path):

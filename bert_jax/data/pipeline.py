@@ -83,7 +83,8 @@ def packed(features: Features, rows: np.ndarray, length: int, multiple: int = 1)
     """Returns the batch arrays of the examples `rows` [B], several to a row of `length`.
 
     Args:
-      features: with arrays of shape [examples, 1, ...], which become [R, N, ...].
+      features: with arrays of shape [examples, 1, ...], which become [R, N, ...]. Where an example is several sequences
+        (`cls_positions` [examples, M] and `sequence_ids` say which), a row of N examples has N x M sequences.
       multiple: the number of rows R is a multiple of it, so that devices and microbatches get equal parts.
 
     Returns:
@@ -112,18 +113,24 @@ def packed(features: Features, rows: np.ndarray, length: int, multiple: int = 1)
         out[target] = values
         return out
 
+    # Of an example that is several sequences, where each begins, and which one a token belongs to.
+    begins = features.arrays.get("cls_positions", np.zeros((len(features), 1), np.int32))
+    number = features.token_arrays.get("sequence_ids", np.ones_like(features.input_ids))
+    most = begins.shape[1]
     batch = {
         "input_ids": spread(features.input_ids[source]),
         "token_type_ids": spread(features.token_type_ids[source]),
         "position_ids": spread(inside),
-        "sequence_ids": spread(slot[of_token] + 1),
-        "cls_positions": np.zeros((shape[0], slots), np.int32),
     }
-    batch["cls_positions"][row, slot] = begin
     batch |= {name: spread(flat[source]) for name, flat in features.token_arrays.items()}
-    for name, array in features.arrays.items():
-        batch[name] = np.zeros((shape[0], slots, *array.shape[2:]), array.dtype)
-        batch[name][row, slot] = array[rows, 0]
+    batch["sequence_ids"] = spread(slot[of_token] * most + number[source])
+    arrays = {name: array[:, 0] for name, array in features.arrays.items() if name != "cls_positions"}
+    for name, array in arrays.items():
+        batch[name] = np.zeros((shape[0], slots, *array.shape[1:]), array.dtype)
+        batch[name][row, slot] = array[rows]
+    cls_positions = np.zeros((shape[0], slots, most), np.int32)
+    cls_positions[row, slot] = begin[:, None] + begins[rows]
+    batch["cls_positions"] = cls_positions.reshape(shape[0], -1)
     return batch
 
 

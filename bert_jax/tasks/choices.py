@@ -20,8 +20,8 @@ from bert_jax.tokenizers import Tokenizer
 class ChoiceTask(RowTask):
     """See `bert_jax.tasks.Task`; the fields are `bert_jax.config.Choices`.
 
-    The choices of an example are the sequences of its row, packed: attention keeps them apart, and positions begin anew
-    in each.
+    The choices of an example are sequences of one row: attention keeps them apart, and positions begin anew in each. So
+    are, with `packing`, those of several examples.
     """
 
     fields: Choices
@@ -35,12 +35,14 @@ class ChoiceTask(RowTask):
         return fields
 
     def loss_fn(self, params: Any, batch: dict[str, jax.Array], key: jax.Array | None) -> Outcome:
-        logits_BN = jnp.where(batch["choices"] > 0, self.logits(params, batch, key), MASKED_SCORE)
+        there_BNC = batch["choices"] > 0
+        logits_BNC = self.logits(params, batch, key).reshape(there_BNC.shape)
+        logits_BNC = jnp.where(there_BNC, logits_BNC, MASKED_SCORE)
         target = batch["labels"], batch["label_weights"]
         return Outcome(
-            losses={"choice_loss": cross_entropy(logits_BN, *target)},
-            metrics={"accuracy": accuracy(logits_BN, *target)},
-            predictions={"probabilities": jax.nn.softmax(logits_BN)},
+            losses={"choice_loss": cross_entropy(logits_BNC, *target)},
+            metrics={"accuracy": accuracy(logits_BNC, *target)},
+            predictions={"probabilities": jax.nn.softmax(logits_BNC[:, 0])},
         )
 
     def score(self, predictions: Arrays, batches: RowBatches) -> dict[str, float]:
@@ -77,14 +79,14 @@ class ChoiceTask(RowTask):
         most = max((len(texts) for texts in choices), default=1)
         arrays = {
             "cls_positions": np.zeros((len(rows), most), np.int32),
-            "choices": np.zeros((len(rows), most), np.int32),
-            "labels": np.array(labels, np.int32),
-            "label_weights": np.full(len(rows), float(labelled), np.float32),
+            "choices": np.zeros((len(rows), 1, most), np.int32),
+            "labels": np.array(labels, np.int32)[:, None],
+            "label_weights": np.full((len(rows), 1), float(labelled), np.float32),
         }
         for i, parts in enumerate(encoded):
             lengths = [len(ids) for ids, _ in parts]
             arrays["cls_positions"][i, : len(parts)] = np.cumsum([0, *lengths[:-1]])
-            arrays["choices"][i, : len(parts)] = 1
+            arrays["choices"][i, 0, : len(parts)] = 1
         flat = [part for parts in encoded for part in parts]
         numbers = [number for parts in encoded for number in range(1, len(parts) + 1)]
         return join(
@@ -100,7 +102,7 @@ class ChoiceTask(RowTask):
         )
 
     def row_length(self, features: Features) -> int:
-        return self.fields.max_length * features.arrays["choices"].shape[1]
+        return self.fields.max_length * features.arrays["choices"].shape[2]
 
     def _choices(self, row: Row, errors: RowErrors) -> list[str]:
         if len(self.fields.choices) > 1:
