@@ -67,13 +67,17 @@ class Trace:
             self._running = False
 
 
+# Seconds between two signs of life while steps are slow: of a bar in a terminal, and of lines.
+BAR_EVERY, LINE_EVERY = 2.0, 60.0
+
+
 class Progress:
     """A bar where there is a terminal, a line now and then where there is none."""
 
     def __init__(self, start: int, steps: int, say: Callable[[str], None]):
         self._say = say
         self._steps = steps
-        self._lap_began = time.monotonic()
+        self._lap_began = self._shown = time.monotonic()
         self._tokens = self._slots = self._flops = 0
         self._busy = 0.0
         self._text = ""
@@ -105,6 +109,17 @@ class Progress:
         if self._bar:
             self._bar.update(self._task, completed=step, text=self._text or "training")
 
+    @property
+    def due(self) -> bool:
+        """Whether nothing has been shown for so long that a person would wonder."""
+        return time.monotonic() - self._shown >= (BAR_EVERY if self._bar else LINE_EVERY)
+
+    def sign(self, text: str) -> None:
+        """Shows how far it is, where no bar does."""
+        self._shown = time.monotonic()
+        if not self._bar:
+            self._say(text)
+
     def lap(self) -> float:
         """Seconds since the last call: time spent on steps."""
         now = time.monotonic()
@@ -130,6 +145,7 @@ class Progress:
 
     def show(self, step: int, figures: dict[str, float]) -> None:
         """Shows the figures of the last steps."""
+        self._shown = time.monotonic()
         self._text = f"loss {figures['loss']:.3f}, {self._text}"
         if not self._bar:
             self._say(f"step {step}/{self._steps}: {self._text}")
@@ -138,6 +154,8 @@ class Progress:
         """Shows how far an evaluation is."""
         if self._bar:
             self._bar.update(self._task, text=f"evaluating {done}/{total}")
+        elif self.due:
+            self.sign(f"evaluating {done}/{total}")
 
     def evaluated(self, step: int, metrics: dict[str, float]) -> None:
         """Shows what an evaluation found, and keeps its time out of the training speed."""

@@ -359,6 +359,9 @@ class Loop:
                 due_log, due_eval = self._due(e.log_every, step), self._due(e.eval_every, step)
                 if due_log or due_eval or len(pending) >= 100:
                     self._collect(pending, progress)
+                elif progress.due:  # seldom enough that waiting for the device costs nothing
+                    self._collect(pending, progress)
+                    progress.sign(f"step {step}/{e.steps}")
                 if due_log:
                     self._log(step, progress)
                 if due_eval:

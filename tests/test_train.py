@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from tiny import MODEL, WORDS, fine_tuning, lines, pretraining, silent
 
-from bert_jax import optimizer, train
+from bert_jax import optimizer, progress, train
 from bert_jax.config import Optimizer, Sequences
 from bert_jax.errors import InputError
 from bert_jax.losses import Mean, Outcome
@@ -196,6 +196,17 @@ def test_a_finished_run_is_not_run_again(data, tmp_path):
 def test_an_experiment_that_cannot_run_says_which_field(data, tmp_path, changes, message):
     with pytest.raises(InputError, match=message):
         train.train(fine_tuning(data, **changes), tmp_path / "run", say=silent)
+
+
+@pytest.mark.parametrize(("apart", "signs"), [(0.0, 11), (1e9, 0)])
+def test_slow_steps_show_that_they_are_taken_and_change_nothing(data, tmp_path, monkeypatch, apart, signs):
+    monkeypatch.setattr(progress, "LINE_EVERY", apart)
+    said = []
+    train.train(pretraining(data, log_every=12, eval_every=0), tmp_path / "slow", say=said.append)
+    assert sum(f"step {step}/12" in said for step in range(1, 12)) == signs
+    monkeypatch.undo()
+    train.train(pretraining(data, log_every=12, eval_every=0), tmp_path / "plain", say=silent)
+    assert lines(tmp_path / "slow" / "metrics.jsonl") == lines(tmp_path / "plain" / "metrics.jsonl")
 
 
 def test_training_works_outside_the_main_thread(data, tmp_path):
