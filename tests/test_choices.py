@@ -6,7 +6,7 @@ from dataclasses import replace
 import jax
 import numpy as np
 import pytest
-from tiny import MODEL, NAMES
+from tiny import MODEL, NAMES, assert_packed_learns_what_padded_does
 
 from bert_jax import tasks
 from bert_jax.config import Choices
@@ -58,21 +58,7 @@ def test_packed_examples_teach_what_padded_ones_do(tokenizer, tmp_path):
     path = tmp_path / "t.jsonl"
     path.write_text("".join(json.dumps(row | {"label": i % 2}) + "\n" for i, row in enumerate(rows)))
     kinds = [make(tokenizer, train=str(path), packing=packing) for packing in (False, True)]
-    params = kinds[0].model.init(jax.random.key(0), tasks.dummy_batch(kinds[0]))["params"]
-    found = []
-    for task in kinds:
-        batch = task.train_batches(batch_size=9, steps=1, seed=0)(0)
-
-        def objective(params, task=task, batch=batch):
-            outcome = task.loss_fn(params, batch, None)
-            loss = outcome.losses["choice_loss"]
-            return loss.sum / loss.count, (loss.count, outcome.metrics["accuracy"])
-
-        found.append((len(batch["input_ids"]), *jax.jit(jax.value_and_grad(objective, has_aux=True))(params)))
-    assert found[1][0] < found[0][0]
-    np.testing.assert_allclose(found[0][1][0], found[1][1][0], rtol=1e-5)
-    np.testing.assert_array_equal(found[0][1][1], found[1][1][1])
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), found[0][2], found[1][2])
+    assert_packed_learns_what_padded_does(*kinds, batch_size=9)
 
 
 def test_choices_in_columns_are_read_as_choices_in_a_list(tokenizer, tmp_path):

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
-from tiny import MODEL, WORDS
+from tiny import MODEL, WORDS, assert_packed_learns_what_padded_does
 
 from bert_jax import tasks, tokenizers
 from bert_jax.config import Sequences
@@ -270,14 +270,6 @@ def test_scores_and_tables_come_from_the_labels_of_the_rows(tokenizer, tmp_path)
 # Packing
 
 
-def loss_and_gradient(task, params, batch):
-    def objective(params):
-        found = task.loss_fn(params, batch, None)
-        return sum(loss.sum / loss.count for loss in found.losses.values()), found.metrics
-
-    return jax.jit(jax.value_and_grad(objective, has_aux=True))(params)
-
-
 @pytest.mark.parametrize(("target", "multiple"), [("class", 1), ("several", 3), ("number", 2)])
 def test_packed_texts_learn_what_padded_ones_do(tokenizer, tmp_path, target, multiple):
     rng = np.random.default_rng(2)
@@ -287,20 +279,8 @@ def test_packed_texts_learn_what_padded_ones_do(tokenizer, tmp_path, target, mul
         for i in range(40)
     ]
     fields = Sequences(train=write(tmp_path / "t.jsonl", rows), target=target, text_b="b", max_length=48, balanced=True)
-    padded, packed = make(fields, tokenizer), make(replace(fields, packing=True), tokenizer)
-    params = params_of(padded)
-    first = padded.train_batches(batch_size=24, steps=3, seed=5)(2)
-    second = packed.train_batches(batch_size=24, steps=3, seed=5, multiple=multiple)(2)
-    assert len(first["input_ids"]) == 24
-    assert len(second["input_ids"]) < 24
-    assert len(second["input_ids"]) % multiple == 0
-    assert (first["sequence_ids"] > 0).sum() == (second["sequence_ids"] > 0).sum()
-    (loss, metrics), gradient = loss_and_gradient(padded, params, first)
-    (packed_loss, packed_metrics), packed_gradient = loss_and_gradient(packed, params, second)
-    assert float(packed_loss) == pytest.approx(float(loss), rel=1e-5)
-    for name in metrics:
-        np.testing.assert_allclose(jax.tree.leaves(metrics[name]), jax.tree.leaves(packed_metrics[name]))
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), gradient, packed_gradient)
+    kinds = make(fields, tokenizer), make(replace(fields, packing=True), tokenizer)
+    assert_packed_learns_what_padded_does(*kinds, batch_size=24, multiple=multiple)
 
 
 def test_packed_batches_take_few_shapes_and_lose_nothing(tokenizer, tmp_path):

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from tiny import MODEL, NAMES
+from tiny import MODEL, NAMES, assert_packed_learns_what_padded_does
 
 from bert_jax import metrics, tasks
 from bert_jax.config import Spans
@@ -142,21 +142,7 @@ def test_packed_windows_learn_what_padded_ones_do(tokenizer, tmp_path):
     rows = [question(context, context.split(", ")[n // 2 : n // 2 + 1]) for n, context in contexts]
     (tmp_path / "t.jsonl").write_text("".join(json.dumps(row.values) + "\n" for row in rows))
     kinds = [make(tokenizer, train=str(tmp_path / "t.jsonl"), packing=packing) for packing in (False, True)]
-    params = kinds[0].model.init(jax.random.key(0), tasks.dummy_batch(kinds[0]))["params"]
-    found = []
-    for task in kinds:
-        batch = task.train_batches(batch_size=8, steps=1, seed=0)(0)
-
-        def objective(params, task=task, batch=batch):
-            outcome = task.loss_fn(params, batch, None)
-            loss = outcome.losses["span_loss"]
-            return loss.sum / loss.count, (loss.count, outcome.metrics["position_accuracy"])
-
-        found.append((len(batch["input_ids"]), *jax.jit(jax.value_and_grad(objective, has_aux=True))(params)))
-    assert found[1][0] < found[0][0]
-    np.testing.assert_allclose(found[0][1][0], found[1][1][0], rtol=1e-5)
-    np.testing.assert_array_equal(found[0][1][1], found[1][1][1])
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), found[0][2], found[1][2])
+    assert_packed_learns_what_padded_does(*kinds, batch_size=8)
 
 
 def test_the_threshold_for_no_answer_is_fitted_and_used(tokenizer, tmp_path):

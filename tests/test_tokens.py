@@ -6,7 +6,7 @@ from dataclasses import replace
 import jax
 import numpy as np
 import pytest
-from tiny import NAMES, QUIET
+from tiny import NAMES, QUIET, assert_packed_learns_what_padded_does
 
 from bert_jax import tasks
 from bert_jax.config import Tokens
@@ -112,20 +112,8 @@ def test_a_model_answers_for_every_word_of_every_sentence(tokenizer):
 def test_packed_sentences_learn_what_padded_ones_do(tokenizer, tmp_path):
     path = tmp_path / "t.jsonl"
     path.write_text("".join(json.dumps(sentence(n, n).values) + "\n" for n in [1, 2, 3, 4, 5, 6, 7, 30]))
-    padded, packed = (make(tokenizer, train=str(path), packing=packing) for packing in (False, True))
-    params = padded.model.init(jax.random.key(0), tasks.dummy_batch(padded))["params"]
-    found = []
-    for task in (padded, packed):
-        batch = task.train_batches(batch_size=8, steps=1, seed=0)(0)
-
-        def objective(params, task=task, batch=batch):
-            loss = task.loss_fn(params, batch, None).losses["tag_loss"]
-            return loss.sum / loss.count, loss.count
-
-        found.append((len(batch["input_ids"]), *jax.jit(jax.value_and_grad(objective, has_aux=True))(params)))
-    assert found[1][0] < found[0][0]
-    np.testing.assert_allclose(found[0][1], found[1][1], rtol=1e-5)
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), found[0][2], found[1][2])
+    kinds = [make(tokenizer, train=str(path), packing=packing) for packing in (False, True)]
+    assert_packed_learns_what_padded_does(*kinds, batch_size=8)
 
 
 def test_answers_say_where_words_and_entities_stand(tokenizer):
