@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from tiny import silent
+from tiny import fine_tuning, pretraining, silent
 
 from bert_jax.train import train
 
@@ -115,3 +115,18 @@ def test_collecting_reads_each_seed_of_a_run_and_keeps_what_was_written_by_hand(
     path.write_text(json.dumps(found | {"finding": "By hand."}))
     tool.collect(tmp_path / "runs/tuned", tmp_path)
     assert json.loads(path.read_text())["finding"] == "By hand."
+
+
+def test_the_quickstart_is_collected_by_its_stages(tool, data, tmp_path, monkeypatch):
+    monkeypatch.setattr(tool, "RESULTS", tmp_path / "results")
+    folder = tmp_path / "quickstart"
+    train(pretraining(data, steps=2), folder / "pretrain", say=silent)
+    for seed in (0, 1):
+        train(fine_tuning(data, steps=2, seed=seed), folder / f"finetune/random-{seed}", say=silent)
+    found = json.loads(tool.collect(folder).read_text())
+    assert list(found["runs"]) == ["pretrain", "random"]
+    assert len(found["runs"]["random"]["figures"]["accuracy"]) == 2
+    assert found["runs"]["pretrain"]["figures"]["mlm_loss"] == [pytest.approx(3.0, abs=1.5)]
+    lines = tool.section(found).splitlines()
+    assert "`make quickstart`" in lines
+    assert any(line.startswith("| random | accuracy ") for line in lines)

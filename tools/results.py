@@ -2,6 +2,7 @@
 
     python tools/results.py collect runs/freezing    # reads a sweep's workdir, writes experiments/results/freezing.json
     python tools/results.py collect runs/glue --pytorch pytorch    # and pytorch/glue-sst2.jsonl beside its run sst2
+    python tools/results.py collect runs/quickstart    # which has no file in experiments/
     python tools/results.py                          # what `make results` does: table and figures, no run needed
 
 A file of results names the experiment, and holds for each finished run the score of every seed, what it cost and which
@@ -50,6 +51,9 @@ TASKS_HEAD = """### What does fine-tuning give, task by task, here and in PyTorc
 same in PyTorch is `tools/compare_fine_tuning.py` on the same rows, recipe and seeds. These runs had one core each.
 `tools/check_scores.py` gives their scores by the field's own scorers.
 """
+QUICKSTART = "quickstart"  # a command of its own, with three kinds of runs
+STAGES = ("pretrain", "pre-trained", "random")
+QUICKSTART_HEAD = ["### What do five minutes of pre-training gain?", "", "`make quickstart`", ""]
 # Flags whose values are kept where they are not the experiment file's.
 FLAGS = ("epochs", "init_from", "optimizer.learning_rate", "task.eval", "task.eval_limit", "task.limit", "task.train")
 # Experiments whose runs are points of curves: how a run's name gives panel, place on the x axis, and curve.
@@ -65,12 +69,15 @@ def collect(workdir: Path, pytorch: Path | None = None) -> Path:
     name = workdir.name
     path = RESULTS / f"{name}.json"
     old = json.loads(path.read_text()) if path.exists() else {}
-    experiments = load_experiments(EXPERIMENTS / f"{name}.py")
     runs, _ = find_runs([workdir])
+    variants = group_seeds(run for run in runs if run.finished)
+    stages: dict[str, Experiment | None] = dict.fromkeys(STAGES)
+    experiments = stages if name == QUICKSTART else dict(load_experiments(EXPERIMENTS / f"{name}.py"))
     found = {}
-    for variant in group_seeds(run for run in runs if run.finished):
-        # An experiment that is alone in its file has the workdir to itself.
-        run = "" if "" in experiments else variant.runs[0].path.relative_to(workdir.resolve()).parts[0]
+    for variant in variants:
+        run = Path(variant.name).name
+        if name != QUICKSTART:  # an experiment that is alone in its file has the workdir to itself
+            run = "" if "" in experiments else variant.runs[0].path.relative_to(workdir.resolve()).parts[0]
         if run in experiments:
             found[run] = summary(variant, name, experiments[run])
             theirs = pytorch / f"{name}-{run or name}.jsonl" if pytorch else None
@@ -89,19 +96,19 @@ def collect(workdir: Path, pytorch: Path | None = None) -> Path:
     return path
 
 
-def summary(variant: Variant, name: str, experiment: Experiment) -> dict[str, Any]:
+def summary(variant: Variant, name: str, experiment: Experiment | None) -> dict[str, Any]:
     """The figures of each seed, in their order, the mean cost of one, and the flags that were given."""
     first = variant.runs[0]
     scores = [run.scores for run in variant.runs]
     names = [figure for figure in FIGURES.get(name, FIGURES[first.kind]) if figure in scores[0]]
     params, _ = open_source(first.path).read_params()
-    changed = differences(to_json(experiment), first.experiment)
+    changed = differences(to_json(experiment), first.experiment) if experiment else {}
     curve = first.figures.get(("mlm_loss", "eval"), {})
     more: dict[str, Any] = {"curve": {str(step): round(loss, 4) for step, loss in curve.items()}} if curve else {}
     found = start(first.experiment.get("init_from") or "")
     if found:
         more["start"] = found
-    if (experiment.init_from or "").startswith(IN_SWEEP):  # which the workdir has as a path
+    if experiment and (experiment.init_from or "").startswith(IN_SWEEP):  # which the workdir has as a path
         changed.pop("init_from", None)
     return {
         "kind": first.kind,
@@ -155,10 +162,13 @@ def figures(found: dict[str, list[float]]) -> str:
 def section(results: dict[str, Any]) -> str:
     """One experiment's part of the README."""
     name = results["experiment"]
+    figure = [f"![{name}](results/{name}.svg)", ""]
+    if name == QUICKSTART:
+        return "\n".join([*QUICKSTART_HEAD, *said(results), *figure, *table(results["runs"]), ""])
     docstring = ast.get_docstring(ast.parse((EXPERIMENTS / f"{name}.py").read_text())) or name
     lines = [f"### {docstring.splitlines()[0]}", ""]
     lines += [f"`bert_jax train experiments/{name}.py --workdir runs/{name}`", "", *said(results)]
-    lines += [f"![{name}](results/{name}.svg)", "", *table(results["runs"]), ""]
+    lines += [*figure, *table(results["runs"]), ""]
     return "\n".join(lines)
 
 
