@@ -4,7 +4,7 @@ Claim: mean average precision over the genres is far above that of answering wit
 weights trade precision for recall of the rare ones.
 The outputs start at the genres' frequencies. Started at zeros, 3,000 synopses taught MiniLM nothing but those, with
 this learning rate and with 2e-4, which suits so small a model and so few steps.
-Time: with MiniLM on one CPU core, ten minutes a seed for 3,000 synopses, an hour and a half for all 27,392.
+Time: with MiniLM on one CPU core, ten to twenty minutes a seed for 3,000 synopses, up to three hours for all 27,392.
 
     bert_jax train experiments/film_tags.py --workdir runs/film-tags --task.folder data/movie_tags
 """
