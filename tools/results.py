@@ -27,7 +27,7 @@ import matplotlib.pyplot as plt
 from bert_jax.cli import IN_SWEEP, load_experiments
 from bert_jax.config import Experiment, differences, to_json
 from bert_jax.pretrained import open_source
-from bert_jax.report.runs import Variant, find_runs, group_seeds
+from bert_jax.report.runs import Run, find_runs
 
 EXPERIMENTS = Path(__file__).parent.parent / "experiments"
 RESULTS = EXPERIMENTS / "results"
@@ -69,37 +69,44 @@ def collect(workdir: Path, pytorch: Path | None = None) -> Path:
     name = workdir.name
     path = RESULTS / f"{name}.json"
     old = json.loads(path.read_text()) if path.exists() else {}
-    runs, _ = find_runs([workdir])
-    variants = group_seeds(run for run in runs if run.finished)
     stages: dict[str, Experiment | None] = dict.fromkeys(STAGES)
     experiments = stages if name == QUICKSTART else dict(load_experiments(EXPERIMENTS / f"{name}.py"))
+
+    def entry_of(run: Run) -> str:
+        if name == QUICKSTART:
+            return re.sub(r"-\d+$", "", run.path.name)
+        # An experiment that is alone in its file has the workdir to itself.
+        return "" if "" in experiments else run.path.relative_to(workdir.resolve()).parts[0]
+
+    # By folder: seeds that were trained one by one may differ in their steps, which follow from the rows they draw.
+    seeds: dict[str, list[Run]] = defaultdict(list)
+    for run in find_runs([workdir])[0]:
+        if run.finished:
+            seeds[entry_of(run)].append(run)
     found = {}
-    for variant in variants:
-        run = Path(variant.name).name
-        if name != QUICKSTART:  # an experiment that is alone in its file has the workdir to itself
-            run = "" if "" in experiments else variant.runs[0].path.relative_to(workdir.resolve()).parts[0]
-        if run in experiments:
-            found[run] = summary(variant, name, experiments[run])
-            theirs = pytorch / f"{name}-{run or name}.jsonl" if pytorch else None
-            if theirs is not None and theirs.exists():
-                lines = [json.loads(line) for line in theirs.read_text().splitlines()]
-                scores = [line["metrics"] for line in sorted(lines, key=lambda line: line["seed"])]
-                found[run]["pytorch"] = rounded(scores, list(found[run]["figures"]))
+    for entry in [entry for entry in experiments if entry in seeds]:
+        runs = sorted(seeds[entry], key=lambda run: run.experiment["seed"])
+        found[entry] = summary(runs, name, experiments[entry])
+        theirs = pytorch / f"{name}-{entry or name}.jsonl" if pytorch else None
+        if theirs is not None and theirs.exists():
+            lines = [json.loads(line) for line in theirs.read_text().splitlines()]
+            scores = [line["metrics"] for line in sorted(lines, key=lambda line: line["seed"])]
+            found[entry]["pytorch"] = rounded(scores, list(found[entry]["figures"]))
     results = {
         "experiment": name,
         "finding": old.get("finding", ""),
         "does_not_show": old.get("does_not_show", ""),
-        "runs": {run or name: found[run] for run in experiments if run in found},
+        "runs": {entry or name: one for entry, one in found.items()},
     }
     RESULTS.mkdir(exist_ok=True)
     path.write_text(json.dumps(results, indent=1) + "\n")
     return path
 
 
-def summary(variant: Variant, name: str, experiment: Experiment | None) -> dict[str, Any]:
+def summary(runs: list[Run], name: str, experiment: Experiment | None) -> dict[str, Any]:
     """The figures of each seed, in their order, the mean cost of one, and the flags that were given."""
-    first = variant.runs[0]
-    scores = [run.scores for run in variant.runs]
+    first = runs[0]
+    scores = [run.scores for run in runs]
     names = [figure for figure in FIGURES.get(name, FIGURES[first.kind]) if figure in scores[0]]
     params, _ = open_source(first.path).read_params()
     changed = differences(to_json(experiment), first.experiment) if experiment else {}
@@ -115,8 +122,8 @@ def summary(variant: Variant, name: str, experiment: Experiment | None) -> dict[
         "flags": {flag: changed[flag][1] for flag in FLAGS if flag in changed},
         "figures": rounded(scores, names),
         "steps": first.step,
-        "tokens": round(statistics.fmean(run.result["tokens"] for run in variant.runs)),
-        "seconds": round(statistics.fmean(run.result["seconds"] for run in variant.runs), 1),
+        "tokens": round(statistics.fmean(run.result["tokens"] for run in runs)),
+        "seconds": round(statistics.fmean(run.result["seconds"] for run in runs), 1),
         "parameters": count(params),
         **more,
     }
