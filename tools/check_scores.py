@@ -49,9 +49,7 @@ def score_sequences(fields: Sequences, rows: list[Row], said: Answers) -> dict[s
     labels = [answer["label"] for answer in said]
     return {
         "accuracy": sklearn.metrics.accuracy_score(names, labels),
-        "f1_macro": sklearn.metrics.f1_score(
-            names, labels, average="macro", labels=list(fields.labels), zero_division=0
-        ),
+        "f1_macro": sklearn.metrics.f1_score(names, labels, average="macro", zero_division=0),
         "matthews": sklearn.metrics.matthews_corrcoef(names, labels),
     }
 
