@@ -204,6 +204,7 @@ def test_slow_steps_show_that_they_are_taken_and_change_nothing(data, tmp_path, 
     said = []
     train.train(pretraining(data, log_every=12, eval_every=0), tmp_path / "slow", say=said.append)
     assert sum(f"step {step}/12" in said for step in range(1, 12)) == signs
+    assert any(text.startswith("evaluating ") for text in said) == (signs > 0)
     monkeypatch.undo()
     train.train(pretraining(data, log_every=12, eval_every=0), tmp_path / "plain", say=silent)
     assert lines(tmp_path / "slow" / "metrics.jsonl") == lines(tmp_path / "plain" / "metrics.jsonl")
