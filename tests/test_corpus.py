@@ -24,6 +24,11 @@ def json_lines(texts) -> bytes:
     return "".join(json.dumps({"id": 1, "text": text}) + "\n" for text in texts).encode()
 
 
+def gzipped(data: bytes) -> bytes:
+    # Without the time: a test's name holds its data, and pytest-xdist's workers must all find tests of the same names.
+    return gzip.compress(data, mtime=0)
+
+
 def zstd(data: bytes) -> bytes:
     return zstandard.ZstdCompressor().compress(data)
 
@@ -34,10 +39,10 @@ def zstd(data: bytes) -> bytes:
         ("a.txt", "\n\n".join(TEXTS).encode()),
         ("a", "\n \t\n\n".join(TEXTS).encode()),
         ("a.txt", b"\xef\xbb\xbf" + "\r\n\r\n".join(TEXTS).encode()),
-        ("a.txt.gz", gzip.compress("\n\n".join(TEXTS).encode())),
+        ("a.txt.gz", gzipped("\n\n".join(TEXTS).encode())),
         ("a.txt.zst", zstd("\n\n".join(TEXTS).encode())),
         ("a.jsonl", json_lines(TEXTS)),
-        ("a.jsonl.gz", gzip.compress(json_lines(TEXTS))),
+        ("a.jsonl.gz", gzipped(json_lines(TEXTS))),
         ("a.jsonl.zst", zstd(json_lines(TEXTS[:1])) + zstd(json_lines(TEXTS[1:]))),
     ],
 )
@@ -97,9 +102,9 @@ def test_tfds_sets_are_read_by_name_and_slice(tmp_path, monkeypatch):
         ("a.txt", "one\n\ncaf\u00e9".encode("latin-1"), "a.txt:3: not UTF-8 .byte 0xe9.; convert"),
         ("a.txt", "one".encode("utf-16"), "a.txt:1: not UTF-8"),
         ("a.txt", b"one\ntwo\0three", "a.txt:2: a zero byte; this is a binary file"),
-        ("a.txt", gzip.compress(b"text"), "a.txt:1: not UTF-8"),
+        ("a.txt", gzipped(b"text"), "a.txt:1: not UTF-8"),
         ("a.txt.gz", b"plain", "a.txt.gz: not a gzip file"),
-        ("a.txt.gz", gzip.compress(b"text" * 10000)[:-9], "a.txt.gz: damaged or cut off"),
+        ("a.txt.gz", gzipped(b"text" * 10000)[:-9], "a.txt.gz: damaged or cut off"),
         ("a.txt.zst", b"plain", "a.txt.zst: damaged"),
         ("a.jsonl", b'{"text": "a"}\n{"text": \n', "a.jsonl:2: not JSON"),
         ("a.jsonl", b'{"title": "a"}\n', 'a.jsonl:1: expected {"text": "..."}, found the fields title'),
