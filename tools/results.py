@@ -59,7 +59,7 @@ FLAGS = ("epochs", "init_from", "optimizer.learning_rate", "task.eval", "task.ev
 # Experiments whose runs are points of curves: how a run's name gives panel, place on the x axis, and curve.
 CURVES = {
     "from_scratch_or_pretrained": r"(?P<panel>\w+)-(?P<x>\d+|all)-(?P<line>.+)",
-    "what_the_weights_learn": r"(?P<line>after)-(?P<x>\d+)",
+    "what_the_weights_learn": r"(?P<line>.+)-after-(?P<x>\d+)",
 }
 X_LABELS = {"from_scratch_or_pretrained": "labels", "what_the_weights_learn": "steps of pre-training"}
 
