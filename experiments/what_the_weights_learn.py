@@ -36,9 +36,8 @@ sst2 = Experiment(
 entities = replace(
     sst2, task=Tokens("conll:eng.train", "conll:eng.testa", "data/conll2003", **ENTITIES, **FEW), steps=375
 )
-scratch = {"sst2": sst2, "entities": entities}
 
-sweep = {f"{name}-after-0": e for name, e in scratch.items()}
-sweep |= {
-    f"{name}-after-{step}": replace(e, init_from=f"{RUN}@{step}") for name, e in scratch.items() for step in STEPS
-}
+sweep = {}
+for name, scratch in {"sst2": sst2, "entities": entities}.items():
+    sweep[f"{name}-after-0"] = scratch
+    sweep |= {f"{name}-after-{step}": replace(scratch, init_from=f"{RUN}@{step}") for step in STEPS}

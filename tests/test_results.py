@@ -63,11 +63,12 @@ def test_what_a_checkpoint_said_of_itself_stands_beside_what_was_tuned_from_it(t
     one = {"kind": "Sequences", "steps": 9, "tokens": 5000, "seconds": 2.5, "parameters": 1234}
     found = {"sst2-after-0": one | {"figures": {"accuracy": [0.5]}}}
     found["sst2-after-10"] = one | {"figures": {"accuracy": [0.6]}, "start": begun}
+    found["entities-after-10"] = one | {"figures": {"f1": [0.5]}, "start": begun}
     results = {"experiment": "what_the_weights_learn", "finding": "", "does_not_show": "", "runs": found}
     assert "| sst2-after-10 | accuracy 60.0 %; before: mlm loss 5.50, pair accuracy 60.0 % |" in tool.section(results)
     tool.draw(results, tmp_path / "a.svg")
     drawn = (tmp_path / "a.svg").read_text()
-    assert all(f"<!-- {panel} -->" in drawn for panel in ("fine-tuned", "mlm loss", "pair accuracy"))
+    assert all(f"<!-- {panel} -->" in drawn for panel in ("sst2", "entities", "mlm loss", "pair accuracy"))
 
 
 def test_pre_trainings_of_a_sweep_are_drawn_as_curves(tool, tmp_path):

@@ -56,10 +56,11 @@ STAGES = ("pretrain", "pre-trained", "random")
 QUICKSTART_HEAD = ["### What do five minutes of pre-training gain?", "", "`make quickstart`", ""]
 # Flags whose values are kept where they are not the experiment file's.
 FLAGS = ("epochs", "init_from", "optimizer.learning_rate", "task.eval", "task.eval_limit", "task.limit", "task.train")
-# Experiments whose runs are points of curves: how a run's name gives panel, place on the x axis, and curve.
+# Experiments whose runs are points of curves: how a run's name gives panel, place on the x axis, and curve, if
+# there are several.
 CURVES = {
     "from_scratch_or_pretrained": r"(?P<panel>\w+)-(?P<x>\d+|all)-(?P<line>.+)",
-    "what_the_weights_learn": r"(?P<line>.+)-after-(?P<x>\d+)",
+    "what_the_weights_learn": r"(?P<panel>.+)-after-(?P<x>\d+)",
 }
 X_LABELS = {"from_scratch_or_pretrained": "labels", "what_the_weights_learn": "steps of pre-training"}
 
@@ -223,27 +224,34 @@ def score(found: dict[str, Any]) -> tuple[float, float]:
 def draw_curves(results: dict[str, Any], pattern: str) -> plt.Figure:
     """Scores over what the runs' names say, a panel for each task and a line for each start.
 
-    What a run's pre-training said of itself has panels of its own.
+    What the pre-training they all start from said of itself has panels of its own.
     """
-    panels: dict[str, dict[str, list[Any]]] = defaultdict(lambda: defaultdict(list))
+    panels: dict[str, dict[str, dict[str, tuple[float, float]]]] = defaultdict(lambda: defaultdict(dict))
+    units = {}
     for run, found in results["runs"].items():
         match = re.fullmatch(pattern, run)
         if match:
             parts = match.groupdict()
-            panels[parts.get("panel", "fine-tuned")][parts["line"]].append((parts["x"], *score(found)))
+            units[parts["panel"]] = next(iter(found["figures"]))
+            panels[parts["panel"]][parts.get("line", "")][parts["x"]] = score(found)
             for name, value in found.get("start", {}).items():
-                panels[name.replace("_", " ")][parts["line"]].append((parts["x"], value, 0.0))
+                panels[name.replace("_", " ")][""][parts["x"]] = value, 0.0
+    columns = min(len(panels), 3)
+    rows = -(-len(panels) // columns)
     figure, axes = plt.subplots(
-        1, len(panels), figsize=(5.5 * min(len(panels), 2), 3.2), squeeze=False, layout="constrained"
+        rows, columns, figsize=(5.5 * min(columns, 2), 3.2 * rows), squeeze=False, layout="constrained"
     )
-    for axis, (panel, lines) in zip(axes[0], panels.items(), strict=True):
-        order = sorted({x for points in lines.values() for x, *_ in points}, key=lambda x: (x == "all", len(x), x))
+    for axis in axes.flat[len(panels) :]:
+        axis.remove()
+    tasks_first = sorted(panels.items(), key=lambda item: item[0] not in units)
+    for axis, (panel, lines) in zip(axes.flat, tasks_first, strict=False):
+        order = sorted({x for points in lines.values() for x in points}, key=lambda x: (x == "all", len(x), x))
         for line, points in lines.items():
-            points.sort(key=lambda point: order.index(point[0]))
-            places = [order.index(x) for x, *_ in points]
-            axis.errorbar(places, [p[1] for p in points], [p[2] for p in points], marker="o", capsize=3, label=line)
+            shared = [x for x in order if x in points]
+            means, spreads = zip(*(points[x] for x in shared), strict=True)
+            axis.errorbar([order.index(x) for x in shared], means, spreads, marker="o", capsize=3, label=line)
         axis.set(xticks=range(len(order)), xticklabels=order, title=panel)
-        axis.set_xlabel(X_LABELS[results["experiment"]])
+        axis.set(xlabel=X_LABELS[results["experiment"]], ylabel=units.get(panel, "").replace("_", " "))
         if len(lines) > 1:
             axis.legend()
     return figure
