@@ -226,7 +226,8 @@ def _model(experiment: Experiment, sweep: dict[str, Experiment]) -> BertConfig |
 
     from bert_jax.pretrained import open_source
 
-    return open_source(origin.init_from).config
+    # 0, for the task may have markers to add to the source's vocabulary.
+    return dataclasses.replace(open_source(origin.init_from).config, vocab_size=0)
 
 
 def _origin(experiment: Experiment, sweep: dict[str, Experiment]) -> Experiment:

@@ -200,7 +200,7 @@ class Sequences(Labelled):
     label_shares: tuple[float, ...] = ()  # with several: how many rows have each label; empty = found in the rows
     none_label: str | None = None  # the label "none of the others", left out of precision, recall and F1
     threshold: float = 0.5  # with several: a label is predicted where its probability is at least this
-    markers: tuple[str, ...] = ()  # strings in the text that are one token each, such as << >> around an entity
+    markers: tuple[str, ...] = ()  # words in the text that are one token each, such as << >> around an entity
     packing: bool = False  # several short texts share a row, attention kept apart; the batch holds as many texts
 
 

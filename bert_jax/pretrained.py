@@ -180,19 +180,47 @@ def extend_vocabulary(source: Source, texts: Iterable[str], num_pieces: int) -> 
     """
     tokenizer, extension = tokenizers.extend(source.tokenizer, texts, num_pieces)
 
-    def grown(rows: np.ndarray) -> np.ndarray:
-        added = [rows[list(parts)].mean(0) for parts in extension.made_of]
-        return np.concatenate([rows, np.stack(added).astype(rows.dtype)])
+    def means(rows: np.ndarray) -> np.ndarray:
+        return np.stack([rows[list(parts)].mean(0) for parts in extension.made_of])
+
+    return _lengthened(source, tokenizer, means), extension
+
+
+def add_pieces(source: Source, pieces: Sequence[str]) -> Source:
+    """Adds pieces that are made of no others, such as markers; their rows are drawn as if they were rows of the table.
+
+    That is, from the normal distribution with the mean and the standard deviation of its rows, each column by itself.
+
+    Returns:
+      The source with the longer vocabulary, embedding table and MLM bias.
+
+    Raises:
+      InputError: the vocabulary has one of them already.
+
+    Source: Hewitt 2021, "Initializing New Word Embeddings for Pretrained Language Models".
+    """
+    size = len(pieces)
+
+    def drawn(rows: np.ndarray) -> np.ndarray:
+        return np.random.default_rng(0).normal(rows.mean(0), rows.std(0), (size, *rows.shape[1:]))
+
+    return _lengthened(source, source.tokenizer.with_pieces(pieces), drawn)
+
+
+def _lengthened(source: Source, tokenizer: Tokenizer, added: Callable[[np.ndarray], np.ndarray]) -> Source:
+    """The source with `tokenizer`, whose vocabulary is longer; `added` makes the new rows from the old ones."""
+
+    def longer(path: Any, rows: np.ndarray) -> np.ndarray:
+        if "/".join(key.key for key in path[-2:]) not in {"word/embedding", "mlm/bias"}:
+            return rows
+        return np.concatenate([rows, added(rows).astype(rows.dtype)])
 
     def read_params() -> tuple[Any, Notes]:
         params, notes = source.read_params()
-        longer = {"word/embedding", "mlm/bias"}
-        return jax.tree.map_with_path(
-            lambda path, x: grown(x) if "/".join(key.key for key in path[-2:]) in longer else x, params
-        ), notes
+        return jax.tree.map_with_path(longer, params), notes
 
     config = replace(source.config, vocab_size=tokenizer.vocab_size)
-    return replace(source, config=config, tokenizer=tokenizer, read_params=read_params), extension
+    return replace(source, config=config, tokenizer=tokenizer, read_params=read_params)
 
 
 def _with_fitted(task: TaskFields, result: Path) -> TaskFields:

@@ -52,6 +52,10 @@ def resolve(experiment: Experiment, workdir: Workdir | None = None) -> Run:
         stored = pretrained.read_experiment(workdir.path).model
     else:
         tokenizer = _find_tokenizer(experiment, source)
+        added = tasks.pieces_to_add(experiment.task, tokenizer)
+        if added:
+            tokenizer = tokenizer.with_pieces(added)
+            source = source and pretrained.add_pieces(source, added)
         stored = source.config if source else None
     config = experiment.model or stored
     if config is None:

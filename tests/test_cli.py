@@ -9,7 +9,7 @@ import jax
 import numpy as np
 import pytest
 
-from bert_jax import cli, pretrained
+from bert_jax import cli, pretrained, tokenizers
 from bert_jax.errors import InputError
 
 WORDS = ["red", "blue", "green", "small", "large", "old", "cat", "dog", "bird", "runs", "sleeps", "eats", "here", "now"]
@@ -314,6 +314,19 @@ def test_convert_keeps_what_stands_where_it_should_write(folder, capsys):
     assert run("convert", folder / "pretrained", folder / "store") == 2
     assert "not empty" in capsys.readouterr().err
     assert everything_in(folder / "store") == before
+
+
+def test_a_model_gets_markers_under_flags_too_and_goes_on(folder, tmp_path):
+    pieces = tokenizers.load(folder / "pretrained/tokenizer").vocab_size
+    flags = ["--only", "slow", "--workdir", tmp_path / "runs", "--task.markers", "<<", ">>"]
+    # With a flag of the model, the model is the source's, whose vocabulary is shorter; the second command goes on.
+    for _ in range(2):
+        assert run("train", folder / "fine_tune.py", *flags, "--model.hidden-dropout", 0.1) == 0
+    stored = json.loads((tmp_path / "runs/slow/experiment.json").read_text())
+    assert (stored["model"]["vocab_size"], stored["model"]["hidden_dropout"]) == (pieces + 2, 0.1)
+    assert run("convert", tmp_path / "runs/slow", tmp_path / "exported") == 0
+    exported = tokenizers.load(tmp_path / "exported")
+    assert [exported.piece_id(marker) for marker in ("<<", ">>")] == [pieces, pieces + 1]
 
 
 def test_extend_adds_pieces_and_the_result_can_be_trained_on(folder, tmp_path, capsys):

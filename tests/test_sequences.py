@@ -8,14 +8,17 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
-from tiny import MODEL, WORDS, assert_packed_learns_what_padded_does
+from tiny import MODEL, WORDS, assert_packed_learns_what_padded_does, fine_tuning, silent
 
 from bert_jax import tasks, tokenizers
-from bert_jax.config import Sequences
+from bert_jax.config import Optimizer, Sequences
 from bert_jax.data.tables import Row
 from bert_jax.errors import InputError
+from bert_jax.predict import load
+from bert_jax.pretrained import open_source
 from bert_jax.tasks.rows import balanced_weights, label_names, sequence
-from bert_jax.tasks.sequences import SequenceTask, encode_marked, marker_ids
+from bert_jax.tasks.sequences import SequenceTask, encode_marked, marker_ids, markers_to_add
+from bert_jax.train import resolve, train
 
 SMALL = replace(MODEL, num_layers=1, max_position_embeddings=128)
 
@@ -171,6 +174,10 @@ def test_a_marker_is_one_piece_and_the_text_between_is_as_without_it(tokenizer):
     }
     with pytest.raises(InputError, match=r"no piece '\]\]'"):
         marker_ids(["<<", ">>", "[[", "]]"], Unused(tokenizer))
+    assert markers_to_add(["cat", "<<", ">>", "[[", "]]"], Unused(tokenizer)) == ["]]"]
+    for marker in ("", "< <", " <"):
+        with pytest.raises(InputError, match="one word without spaces"):
+            marker_ids([marker], tokenizer)
     ids = encode_marked(tokenizer, ["<< red cat >> eats fish", "no mark", "<<"], {"<<": 503, ">>": 504})
     red_cat, eats_fish, plain = tokenizer.encode_ids(["red cat", "eats fish", "no mark"])
     assert ids[0].tolist() == [503, *red_cat, 504, *eats_fish]
@@ -187,6 +194,58 @@ def test_cutting_a_long_text_keeps_its_markers(tokenizer, tmp_path, place):
     features = task.features([Row({"text": " ".join(words)}, "f:1")], labelled=False)
     assert len(features.input_ids) == 16
     assert [503, tokenizer.piece_id("cat"), 504] in [features.input_ids[i : i + 3].tolist() for i in range(14)]
+
+
+MARKERS = ("<<", ">>", "[[", "]]")
+
+
+def marked(tmp_path):
+    """Rows whose label is how the cat is marked, with characters that the vocabulary lacks."""
+    rng = np.random.default_rng(0)
+    for name, count in (("train", 160), ("dev", 40)):
+        rows = []
+        for _ in range(count):
+            words, side = rng.permutation(WORDS)[:6], int(rng.integers(2))
+            words[rng.integers(6)] = ("<< cat >>", "[[ cat ]]")[side]
+            rows.append({"text": " ".join(words), "label": ("angle", "square")[side]})
+        write(tmp_path / f"{name}.jsonl", rows)
+    return tmp_path
+
+
+def test_markers_without_a_piece_become_new_pieces_and_the_model_reads_them(tokenizer, tmp_path):
+    tokenizer.save(tmp_path / "tokenizer")
+    model = replace(SMALL, initializer_range=0.1, hidden_dropout=0.0)
+    unmarked = fine_tuning(marked(tmp_path), steps=40, model=model, optimizer=Optimizer(learning_rate=1e-2))
+    scratch = replace(unmarked, task=replace(unmarked.task, markers=MARKERS))
+    assert train(scratch, tmp_path / "scratch", say=silent)["metrics"]["accuracy"] > 0.9
+    assert train(unmarked, tmp_path / "unmarked", say=silent)["metrics"]["accuracy"] < 0.7
+    again = replace(scratch, tokenizer=None, init_from=str(tmp_path / "scratch"), model=None)
+    assert resolve(again).tokenizer.fingerprint == open_source(tmp_path / "scratch").tokenizer.fingerprint
+    model = load(tmp_path / "scratch")
+    assert model.config.vocab_size == tokenizer.vocab_size + len(MARKERS)
+    assert [said["label"] for said in model.predict(["red << cat >> here", "red [[ cat ]] here"])] == [
+        "angle",
+        "square",
+    ]
+
+
+def test_a_model_without_markers_gets_them_and_keeps_what_it_knows(tokenizer, tmp_path):
+    tokenizer.save(tmp_path / "tokenizer")
+    plain = fine_tuning(marked(tmp_path), steps=1)
+    train(plain, tmp_path / "plain", say=silent)
+    begun = replace(plain, tokenizer=None, model=None, init_from=str(tmp_path / "plain"), checkpoint_every=1)
+    begun = replace(begun, task=replace(begun.task, markers=MARKERS))
+    run = resolve(begun)
+    assert run.source is not None
+    old, new = (source.read_params()[0]["bert"] for source in (open_source(tmp_path / "plain"), run.source))
+    rows, longer = (np.asarray(params["embeddings"]["word"]["embedding"]) for params in (old, new))
+    assert longer[: len(rows)].tobytes() == rows.tobytes()
+    added = longer[len(rows) :]
+    assert len(added) == len(MARKERS)
+    # No row is another's neighbour: the two that open and the two that close must be told apart from the first step.
+    apart = [np.linalg.norm(a - b) for i, a in enumerate(added) for b in added[:i]]
+    assert min(apart) > 0.5 * rows.std() * np.sqrt(2 * rows.shape[1])
+    assert np.linalg.norm(added, axis=1).max() < 2 * np.linalg.norm(rows, axis=1).mean()
 
 
 # Losses and answers

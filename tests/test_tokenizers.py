@@ -192,6 +192,25 @@ def test_saving_and_loading_keeps_fingerprint_and_ids(tmp_path, all_kinds, kind)
         assert a.tolist() == b.tolist()
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_further_pieces_stand_at_the_end_and_change_no_text(tmp_path, all_kinds, kind):
+    old = all_kinds[kind]
+    new = old.with_pieces(["<<", "GENE"])
+    assert new.vocab_size == old.vocab_size + 2
+    assert new.piece_id("<<") == old.vocab_size
+    assert new.pieces(range(old.vocab_size)) == old.pieces(range(old.vocab_size))
+    assert new.special_ids == old.special_ids
+    lines = fuzz(200, seed=6)
+    for a, b in zip(old.encode_ids(lines), new.encode_ids(lines), strict=True):
+        assert a.tolist() == b.tolist()
+    new.save(tmp_path)
+    assert tokenizers.load(tmp_path).fingerprint == new.fingerprint != old.fingerprint
+    theirs = AutoTokenizer.from_pretrained(tmp_path)
+    assert_equal_to_transformers(new, theirs, lines)
+    with pytest.raises(InputError, match="'<<' stands in the vocabulary twice"):
+        new.with_pieces(["<<"])
+
+
 def test_fingerprint_tells_everything_that_decides_ids(all_kinds):
     marks = {tokenizer.fingerprint for tokenizer in all_kinds.values()}
     pieces = list(all_kinds["wordpiece"].vocabulary)

@@ -7,14 +7,14 @@ import jax
 import numpy as np
 from flax import linen as nn
 
-from bert_jax.config import BertConfig, TaskFields
+from bert_jax.config import BertConfig, Sequences, TaskFields
 from bert_jax.data.pipeline import Arrays, Features
 from bert_jax.data.tables import Row
 from bert_jax.losses import Outcome
 from bert_jax.tasks.choices import ChoiceTask
 from bert_jax.tasks.distillation import DistillationTask
 from bert_jax.tasks.pretraining import PretrainingTask
-from bert_jax.tasks.sequences import SequenceTask
+from bert_jax.tasks.sequences import SequenceTask, markers_to_add
 from bert_jax.tasks.spans import SpanTask
 from bert_jax.tasks.tokens import TokenTask
 from bert_jax.tokenizers import Tokenizer
@@ -93,6 +93,15 @@ class Task(Protocol):
 def make(fields: TaskFields, config: BertConfig, tokenizer: Tokenizer) -> Task:
     """Returns the task that `fields` describe, for a model of `config`."""
     return TASKS[type(fields).__name__](fields, config, tokenizer)
+
+
+def pieces_to_add(fields: TaskFields, tokenizer: Tokenizer) -> list[str]:
+    """Returns what the vocabulary has to hold for the task and does not: its markers.
+
+    Raises:
+      InputError: a marker is empty or holds a space.
+    """
+    return markers_to_add(fields.markers, tokenizer) if isinstance(fields, Sequences) else []
 
 
 def dummy_batch(task: Task) -> dict[str, np.ndarray]:

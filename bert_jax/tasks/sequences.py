@@ -4,7 +4,7 @@ import dataclasses
 import math
 import re
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 import jax
 import numpy as np
@@ -208,19 +208,34 @@ def marker_ids(markers: Sequence[str], tokenizer: Tokenizer) -> dict[str, int]:
     """Returns the piece of each marker: its own where the vocabulary has one, else an entry [unused...] of BERT's.
 
     Raises:
-      InputError: there are not enough such entries.
+      InputError: there are not enough such entries; see `markers_to_add`.
     """
-    ids: dict[str, int] = {}
-    spare = (i for number in range(1000) if (i := tokenizer.piece_id(f"[unused{number}]")) is not None)
-    for marker in markers:
-        own = tokenizer.piece_id(marker)
-        found = own if own is not None else next(spare, None)
-        if found is None:
+    found = _marker_ids(markers, tokenizer)
+    for marker, piece in found.items():
+        if piece is None:
             raise InputError(
-                f"task.markers: the vocabulary has no piece {marker!r} and no [unused...] entry left for it; add the "
-                "marker to the vocabulary"
+                f"task.markers: the vocabulary has no piece {marker!r} and no [unused...] entry left for it"
             )
-        ids[marker] = found
+    return cast(dict[str, int], found)
+
+
+def markers_to_add(markers: Sequence[str], tokenizer: Tokenizer) -> list[str]:
+    """Returns the markers for which the vocabulary has neither a piece nor an entry to spare.
+
+    Raises:
+      InputError: a marker is empty or holds a space.
+    """
+    return [marker for marker, piece in _marker_ids(markers, tokenizer).items() if piece is None]
+
+
+def _marker_ids(markers: Sequence[str], tokenizer: Tokenizer) -> dict[str, int | None]:
+    spare = (i for number in range(1000) if (i := tokenizer.piece_id(f"[unused{number}]")) is not None)
+    ids: dict[str, int | None] = {}
+    for marker in markers:
+        if marker.split() != [marker]:
+            raise InputError(f"task.markers: {marker!r} is no marker; it should be one word without spaces, such as <<")
+        own = tokenizer.piece_id(marker)
+        ids[marker] = own if own is not None else next(spare, None)
     return ids
 
 

@@ -63,6 +63,16 @@ class Tokenizer(Protocol):
         """Returns the id of a piece as the vocabulary spells it, or None."""
         ...
 
+    def with_pieces(self, pieces: Sequence[str]) -> "Tokenizer":
+        """Returns the same tokenizer with further pieces at the end of its vocabulary.
+
+        SentencePiece finds them in no text, WordPiece where no longer piece fits.
+
+        Raises:
+          InputError: the vocabulary has one already.
+        """
+        ...
+
     def save(self, folder: Path) -> None:
         """Writes files that `load` and Hugging Face's tokenizers read."""
         ...

@@ -57,7 +57,7 @@ def extend(tokenizer: Tokenizer, texts: Iterable[str], num_pieces: int) -> tuple
                 "give more text or fewer pieces"
             )
     added = sorted(merger.live, key=lambda piece: (-merger.uses[piece], piece))
-    extended = WordPiece([*tokenizer.vocabulary, *added], tokenizer.normalization, tokenizer.names)
+    extended = tokenizer.with_pieces(added)
     total = max(1, counts.total())
     before, after = (
         sum(len(ids) * counts[word] for word, ids in zip(words, encoded, strict=True)) / total

@@ -187,6 +187,15 @@ class SentencePiece:
         """See `base.Tokenizer.piece_id`."""
         return self._index.get(piece)
 
+    def with_pieces(self, pieces: Sequence[str]) -> "SentencePiece":
+        """See `base.Tokenizer.with_pieces`."""
+        model = ModelProto()
+        model.CopyFrom(self._model)
+        for piece in pieces:
+            model.pieces.add(piece=piece, score=0.0, type=CONTROL)
+        normalization = self._normalization
+        return SentencePiece(model, normalization.lowercase, normalization.keep_accents, self.names, "vocabulary")
+
     def save(self, folder: Path) -> None:
         """Writes spiece.model, tokenizer.json and tokenizer_config.json.
 

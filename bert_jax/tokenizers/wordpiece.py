@@ -104,6 +104,10 @@ class WordPiece:
         """See `base.Tokenizer.piece_id`."""
         return self._index.get(piece)
 
+    def with_pieces(self, pieces: Sequence[str]) -> "WordPiece":
+        """See `base.Tokenizer.with_pieces`."""
+        return WordPiece([*self.vocabulary, *pieces], self.normalization, self.names)
+
     def words(self, texts: Iterable[str]) -> Counter[str]:
         """Counts the normalised words of texts: what is cut into pieces."""
         counts: Counter[str] = Counter()
