@@ -133,6 +133,15 @@ def test_curves_show_what_the_files_hold(tmp_path):
         assert [value for _, value in drawn[name]] == pytest.approx([value for _, value in wanted], abs=2e-3)
 
 
+def test_what_was_measured_once_is_no_curve_of_its_own(tmp_path):
+    folder = write_bare(tmp_path / "run", classify(), accuracy=0.5)
+    training = [{"step": step, "split": "train", "accuracy": 0.1 + step / 1000} for step in (100, 200, 400)]
+    write_lines(folder / "metrics.jsonl", [*training, {"step": 400, "split": "eval", "accuracy": 0.5, "f1": 0.4}])
+    page = page_of(folder)
+    assert page.source.count("<figure") == 1
+    assert set(page.lines("accuracy")) == {"training", "evaluation"}
+
+
 def test_a_curve_over_seeds_is_their_mean_and_its_band_one_standard_deviation(tmp_path):
     for seed, value in enumerate((0.2, 0.4, 0.6)):
         for name, size in (("a", 8), ("b", 16)):

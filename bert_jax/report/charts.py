@@ -65,8 +65,10 @@ def curves(variants: Sequence[Variant]) -> str:
         for figure in figures:
             series = _series(variants, colours, figure, split)
             points = tuple(line.points for line in series)
-            # Left out: what is nought throughout, and a loss that is the whole objective under a second name.
-            if any(y for line in points for _, y, _ in line) and points not in drawn:
+            # Left out: what was measured once, which the table says; what is nought throughout; and a loss that is the
+            # whole objective under a second name.
+            measured_again = any(len(line) > 1 for line in points)
+            if measured_again and any(y for line in points for _, y, _ in line) and points not in drawn:
                 of = "" if split is None else {"eval": "evaluation", "train": "training"}[split]
                 drawn[points] = _chart(figure, of, series)
                 widest = max([widest, *(len(line.label) for line in series if line.colour != "rest")])
@@ -98,8 +100,12 @@ def rank_colours(variants: Sequence[Variant]) -> list[str]:
 def short_labels(names: Sequence[str]) -> list[str]:
     """Returns names that fit beside a plot: without the words all of them begin with, and cut in the middle.
 
+    Of a run in a folder, the folder is cut first.
+
     >>> short_labels(["bert-tiny-limit100", "bert-tiny-limit1000"])
     ['limit100', 'limit1000']
+    >>> short_labels(["many_words/books-then-pubmed", "masking/pubmed"])
+    ['…rds/books-then-pubmed', 'masking/pubmed']
     """
     words = [re.split(r"(?<=[-_/ ])", name) for name in names]
     shared = 0
@@ -107,8 +113,12 @@ def short_labels(names: Sequence[str]) -> list[str]:
         while all(len(parts) > shared + 1 and parts[shared] == words[0][shared] for parts in words):
             shared += 1
     short = ["".join(parts[shared:]) for parts in words]
+    return [name if len(name) <= _MAX_LABEL else _cut(name) for name in short]
+
+
+def _cut(name: str) -> str:
     half = (_MAX_LABEL - 1) // 2
-    return [name if len(name) <= _MAX_LABEL else f"{name[:half]}…{name[-half:]}" for name in short]
+    return f"…{name[1 - _MAX_LABEL :]}" if "/" in name else f"{name[:half]}…{name[-half:]}"
 
 
 def strip(measure: Measure, axis: Axis, colour: str) -> str:
