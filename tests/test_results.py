@@ -118,6 +118,24 @@ def test_collecting_reads_each_seed_of_a_run_and_keeps_what_was_written_by_hand(
     assert json.loads(path.read_text())["finding"] == "By hand."
 
 
+def test_runs_of_another_machine_stay_when_asked(tool, data, tmp_path, monkeypatch):
+    monkeypatch.setattr(tool, "EXPERIMENTS", tmp_path)
+    monkeypatch.setattr(tool, "RESULTS", tmp_path / "results")
+    (tmp_path / "tuned.py").write_text(
+        "from tiny import fine_tuning\nfrom pathlib import Path\n"
+        f"sweep = dict.fromkeys('abc', fine_tuning(Path({str(data)!r}), steps=2))\n"
+    )
+    train(tool.load_experiments(tmp_path / "tuned.py")["b"], tmp_path / "runs/tuned/b", say=silent)
+    elsewhere = {name: {"figures": {"accuracy": [0.1]}} for name in ("gone", "b", "c")}
+    for add, wanted in ((True, {"b", "c"}), (False, {"b"})):
+        tool.RESULTS.mkdir(exist_ok=True)
+        (tool.RESULTS / "tuned.json").write_text(json.dumps({"runs": elsewhere}))
+        found = json.loads(tool.collect(tmp_path / "runs/tuned", add=add).read_text())["runs"]
+        assert set(found) == wanted
+        assert found["b"] != elsewhere["b"]
+        assert found.get("c", elsewhere["c"]) == elsewhere["c"]
+
+
 def test_the_quickstart_is_collected_by_its_stages_whatever_steps_a_seed_took(tool, data, tmp_path, monkeypatch):
     monkeypatch.setattr(tool, "RESULTS", tmp_path / "results")
     folder = tmp_path / "quickstart"

@@ -3,6 +3,7 @@
     python tools/results.py collect runs/freezing    # reads a sweep's workdir, writes experiments/results/freezing.json
     python tools/results.py collect runs/glue --pytorch pytorch    # and pytorch/glue-sst2.jsonl beside its run sst2
     python tools/results.py collect runs/quickstart    # which has no file in experiments/
+    python tools/results.py collect --add runs/masking    # keeps the file's other runs: those of another machine
     python tools/results.py                          # what `make results` does: table and figures, no run needed
 
 A file of results names the experiment, and holds for each finished run the score of every seed, what it cost and which
@@ -65,8 +66,11 @@ CURVES = {
 X_LABELS = {"from_scratch_or_pretrained": "labels", "what_the_weights_learn": "steps of pre-training"}
 
 
-def collect(workdir: Path, pytorch: Path | None = None) -> Path:
-    """Writes the finished runs of the experiment in `workdir`, named as its file is, and returns the results' file."""
+def collect(workdir: Path, pytorch: Path | None = None, add: bool = False) -> Path:
+    """Writes the finished runs of the experiment in `workdir`, named as its file is, and returns the results' file.
+
+    With `add`, the file keeps the experiment's runs that the workdir lacks.
+    """
     name = workdir.name
     path = RESULTS / f"{name}.json"
     old = json.loads(path.read_text()) if path.exists() else {}
@@ -85,7 +89,11 @@ def collect(workdir: Path, pytorch: Path | None = None) -> Path:
         if run.finished:
             seeds[entry_of(run)].append(run)
     found = {}
-    for entry in [entry for entry in experiments if entry in seeds]:
+    for entry in experiments:
+        if entry not in seeds:
+            if add and (entry or name) in old.get("runs", {}):
+                found[entry] = old["runs"][entry or name]
+            continue
         runs = sorted(seeds[entry], key=lambda run: run.experiment["seed"])
         found[entry] = summary(runs, name, experiments[entry])
         theirs = pytorch / f"{name}-{entry or name}.jsonl" if pytorch else None
@@ -316,9 +324,10 @@ def main() -> None:
     parser.add_argument("command", nargs="?", choices=["collect"], help="read sweeps' workdirs first")
     parser.add_argument("workdirs", nargs="*", type=Path)
     parser.add_argument("--pytorch", type=Path, help="the folder of compare_fine_tuning.py's EXPERIMENT-RUN.jsonl")
+    parser.add_argument("--add", action="store_true", help="keep the file's runs that the workdir lacks")
     arguments = parser.parse_args()
     for workdir in arguments.workdirs:
-        print(f"wrote {collect(workdir, arguments.pytorch)}")
+        print(f"wrote {collect(workdir, arguments.pytorch, arguments.add)}")
     rebuild()
 
 
