@@ -1,8 +1,9 @@
 """What do ALBERT's choices cost and save: factorized embeddings, shared layers, sentence order for next sentence?
 
-Claim: narrower embeddings and shared layers save most of the parameters; sharing costs MLM accuracy and no time, narrow
-embeddings cost little and save time in the MLM head. Sentence order is the harder of the two pair tasks. The fine-tuned
-score is that of entities (CoNLL-2003), which sees so small a pre-training; sentences' classes do not.
+Claim: at this size and so few tokens, shared layers save parameters and cost nothing; narrower embeddings save most of
+them, and cost MLM accuracy and the fine-tuned score more than another seed does; without a sentence pair to tell, the
+model is slower to leave the plateau where it only knows how frequent words are, with sentence order in between.
+The fine-tuned score is that of entities (CoNLL-2003), which sees so small a pre-training; sentences' classes do not.
 Equal steps are compared by the final figures; for equal time `python tools/benchmark.py sweep
 experiments/albert_choices.py` measures a step of each model in turn, and the curves say where each was by then.
 Time: a tiny model, 1.9 M tokens each: about three minutes on one CPU core, and two more for five seeds.
