@@ -279,7 +279,7 @@ def draw_dots(results: dict[str, Any]) -> plt.Figure:
         for run, curve in curves.items():
             axes[-1, 0].plot([int(step) for step in curve], list(curve.values()), marker=".", label=run)
         axes[-1, 0].set(xlabel="step of pre-training", ylabel="MLM loss")
-        axes[-1, 0].legend(fontsize="small")
+        axes[-1, 0].legend(fontsize="small", loc="upper left", bbox_to_anchor=(1, 1))
     for axis, (name, runs) in zip(axes[:, 0], groups.items(), strict=False):
         for place, run in enumerate(runs):
             mean, spread = score(results["runs"][run])
