@@ -270,7 +270,7 @@ def draw_dots(results: dict[str, Any]) -> plt.Figure:
     groups: dict[str, list[str]] = defaultdict(list)
     for run, found in results["runs"].items():
         groups[next(iter(found["figures"]))].append(run)
-    curves = {run: found["curve"] for run, found in results["runs"].items() if "curve" in found}
+    curves = {run: found["curve"] for run, found in results["runs"].items() if len(found.get("curve", ())) > 1}
     heights = [0.7 + 0.3 * len(runs) for runs in groups.values()] + [3.0] * (len(curves) > 1)
     figure, axes = plt.subplots(
         len(heights), 1, figsize=(7, sum(heights)), height_ratios=heights, squeeze=False, layout="constrained"
@@ -325,7 +325,7 @@ def main() -> None:
     parser.add_argument("workdirs", nargs="*", type=Path)
     parser.add_argument("--pytorch", type=Path, help="the folder of compare_fine_tuning.py's EXPERIMENT-RUN.jsonl")
     parser.add_argument("--add", action="store_true", help="keep the file's runs that the workdir lacks")
-    arguments = parser.parse_args()
+    arguments = parser.parse_intermixed_args()
     for workdir in arguments.workdirs:
         print(f"wrote {collect(workdir, arguments.pytorch, arguments.add)}")
     rebuild()
