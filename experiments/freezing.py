@@ -4,7 +4,7 @@ Claim: with few labels, freezing the embeddings or a third of a good model's lay
 from another, and makes a step clearly faster; two thirds cost many points, of entities more than of classes, and
 all of them, so that only the classifier learns, more than they save.
 The model is MiniLM (6 layers of 384), a folder that holds all-MiniLM-L6-v2 as Hugging Face has it.
-Time: five seeds, 300 labels: 3 to 8 minutes a run on one CPU core.
+Time: five seeds, 300 labels: 2 to 10 minutes a run on one CPU core.
 
     bert_jax convert hf:sentence-transformers/all-MiniLM-L6-v2 runs/minilm
     bert_jax train experiments/freezing.py --workdir runs/freezing
