@@ -1,6 +1,6 @@
 """How much to mask, and what: 15, 30 or 40 %, tokens, whole words or runs of words, 80/10/10 or always [MASK].
 
-Claim: a tiny model that sees few tokens learns more with 30 or 40 % masked than with 15, and much less with [MASK] every
+Claim: a tiny model that sees few tokens learns more with 30 or 40 % masked than with 15, and less with [MASK] every
 time than with 80/10/10; words, runs of words and tokens do not differ. (Wettig et al. 2023, "Should You Mask 15% in
 Masked Language Modeling?", find 40 % better for large models, and [MASK] every time no worse.)
 MLM losses of different rates or units are of different difficulty, and 80/10/10 leaves a tenth of the pieces to be
