@@ -4,7 +4,7 @@ Claim: with few labels a start that has read much text is far ahead of random we
 labels grow. MiniLM, a published model, stands beside a model of its size with random weights; what bert-tiny gains from
 the 11 M tokens that a small machine reads in ten minutes, of film reviews or of books, is the other question.
 The random start gets as many steps as the others, enough that it knows its training rows by heart up to 1,000 labels.
-Time: bert-tiny, five seeds of each point: 1 to 5 minutes on 2 quiet CPU cores, all labels a quarter of an hour.
+Time: bert-tiny, five seeds of each point: 1 to 9 minutes on one CPU core; IMDb with all labels half an hour.
 
     bert_jax train experiments/in_domain_or_general.py --workdir runs/in_domain_or_general --only imdb
     bert_jax train experiments/in_domain_or_general.py --workdir runs/in_domain_or_general --only books
