@@ -74,9 +74,12 @@ def test_what_a_checkpoint_said_of_itself_stands_beside_what_was_tuned_from_it(t
 def test_pre_trainings_of_a_sweep_are_drawn_as_curves(tool, tmp_path):
     one = {"kind": "Pretraining", "steps": 20, "tokens": 5000, "seconds": 2.5, "parameters": 1234}
     one |= {"figures": {"mlm_accuracy": [0.2]}, "curve": {"10": 6.0, "20": 5.0}}
-    results = {"experiment": "masking", "finding": "", "does_not_show": "", "runs": {"15": one, "30": one}}
-    tool.draw(results, tmp_path / "a.svg")
-    assert "<!-- step of pre-training -->" in (tmp_path / "a.svg").read_text()
+    runs = {"15": one, "30": one, "asked-once": one | {"curve": {"1": 6.0}}}
+    tool.draw({"experiment": "masking", "finding": "", "does_not_show": "", "runs": runs}, tmp_path / "a.svg")
+    drawn = (tmp_path / "a.svg").read_text()
+    assert "<!-- step of pre-training -->" in drawn
+    # Each has a point and its name beside it; a curve and a name in the legend is for those measured again.
+    assert [drawn.count(f"<!-- {run} -->") for run in runs] == [2, 2, 1]
 
 
 def test_what_pytorch_found_and_what_was_changed_stand_in_the_table_of_tasks(tool):
@@ -95,13 +98,16 @@ def test_what_pytorch_found_and_what_was_changed_stand_in_the_table_of_tasks(too
     assert "PyTorch" in text
 
 
+def write_experiment(tool, data, folder, monkeypatch, text):
+    """Writes the experiment file tuned.py, and has `tool` look for it, and write its results, in `folder`."""
+    monkeypatch.setattr(tool, "EXPERIMENTS", folder)
+    monkeypatch.setattr(tool, "RESULTS", folder / "results")
+    imports = f"from pathlib import Path\nfrom tiny import fine_tuning\ndata = Path({str(data)!r})\n"
+    (folder / "tuned.py").write_text(imports + text)
+
+
 def test_collecting_reads_each_seed_of_a_run_and_keeps_what_was_written_by_hand(tool, data, tmp_path, monkeypatch):
-    monkeypatch.setattr(tool, "EXPERIMENTS", tmp_path)
-    monkeypatch.setattr(tool, "RESULTS", tmp_path / "results")
-    (tmp_path / "tuned.py").write_text(
-        "from tiny import fine_tuning\nfrom pathlib import Path\n"
-        f"experiment = fine_tuning(Path({str(data)!r}), steps=2, seeds=2)\n"
-    )
+    write_experiment(tool, data, tmp_path, monkeypatch, "experiment = fine_tuning(data, steps=2, seeds=2)")
     experiment = tool.load_experiments(tmp_path / "tuned.py")[""]
     limited = replace(experiment, task=replace(experiment.task, limit=20))
     train(limited, tmp_path / "runs/tuned", say=silent)
@@ -119,12 +125,7 @@ def test_collecting_reads_each_seed_of_a_run_and_keeps_what_was_written_by_hand(
 
 
 def test_runs_of_another_machine_stay_when_asked(tool, data, tmp_path, monkeypatch):
-    monkeypatch.setattr(tool, "EXPERIMENTS", tmp_path)
-    monkeypatch.setattr(tool, "RESULTS", tmp_path / "results")
-    (tmp_path / "tuned.py").write_text(
-        "from tiny import fine_tuning\nfrom pathlib import Path\n"
-        f"sweep = dict.fromkeys('abc', fine_tuning(Path({str(data)!r}), steps=2))\n"
-    )
+    write_experiment(tool, data, tmp_path, monkeypatch, "sweep = dict.fromkeys('abc', fine_tuning(data, steps=2))")
     train(tool.load_experiments(tmp_path / "tuned.py")["b"], tmp_path / "runs/tuned/b", say=silent)
     elsewhere = {name: {"figures": {"accuracy": [0.1]}} for name in ("gone", "b", "c")}
     for add, wanted in ((True, {"b", "c"}), (False, {"b"})):

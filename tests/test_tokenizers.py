@@ -203,6 +203,9 @@ def test_further_pieces_stand_at_the_end_and_change_no_text(tmp_path, all_kinds,
     lines = fuzz(200, seed=6)
     for a, b in zip(old.encode_ids(lines), new.encode_ids(lines), strict=True):
         assert a.tolist() == b.tolist()
+    if old.kind == "sentencepiece":
+        spelt = ["the << cat GENE"]
+        assert new.encode_ids(spelt)[0].tolist() == old.encode_ids(spelt)[0].tolist()
     new.save(tmp_path)
     assert tokenizers.load(tmp_path).fingerprint == new.fingerprint != old.fingerprint
     theirs = AutoTokenizer.from_pretrained(tmp_path)
