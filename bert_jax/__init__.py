@@ -1,22 +1,44 @@
-"""BERT in JAX and Flax: pre-train, adapt and fine-tune through one training step.
-
-To train, `from bert_jax.train import train`: a function could not have its module's name here, for whichever is
-imported last would hide the other.
-"""
+"""BERT in JAX and Flax: pre-train, adapt and fine-tune through one training step."""
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from bert_jax.config import PRESETS, BertConfig, Experiment, Optimizer, Pretraining, Sequences, preset
+    from bert_jax.config import (
+        PRESETS,
+        BertConfig,
+        Distillation,
+        Experiment,
+        MultipleChoice,
+        Optimizer,
+        Pretraining,
+        QuestionAnswering,
+        SequenceClassification,
+        TokenClassification,
+        preset,
+    )
     from bert_jax.errors import InputError
     from bert_jax.predict import Encoded, PretrainedBert, load
+    from bert_jax.training.loop import train
 
 # Each name is imported when it is first used: worker processes and `--help` need no JAX.
 _HOMES = {
-    "config": ("PRESETS", "BertConfig", "Experiment", "Optimizer", "Pretraining", "Sequences", "preset"),
+    "config": (
+        "PRESETS",
+        "BertConfig",
+        "Distillation",
+        "Experiment",
+        "MultipleChoice",
+        "Optimizer",
+        "Pretraining",
+        "QuestionAnswering",
+        "SequenceClassification",
+        "TokenClassification",
+        "preset",
+    ),
     "errors": ("InputError",),
     "predict": ("Encoded", "PretrainedBert", "load"),
+    "training.loop": ("train",),
 }
 
 __all__ = [  # noqa: RUF022
@@ -25,12 +47,17 @@ __all__ = [  # noqa: RUF022
     "Experiment",
     "Optimizer",
     "Pretraining",
-    "Sequences",
+    "SequenceClassification",
+    "TokenClassification",
+    "QuestionAnswering",
+    "MultipleChoice",
+    "Distillation",
     "preset",
     "InputError",
     "Encoded",
     "PretrainedBert",
     "load",
+    "train",
 ]
 
 

@@ -169,7 +169,7 @@ class Pretraining:
 
 @dataclass(frozen=True)
 class Labelled:
-    """What every task on labelled rows has; see `bert_jax.data.tables.read_rows` for what a source can be."""
+    """What every task on labelled rows has; see `bert_jax.data.rows.read_rows` for what a source can be."""
 
     train: str = ""  # rows to learn from: JSON lines, TSV, CSV, conll:FILE, SQuAD's JSON, or tfds:name:split
     eval: str = ""  # rows to evaluate on
@@ -187,10 +187,12 @@ class Labelled:
 
 
 @dataclass(frozen=True)
-class Sequences(Labelled):
+class SequenceClassification(Labelled):
     """One prediction for a text or a pair of texts: a class, any number of labels, or a number."""
 
-    target: Literal["class", "several", "number"] = "class"  # what is predicted: one label, any number, or a number
+    target: Literal["single_label", "multi_label", "regression"] = (
+        "single_label"  # what is predicted: one label, any number, or a number
+    )
     text: str = "text"  # field or column that holds the text
     text_b: str | None = None  # field of the second text of a pair
     label: str = "label"  # field of the label, of the list of labels, or of the number
@@ -205,7 +207,7 @@ class Sequences(Labelled):
 
 
 @dataclass(frozen=True)
-class Distillation(Sequences):
+class Distillation(SequenceClassification):
     """What a fine-tuned model, the teacher, says of texts with labels and without, learnt by a smaller one."""
 
     teacher: str = ""  # SOURCE that was fine-tuned on the same labels; only its answers are used, never its weights
@@ -216,7 +218,7 @@ class Distillation(Sequences):
 
 
 @dataclass(frozen=True)
-class Tokens(Labelled):
+class TokenClassification(Labelled):
     """One tag for each word: entities in IOB1, IOB2 or BIOES, or plain tags. Long sentences are read in windows."""
 
     tokens: str = "tokens"  # field of the list of words
@@ -227,7 +229,7 @@ class Tokens(Labelled):
 
 
 @dataclass(frozen=True)
-class Spans(Labelled):
+class QuestionAnswering(Labelled):
     """Answers to questions as spans of a context, as in SQuAD. Long contexts are read in windows."""
 
     max_length: int = 384  # tokens in a window, question included
@@ -246,7 +248,7 @@ class Spans(Labelled):
 
 
 @dataclass(frozen=True)
-class Choices(Labelled):
+class MultipleChoice(Labelled):
     """Which of several continuations fits a context, as in SWAG."""
 
     max_length: int = 64  # tokens of a context with one choice
@@ -256,7 +258,9 @@ class Choices(Labelled):
     packing: bool = False  # several examples, each with all its choices, share a row, attention kept apart
 
 
-TaskFields = Pretraining | Sequences | Distillation | Tokens | Spans | Choices
+TaskFields = (
+    Pretraining | SequenceClassification | Distillation | TokenClassification | QuestionAnswering | MultipleChoice
+)
 
 
 @dataclass(frozen=True)

@@ -68,7 +68,7 @@ class BertForPreTraining(nn.Module):
         return logits
 
 
-class BertForSequences(nn.Module):
+class BertForSequenceClassification(nn.Module):
     """`num_classes` scores for each sequence, from its pooled [CLS]: [B, N, C], float32."""
 
     config: BertConfig
@@ -84,7 +84,7 @@ class BertForSequences(nn.Module):
         return self.sequence(self.bert.pool(x_BTD, batch["cls_positions"]), deterministic)
 
 
-class BertForTokens(nn.Module):
+class BertForTokenClassification(nn.Module):
     """`num_classes` scores for each token: [B, T, C], float32."""
 
     config: BertConfig
@@ -98,7 +98,7 @@ class BertForTokens(nn.Module):
         return self.token(self.bert(batch, deterministic), deterministic)
 
 
-class BertForSpans(nn.Module):
+class BertForQuestionAnswering(nn.Module):
     """How well an answer begins and ends at each token: [B, T, 2], float32."""
 
     config: BertConfig
@@ -111,7 +111,7 @@ class BertForSpans(nn.Module):
         return self.span(self.bert(batch, deterministic), deterministic)
 
 
-class BertForChoices(nn.Module):
+class BertForMultipleChoice(nn.Module):
     """One score for each choice, where the choices of an example are the sequences of its row: [B, N], float32."""
 
     config: BertConfig

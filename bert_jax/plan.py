@@ -8,12 +8,13 @@ from typing import Any
 import jax
 import numpy as np
 
-from bert_jax import flops, optimizer
+from bert_jax import flops
 from bert_jax.config import Experiment
+from bert_jax.devices import Devices
 from bert_jax.errors import InputError
-from bert_jax.sharding import Devices
-from bert_jax.step import train_step
-from bert_jax.train import Run, random_state, resolve
+from bert_jax.training import optimizer
+from bert_jax.training.loop import Run, random_state, resolve
+from bert_jax.training.step import train_step
 
 SAMPLED_BATCHES = 8
 
@@ -97,7 +98,7 @@ def plan(
     """Returns what `experiment` will take on so many devices, without taking a step.
 
     The step is compiled on this machine, for as many pretended CPU devices; they have to be asked for before JAX first
-    looks for devices, as `sharding.pretend_devices` does.
+    looks for devices, as `devices.pretend_devices` does.
 
     Args:
       accelerator: a name in `flops.ACCELERATORS`, or "cpu" for this machine.

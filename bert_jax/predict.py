@@ -12,15 +12,15 @@ import numpy as np
 
 from bert_jax import pretrained, tasks
 from bert_jax.config import BertConfig, Pretraining, TaskFields
-from bert_jax.data.pipeline import Arrays, Features, RowBatches
-from bert_jax.data.tables import Row
+from bert_jax.data.batches import Arrays, Features, RowBatches
+from bert_jax.data.rows import Row
+from bert_jax.devices import Devices, set_up
 from bert_jax.errors import InputError
-from bert_jax.evaluate import evaluate, over_seeds, run
 from bert_jax.heads import BertForPreTraining
 from bert_jax.model import Bert
-from bert_jax.sharding import Devices, set_up
+from bert_jax.runs.workdir import write_json
 from bert_jax.tokenizers import Tokenizer
-from bert_jax.workdir import write_json
+from bert_jax.training.evaluate import evaluate, over_seeds, run
 
 MASK = "[MASK]"
 
@@ -133,7 +133,7 @@ class PretrainedBert:
         return task.decode(predictions, batches.features, table)
 
     def evaluate(self, data: str | None = None) -> dict[str, Any]:
-        """Returns what `bert_jax.evaluate.Evaluation` names, of the run's task on `data` or on the run's own rows.
+        """Returns what `training.evaluate.Evaluation` names, of the run's task on `data` or on the run's own rows.
 
         Raises:
           InputError: the source was trained for no task, or there is nothing to evaluate on.

@@ -9,22 +9,23 @@ from typing import Any
 import jax
 import numpy as np
 
-from bert_jax import checkpoint, tokenizers
+from bert_jax import tokenizers
 from bert_jax.config import (
     BertConfig,
-    Choices,
     Experiment,
+    MultipleChoice,
     Pretraining,
-    Sequences,
-    Spans,
+    QuestionAnswering,
+    SequenceClassification,
     TaskFields,
-    Tokens,
+    TokenClassification,
     from_json,
     to_json,
 )
 from bert_jax.errors import InputError
 from bert_jax.interop import google, huggingface
 from bert_jax.interop.table import Notes
+from bert_jax.runs import checkpoint
 from bert_jax.tokenizers import Extension, Tokenizer
 
 
@@ -126,25 +127,27 @@ def _open_huggingface(where: str, path: Path, strict: bool) -> Source:
 def _task_of(details: huggingface.Details, max_length: int) -> TaskFields | None:
     """The task that a Hugging Face class with named outputs was trained for, as far as its config says."""
     if details.architecture == "ForSequenceClassification":
-        target = {"regression": "number", "multi_label_classification": "several"}.get(details.problem_type or "")
-        return Sequences(labels=details.labels, target=target or "class", max_length=max_length)  # type: ignore[arg-type]
+        target = {"regression": "regression", "multi_label_classification": "multi_label"}.get(
+            details.problem_type or ""
+        )
+        return SequenceClassification(labels=details.labels, target=target or "single_label", max_length=max_length)  # type: ignore[arg-type]
     if details.architecture == "ForTokenClassification":
-        return Tokens(labels=details.labels, max_length=max_length)
+        return TokenClassification(labels=details.labels, max_length=max_length)
     if details.architecture == "ForQuestionAnswering":
-        return Spans(max_length=min(384, max_length))
-    return Choices(max_length=max_length) if details.architecture == "ForMultipleChoice" else None
+        return QuestionAnswering(max_length=min(384, max_length))
+    return MultipleChoice(max_length=max_length) if details.architecture == "ForMultipleChoice" else None
 
 
 def _details_of(task: TaskFields | None) -> huggingface.Details:
     """What a Hugging Face folder says of a task, the inverse of `_task_of`."""
-    if isinstance(task, Sequences):
+    if isinstance(task, SequenceClassification):
         kinds = {
-            "number": "regression",
-            "several": "multi_label_classification",
-            "class": "single_label_classification",
+            "regression": "regression",
+            "multi_label": "multi_label_classification",
+            "single_label": "single_label_classification",
         }
         return huggingface.Details(labels=task.labels, problem_type=kinds[task.target])
-    return huggingface.Details(labels=task.labels) if isinstance(task, Tokens) else huggingface.Details()
+    return huggingface.Details(labels=task.labels) if isinstance(task, TokenClassification) else huggingface.Details()
 
 
 def write_source(source: Source, target: Path, to: str = "huggingface") -> None:

@@ -21,11 +21,11 @@ from rich.console import Console
 from rich.table import Table
 
 from bert_jax import report, tokenizers
-from bert_jax.config import Experiment, Optimizer, Pretraining, Sequences, preset
+from bert_jax.config import Experiment, Optimizer, Pretraining, SequenceClassification, preset
 from bert_jax.data.prepare import prepare
 from bert_jax.predict import load
-from bert_jax.train import train
-from bert_jax.workdir import write_json
+from bert_jax.runs.workdir import write_json
+from bert_jax.training.loop import train
 
 # Package folder -> the name its documentation goes by; the standard library is read as well.
 LIBRARIES = {
@@ -204,7 +204,9 @@ def fine_tuning(pretrained: Path, labelled: Path, start: str, seed: int) -> Expe
     """The labelled task, from the pre-trained encoder or from random weights; all else is the same."""
     model = replace(load(pretrained).config, classifier_dropout=0.1, hidden_dropout=0.1)
     return Experiment(
-        task=Sequences(train=f"tfds:{labelled}:train", eval=f"tfds:{labelled}:test", labels=LABELS, max_length=LENGTH),
+        task=SequenceClassification(
+            train=f"tfds:{labelled}:train", eval=f"tfds:{labelled}:test", labels=LABELS, max_length=LENGTH
+        ),
         model=model,
         tokenizer=str(pretrained / "tokenizer"),
         init_from=str(pretrained) if start == "pre-trained" else None,

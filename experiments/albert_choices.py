@@ -17,7 +17,7 @@ At full scale, change MODEL to preset("bert-base", vocab_size=0) and the sizes t
 
 from dataclasses import replace
 
-from bert_jax.config import Experiment, Optimizer, Pretraining, Tokens, preset
+from bert_jax.config import Experiment, Optimizer, Pretraining, TokenClassification, preset
 
 MODEL = preset(
     "bert-tiny",
@@ -42,7 +42,7 @@ bert = Experiment(
 )
 FEW = {"limit": 2000, "eval_limit": 1000, "max_length": 32, "overlap": 8, "packing": True}
 tuned = Experiment(
-    task=Tokens("conll:eng.train", "conll:eng.testa", "data/conll2003", **FEW),
+    task=TokenClassification("conll:eng.train", "conll:eng.testa", "data/conll2003", **FEW),
     optimizer=Optimizer(learning_rate=1e-3, warmup_share=0.1),
     batch_size=32,
     steps=375,

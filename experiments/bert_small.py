@@ -11,12 +11,12 @@ figure. On 2 CPU cores it takes days; `bert_jax plan` says how many.
 For another size change the preset; for bert-base, the learning rate to 4e-4.
 """
 
-from bert_jax.config import Experiment, Optimizer, Pretraining, Sequences, Tokens, preset
+from bert_jax.config import Experiment, Optimizer, Pretraining, SequenceClassification, TokenClassification, preset
 
 MODEL = preset("bert-small", vocab_size=0, hidden_dropout=0.0, attention_dropout=0.0, dtype="bfloat16")
 
 
-def fine_tuning(task: Sequences | Tokens) -> Experiment:
+def fine_tuning(task: SequenceClassification | TokenClassification) -> Experiment:
     return Experiment(
         task=task,
         init_from="run:pretrain",
@@ -39,9 +39,11 @@ sweep = {
         eval_every=2000,
         checkpoint_every=2000,
     ),
-    "sst2": fine_tuning(Sequences("train.jsonl.gz", "dev.jsonl.gz", "data/sst2", packing=True)),
+    "sst2": fine_tuning(SequenceClassification("train.jsonl.gz", "dev.jsonl.gz", "data/sst2", packing=True)),
     "film-tags": fine_tuning(
-        Sequences("train.jsonl.gz", "dev.jsonl.gz", "data/movie_tags", target="several", label="tags", packing=True)
+        SequenceClassification(
+            "train.jsonl.gz", "dev.jsonl.gz", "data/movie_tags", target="multi_label", label="tags", packing=True
+        )
     ),
-    "ncbi": fine_tuning(Tokens("conll:train.tsv", "conll:devel.tsv", "data/ncbi_disease", packing=True)),
+    "ncbi": fine_tuning(TokenClassification("conll:train.tsv", "conll:devel.tsv", "data/ncbi_disease", packing=True)),
 }

@@ -10,10 +10,10 @@ Time: minutes on one GPU; with MiniLM on one CPU core, a quarter of an hour a se
     bert_jax evaluate runs/chemprot --data data/chemprot/test.jsonl.gz
 """
 
-from bert_jax.config import Experiment, Optimizer, Sequences
+from bert_jax.config import Experiment, Optimizer, SequenceClassification
 
 experiment = Experiment(
-    task=Sequences(
+    task=SequenceClassification(
         folder="data/chemprot",
         train="train.jsonl.gz",
         eval="dev.jsonl.gz",

@@ -13,14 +13,14 @@ At full scale the teacher is bert-large, the students are bert-tiny to bert-medi
 transfer text is as large as can be had.
 """
 
-from bert_jax.config import Distillation, Experiment, Optimizer, Sequences, preset
+from bert_jax.config import Distillation, Experiment, Optimizer, SequenceClassification, preset
 
 FILES = {"folder": "data/sst2", "eval": "dev.jsonl.gz", "max_length": 64, "packing": True}
 LABELLED = {"train": "train.jsonl.gz", "limit": 1000}
 STUDENT = preset("bert-tiny", vocab_size=0, max_position_embeddings=64, initializer_range=0.05)
 
 
-def student(task: Sequences, pretrained: bool) -> Experiment:
+def student(task: SequenceClassification, pretrained: bool) -> Experiment:
     return Experiment(
         task=task,
         model=STUDENT,
@@ -36,7 +36,7 @@ def student(task: Sequences, pretrained: bool) -> Experiment:
     )
 
 
-labels = Sequences(**FILES, **LABELLED)
+labels = SequenceClassification(**FILES, **LABELLED)
 taught = Distillation(**FILES, unlabelled="train.jsonl.gz", unlabelled_limit=10_000, teacher="run:teacher")
 sweep = {
     "teacher": Experiment(

@@ -11,14 +11,14 @@ Time: with MiniLM on one CPU core, ten to twenty minutes a seed for 3,000 synops
 
 from dataclasses import replace
 
-from bert_jax.config import Experiment, Optimizer, Sequences
+from bert_jax.config import Experiment, Optimizer, SequenceClassification
 
 plain = Experiment(
-    task=Sequences(
+    task=SequenceClassification(
         folder="data/movie_tags",
         train="train.jsonl.gz",
         eval="dev.jsonl.gz",
-        target="several",
+        target="multi_label",
         label="tags",
         max_length=256,
         packing=True,

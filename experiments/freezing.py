@@ -12,14 +12,14 @@ Time: five seeds, 300 labels: 2 to 10 minutes a run on one CPU core.
 At full scale, --init-from hf:google-bert/bert-base-uncased, twice the numbers in FROZEN, and no limits.
 """
 
-from bert_jax.config import Experiment, Optimizer, Sequences, Tokens
+from bert_jax.config import Experiment, Optimizer, SequenceClassification, TokenClassification
 
 FROZEN = {"none": None, "embeddings": 0, "a-third": 2, "two-thirds": 4, "all-layers": 6}
 FEW = {"limit": 300, "eval_limit": 400, "max_length": 64, "packing": True}
 TASKS = {
-    "sst2": Sequences("train.jsonl.gz", "dev.jsonl.gz", "data/sst2", **FEW),
-    "imdb": Sequences("train.jsonl.gz", "test.jsonl.gz", "data/imdb", **FEW),
-    "ncbi": Tokens("conll:train.tsv", "conll:devel.tsv", "data/ncbi_disease", overlap=16, **FEW),
+    "sst2": SequenceClassification("train.jsonl.gz", "dev.jsonl.gz", "data/sst2", **FEW),
+    "imdb": SequenceClassification("train.jsonl.gz", "test.jsonl.gz", "data/imdb", **FEW),
+    "ncbi": TokenClassification("conll:train.tsv", "conll:devel.tsv", "data/ncbi_disease", overlap=16, **FEW),
 }
 # At 1e-4, some seeds have found no entity yet after these 58 steps.
 LEARNING_RATES = {"sst2": 1e-4, "imdb": 1e-4, "ncbi": 3e-4}

@@ -16,14 +16,18 @@ At full scale the model and its size are those of the pre-trainings; give --opti
 from dataclasses import replace
 from typing import Any
 
-from bert_jax.config import BertConfig, Experiment, Optimizer, Sequences, preset
+from bert_jax.config import BertConfig, Experiment, Optimizer, SequenceClassification, preset
 
 MODEL = preset("bert-tiny", vocab_size=0, max_position_embeddings=64, initializer_range=0.05)
 STARTS = {"random": None, "books": "runs/in_domain_or_general/books", "imdb": "runs/in_domain_or_general/imdb"}
 STEPS = {100: 150, 1000: 300, 10_000: 600, None: 2100}  # by the number of labels, None for all
 TASKS = {
-    "sst2": Sequences(folder="data/sst2", train="train.jsonl.gz", eval="dev.jsonl.gz", max_length=64, packing=True),
-    "imdb": Sequences(folder="data/imdb", train="train.jsonl.gz", eval="test.jsonl.gz", max_length=64, eval_limit=2000),
+    "sst2": SequenceClassification(
+        folder="data/sst2", train="train.jsonl.gz", eval="dev.jsonl.gz", max_length=64, packing=True
+    ),
+    "imdb": SequenceClassification(
+        folder="data/imdb", train="train.jsonl.gz", eval="test.jsonl.gz", max_length=64, eval_limit=2000
+    ),
 }
 # A published model, pre-trained on far more text than a small machine can read, and its like with random weights.
 MINILM = BertConfig(vocab_size=0, hidden_size=384, num_layers=6, num_heads=12, intermediate_size=1536)

@@ -17,12 +17,12 @@ The folder holds train.jsonl.gz and dev.jsonl.gz with "text" or "text_a" and "te
 
 from typing import Any
 
-from bert_jax.config import Experiment, Optimizer, Sequences
+from bert_jax.config import Experiment, Optimizer, SequenceClassification
 
 
 def glue(**fields: Any) -> Experiment:
     return Experiment(
-        task=Sequences(folder="data", train="train.jsonl.gz", eval="dev.jsonl.gz", packing=True, **fields),
+        task=SequenceClassification(folder="data", train="train.jsonl.gz", eval="dev.jsonl.gz", packing=True, **fields),
         init_from="hf:google-bert/bert-base-uncased",
         optimizer=Optimizer(learning_rate=3e-5, warmup_share=0.1),
         batch_size=32,
@@ -36,7 +36,7 @@ sweep = {
     "cola": glue(),
     "sst2": glue(),
     "mrpc": glue(**PAIR),
-    "stsb": glue(target="number", label="score", **PAIR),
+    "stsb": glue(target="regression", label="score", **PAIR),
     "qqp": glue(**PAIR),
     "mnli": glue(**PAIR),
     "qnli": glue(**PAIR),

@@ -26,7 +26,7 @@ STEPS to 100_000, and the learning rates to 1e-4 and 3e-5.
 
 from dataclasses import replace
 
-from bert_jax.config import Experiment, Optimizer, Pretraining, Sequences, Tokens, preset
+from bert_jax.config import Experiment, Optimizer, Pretraining, SequenceClassification, TokenClassification, preset
 
 MODEL = preset(
     "bert-tiny",
@@ -61,7 +61,7 @@ def continued(store: str, source: str) -> Experiment:
     return replace(pretraining(store), model=None, init_from=source, steps=STEPS // 2)
 
 
-def fine_tuning(task: Sequences | Tokens, start: str) -> Experiment:
+def fine_tuning(task: SequenceClassification | TokenClassification, start: str) -> Experiment:
     scratch = start == "random"
     return Experiment(
         task=task,
@@ -79,13 +79,15 @@ def fine_tuning(task: Sequences | Tokens, start: str) -> Experiment:
 
 
 FILMS = {
-    "film-tags": Sequences("train.jsonl.gz", "dev.jsonl.gz", "data/movie_tags", target="several", label="tags", **MORE),
-    "imdb": Sequences("train.jsonl.gz", "test.jsonl.gz", "data/imdb", **FEW),
+    "film-tags": SequenceClassification(
+        "train.jsonl.gz", "dev.jsonl.gz", "data/movie_tags", target="multi_label", label="tags", **MORE
+    ),
+    "imdb": SequenceClassification("train.jsonl.gz", "test.jsonl.gz", "data/imdb", **FEW),
 }
 MARKERS = ("<<", ">>", "[[", "]]")
 BIOMEDICAL = {
-    "ncbi": Tokens("conll:train.tsv", "conll:devel.tsv", "data/ncbi_disease", overlap=16, **FEW),
-    "chemprot": Sequences("train.jsonl.gz", "dev.jsonl.gz", "data/chemprot", markers=MARKERS, **FEW),
+    "ncbi": TokenClassification("conll:train.tsv", "conll:devel.tsv", "data/ncbi_disease", overlap=16, **FEW),
+    "chemprot": SequenceClassification("train.jsonl.gz", "dev.jsonl.gz", "data/chemprot", markers=MARKERS, **FEW),
 }
 
 sweep = {name: pretraining(name) for name in ("books", "imdb", "biomedical")}

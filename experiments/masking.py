@@ -16,7 +16,7 @@ It takes a GPU to say anything about larger models: change MODEL to preset("bert
 
 from dataclasses import replace
 
-from bert_jax.config import Experiment, Optimizer, Pretraining, Tokens, preset
+from bert_jax.config import Experiment, Optimizer, Pretraining, TokenClassification, preset
 
 MODEL = preset(
     "bert-tiny",
@@ -54,7 +54,7 @@ def pretraining(masking: Pretraining, seed: int = 0) -> Experiment:
 
 
 tuned = Experiment(
-    task=Tokens("conll:eng.train", "conll:eng.testa", "data/conll2003", **FEW),
+    task=TokenClassification("conll:eng.train", "conll:eng.testa", "data/conll2003", **FEW),
     optimizer=Optimizer(learning_rate=1e-3, warmup_share=0.1),
     batch_size=32,
     steps=375,

@@ -9,7 +9,7 @@ model, twelve minutes a seed on one CPU core.
     bert_jax train experiments/multiple_choice.py --workdir runs/choice --only swag --task.folder data/swag
 """
 
-from bert_jax.config import Choices, Experiment, Optimizer
+from bert_jax.config import Experiment, MultipleChoice, Optimizer
 
 RECIPE = {
     "init_from": "hf:google-bert/bert-base-uncased",
@@ -20,10 +20,10 @@ RECIPE = {
 }
 sweep = {
     "codah": Experiment(
-        task=Choices(folder="data/codah", train="train.jsonl.gz", eval="dev.jsonl.gz", packing=True), **RECIPE
+        task=MultipleChoice(folder="data/codah", train="train.jsonl.gz", eval="dev.jsonl.gz", packing=True), **RECIPE
     ),
     "swag": Experiment(
-        task=Choices(
+        task=MultipleChoice(
             folder="data/swag",
             train="train.csv",
             eval="val.csv",

@@ -12,12 +12,12 @@ The files are columns by sentence, in any of IOB1, IOB2 and BIOES.
 
 from typing import Any
 
-from bert_jax.config import Experiment, Optimizer, Tokens
+from bert_jax.config import Experiment, Optimizer, TokenClassification
 
 
 def entities(init_from: str, **fields: Any) -> Experiment:
     return Experiment(
-        task=Tokens(packing=True, **fields),
+        task=TokenClassification(packing=True, **fields),
         init_from=init_from,
         optimizer=Optimizer(learning_rate=5e-5, warmup_share=0.1),
         batch_size=32,

@@ -11,12 +11,12 @@ The folder holds the official files. From TensorFlow Datasets: --task.train tfds
 --task.eval tfds:squad:validation, or tfds:squad/v2.0:train and tfds:squad/v2.0:validation.
 """
 
-from bert_jax.config import Experiment, Optimizer, Spans
+from bert_jax.config import Experiment, Optimizer, QuestionAnswering
 
 
 def squad(version: str, unanswerable: bool) -> Experiment:
     return Experiment(
-        task=Spans(
+        task=QuestionAnswering(
             folder="data/squad",
             train=f"train-{version}.json",
             eval=f"dev-{version}.json",

@@ -14,7 +14,7 @@ At full scale, change RUN and STEPS to those of the long pre-training, and the l
 
 from dataclasses import replace
 
-from bert_jax.config import Experiment, Optimizer, Sequences, Tokens, preset
+from bert_jax.config import Experiment, Optimizer, SequenceClassification, TokenClassification, preset
 
 RUN = "runs/in_domain_or_general/imdb"
 STEPS = (1000, 2000, 4000, 7000, 10_000)  # where the run was evaluated
@@ -22,7 +22,7 @@ FEW = {"max_length": 64, "packing": True}
 ENTITIES = {"limit": 2000, "eval_limit": 1000, "overlap": 16}
 
 sst2 = Experiment(
-    task=Sequences("train.jsonl.gz", "dev.jsonl.gz", "data/sst2", limit=1000, **FEW),
+    task=SequenceClassification("train.jsonl.gz", "dev.jsonl.gz", "data/sst2", limit=1000, **FEW),
     model=preset("bert-tiny", vocab_size=0, max_position_embeddings=64, initializer_range=0.05),
     tokenizer="runs/tokenizer",
     optimizer=Optimizer(learning_rate=1e-3, warmup_share=0.1),
@@ -34,7 +34,7 @@ sst2 = Experiment(
     log_every=50,
 )
 entities = replace(
-    sst2, task=Tokens("conll:eng.train", "conll:eng.testa", "data/conll2003", **ENTITIES, **FEW), steps=375
+    sst2, task=TokenClassification("conll:eng.train", "conll:eng.testa", "data/conll2003", **ENTITIES, **FEW), steps=375
 )
 
 sweep = {}

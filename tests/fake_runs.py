@@ -5,7 +5,7 @@ import math
 import random
 from pathlib import Path
 
-from bert_jax.config import Experiment, Optimizer, Pretraining, Sequences, preset, to_json
+from bert_jax.config import Experiment, Optimizer, Pretraining, SequenceClassification, preset, to_json
 
 LABELS = ("numpy", "scipy", "sklearn", "jax")
 TEXTS = (
@@ -49,7 +49,7 @@ def write_run(folder: Path, experiment: Experiment, target: float, *, pace: floa
 
 def figures(experiment: Experiment, learned: float, target: float, noise: random.Random, shaky: float = 1) -> dict:
     score = target * (0.25 + 0.75 * learned) + shaky * noise.gauss(0, 0.01)
-    if isinstance(experiment.task, Sequences):
+    if isinstance(experiment.task, SequenceClassification):
         loss = 1.4 - 1.3 * score + shaky * noise.gauss(0, 0.02)
         return {"loss": loss, "class_loss": loss, "accuracy": score}
     mlm, pair = 9 - 5 * learned + shaky * noise.gauss(0, 0.05), 0.7 - 0.15 * learned + shaky * noise.gauss(0, 0.01)
@@ -61,7 +61,7 @@ def make_result(experiment: Experiment, metrics: list[dict], noise: random.Rando
     final = [line for line in metrics if line["split"] == "eval"][-1]
     scores = {name: value for name, value in final.items() if name not in ("step", "split")}
     examples, tables = [], {}
-    if isinstance(experiment.task, Sequences):
+    if isinstance(experiment.task, SequenceClassification):
         for i, text in enumerate(TEXTS):
             weights = [noise.random() + 3 * (i == j) for j in range(len(LABELS))]
             shares = [weight / sum(weights) for weight in weights]
@@ -81,7 +81,9 @@ def make_result(experiment: Experiment, metrics: list[dict], noise: random.Rando
 
 
 def classify(seed: int = 0, **changes) -> Experiment:
-    task = Sequences(train="train.jsonl", eval="test.jsonl", labels=LABELS, limit=changes.pop("limit", 256))
+    task = SequenceClassification(
+        train="train.jsonl", eval="test.jsonl", labels=LABELS, limit=changes.pop("limit", 256)
+    )
     model = preset(changes.pop("model", "bert-tiny"), vocab_size=8000)
     return Experiment(task, model=model, seed=seed, steps=400, log_every=20, eval_every=80, **changes)
 

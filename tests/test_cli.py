@@ -25,9 +25,9 @@ experiment = Experiment(
 )
 """
 FINE_TUNE = """
-from bert_jax.config import Experiment, Optimizer, Sequences
+from bert_jax.config import Experiment, Optimizer, SequenceClassification
 base = dict(init_from="{folder}/pretrained", batch_size=8, steps=2, sharding="single")
-task = Sequences(train="{folder}/train.jsonl", eval="{folder}/dev.jsonl", max_length=16)
+task = SequenceClassification(train="{folder}/train.jsonl", eval="{folder}/dev.jsonl", max_length=16)
 sweep = {{
     "slow": Experiment(task=task, optimizer=Optimizer(learning_rate=1e-4), **base),
     "fast": Experiment(task=task, optimizer=Optimizer(learning_rate=1e-2), **base),
@@ -111,7 +111,7 @@ sweep["first"] = first
 
 
 def test_a_sweep_is_planned_whose_runs_have_yet_to_be_made(folder, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr("bert_jax.sharding.pretend_devices", lambda count: None)  # this process has its devices
+    monkeypatch.setattr("bert_jax.devices.pretend_devices", lambda count: None)  # this process has its devices
     text = """
 from dataclasses import replace
 sweep = {"first": experiment, "second": replace(experiment, init_from="run:first", model=None, steps=3)}

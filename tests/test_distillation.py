@@ -12,14 +12,14 @@ import numpy as np
 import pytest
 
 from bert_jax import cli, tasks, tokenizers
-from bert_jax.config import BertConfig, Distillation, Experiment, Optimizer, Sequences
+from bert_jax.config import BertConfig, Distillation, Experiment, Optimizer, SequenceClassification
 from bert_jax.errors import InputError
-from bert_jax.heads import BertForSequences
+from bert_jax.heads import BertForSequenceClassification
 from bert_jax.interop.table import Notes
 from bert_jax.losses import cross_entropy, soft_cross_entropy
 from bert_jax.predict import load
 from bert_jax.pretrained import Source, write_source
-from bert_jax.tasks.sequences import SequenceTask
+from bert_jax.tasks.sequence_classification import SequenceClassificationTask
 
 WORDS = ["red", "blue", "green", "small", "large", "old", "cat", "dog", "bird", "runs", "sleeps", "eats", "here", "now"]
 TEACHER = BertConfig(
@@ -44,15 +44,17 @@ def folder(tmp_path_factory):
     rows = [{"text": text, "label": ["no", "yes"][n % 2]} for n, text in enumerate(texts)]
     for name, part in (("train", rows[:16]), ("dev", rows[16:24]), ("more", [{"text": text} for text in texts[24:48]])):
         (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in part))
-    write_teacher(folder / "teacher", run_of(folder, Sequences))
+    write_teacher(folder / "teacher", run_of(folder, SequenceClassification))
     return folder
 
 
 def write_teacher(target, experiment, config=TEACHER):
     """Writes random weights as a run of `experiment`'s task."""
-    fields = SequenceTask.resolve(experiment.task)
+    fields = SequenceClassificationTask.resolve(experiment.task)
     tokenizer = tokenizers.load(Path(experiment.tokenizer))
-    task = SequenceTask(fields, replace(config, vocab_size=tokenizer.vocab_size, attention="explicit"), tokenizer)
+    task = SequenceClassificationTask(
+        fields, replace(config, vocab_size=tokenizer.vocab_size, attention="explicit"), tokenizer
+    )
     params = jax.jit(task.model.init)(jax.random.key(0), tasks.dummy_batch(task))["params"]
     config = replace(task.config, attention=config.attention)
     write_source(Source("", config, tokenizer, fields, lambda: (params, Notes())), target, "orbax")
@@ -83,7 +85,7 @@ def made(data, kind=Distillation, **fields):
 @cache
 def weights(classes):
     """A student's."""
-    model = BertForSequences(replace(STUDENT, vocab_size=60), classes)
+    model = BertForSequenceClassification(replace(STUDENT, vocab_size=60), classes)
     batch = dict.fromkeys(
         ("input_ids", "token_type_ids", "position_ids", "sequence_ids", "cls_positions"), np.zeros((1, 1), np.int32)
     )
@@ -115,7 +117,7 @@ def gradient_of(task, batch):
 
 def test_with_all_weight_on_the_labels_it_is_plain_fine_tuning(folder):
     """Batch by batch, loss by loss and to the last bit of the gradient."""
-    tasks = made(folder, Sequences), made(folder, hard_weight=1.0, temperature=3.0)
+    tasks = made(folder, SequenceClassification), made(folder, hard_weight=1.0, temperature=3.0)
     batches = [task.train_batches(batch_size=8, steps=1, seed=0)(0) for task in tasks]
     assert set(batches[1]) - set(batches[0]) == {"teacher_logits", "teacher_weights"}
     for name, array in batches[0].items():
@@ -150,7 +152,7 @@ def test_a_weight_between_the_limits_mixes_the_two_losses(folder):
 
 def test_a_teacher_trained_with_a_gpus_attention_answers_here(folder, tmp_path):
     fused = replace(TEACHER, hidden_size=16, attention="cudnn", attention_dropout=0.0, dtype="bfloat16")
-    write_teacher(tmp_path / "teacher", run_of(folder, Sequences), fused)
+    write_teacher(tmp_path / "teacher", run_of(folder, SequenceClassification), fused)
     assert '"cudnn"' in (tmp_path / "teacher" / "experiment.json").read_text()
     batch = made(folder, teacher=str(tmp_path / "teacher")).train_batches(batch_size=8, steps=1, seed=0)(0)
     assert np.isfinite(batch["teacher_logits"]).all()
@@ -203,22 +205,25 @@ def test_packed_rows_match_the_teacher_as_unpacked_ones_do(folder):
     assert packed["teacher_loss"] == pytest.approx(plain["teacher_loss"], rel=1e-5)
 
 
-@pytest.mark.parametrize("target", ["several", "number"])
+@pytest.mark.parametrize("target", ["multi_label", "regression"])
 def test_other_targets_have_their_own_distance(folder, tmp_path, target):
-    label = {"several": ["no"], "number": 1.5}[target]
-    other = {"several": ["yes", "no"], "number": -2.0}[target]
+    label = {"multi_label": ["no"], "regression": 1.5}[target]
+    other = {"multi_label": ["yes", "no"], "regression": -2.0}[target]
     rows = [{"text": text, "label": value} for text, value in (("red cat", label), ("old dog", other)) for _ in "12"]
     (tmp_path / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     data = {"folder": str(tmp_path), "eval": "", "target": target}
     write_teacher(
         tmp_path / "teacher",
-        replace(run_of(folder, Sequences), task=Sequences(max_length=16, train="train.jsonl", **data)),
+        replace(
+            run_of(folder, SequenceClassification),
+            task=SequenceClassification(max_length=16, train="train.jsonl", **data),
+        ),
     )
-    temperature = 2.0 if target == "several" else 1.0
+    temperature = 2.0 if target == "multi_label" else 1.0
     task = made(folder, teacher=str(tmp_path / "teacher"), temperature=temperature, **data)
     found, batch, logits = losses_of(task)
     ours, teachers = np.asarray(logits[:, 0], np.float64), np.asarray(batch["teacher_logits"][:, 0], np.float64)
-    if target == "number":
+    if target == "regression":
         expected = ((ours - teachers) ** 2).mean()
     else:
         p, q = (1 / (1 + np.exp(-x / temperature)) for x in (teachers, ours))
@@ -249,7 +254,7 @@ experiment = Experiment(
     assert {"class_loss", "teacher_loss"} <= figures[0].keys()
     assert "teacher_loss" not in json.loads((tmp_path / "student/result.json").read_text())["metrics"]
 
-    of_student, alone = load(tmp_path / "student").params, params_of(made(folder, Sequences))
+    of_student, alone = load(tmp_path / "student").params, params_of(made(folder, SequenceClassification))
     assert jax.tree.map(jnp.shape, of_student) == jax.tree.map(jnp.shape, alone)
     capsys.readouterr()
     (tmp_path / "in.jsonl").write_text('{"text": "red cat"}\n')
@@ -271,7 +276,10 @@ def test_messages(folder, tmp_path):
     cases = [
         ({"teacher": ""}, r"task\.teacher: name a SOURCE"),
         ({"teacher": str(tmp_path)}, "a SOURCE is a run's workdir"),
-        ({"target": "number"}, r"was trained for target class; name a run of Sequences with target number"),
+        (
+            {"target": "regression"},
+            r"was trained for target single_label; name a run of SequenceClassification with target regression",
+        ),
         ({"labels": ("bad", "good")}, r"task\.labels: bad, good, but the teacher has no, yes"),
         ({"train": ""}, r"task\.train: name rows with labels, or set hard_weight 0 and name `unlabelled` rows"),
         ({"train": "", "unlabelled": "more.jsonl", "hard_weight": 0.1}, r"task\.train: name rows with labels"),

@@ -15,16 +15,17 @@ import numpy as np
 import pytest
 from tiny import fine_tuning, lines, pretraining, silent
 
-from bert_jax import train, workdir
-from bert_jax.checkpoint import Checkpoints
 from bert_jax.errors import InputError
-from bert_jax.workdir import Workdir, environment, git_revision
+from bert_jax.runs import workdir
+from bert_jax.runs.checkpoint import Checkpoints
+from bert_jax.runs.workdir import Workdir, environment, git_revision
+from bert_jax.training import loop
 
 
 @contextmanager
 def poisoned(monkeypatch, steps):
     """Makes the batches of `steps` (counted from 1) such that their loss is not a number."""
-    original = train.Member.__init__
+    original = loop.Member.__init__
 
     def init(self, *args):
         original(self, *args)
@@ -39,7 +40,7 @@ def poisoned(monkeypatch, steps):
         self.batches = batches
 
     with monkeypatch.context() as patch:
-        patch.setattr(train.Member, "__init__", init)
+        patch.setattr(loop.Member, "__init__", init)
         yield
 
 
@@ -50,7 +51,7 @@ def short(data, **changes):
 def test_a_poisoned_batch_is_skipped_and_many_in_a_row_stop_the_run(data, tmp_path, monkeypatch):
     experiment = short(data, max_skipped=3)
     with poisoned(monkeypatch, {2, 6, 7, 8}), pytest.raises(InputError) as told:
-        train.train(experiment, tmp_path / "run", say=silent)
+        loop.train(experiment, tmp_path / "run", say=silent)
     message = str(told.value)
     assert message.startswith("step 8: the loss or its gradient was not finite in 3 steps in a row")
     assert "that of step 4" in message
@@ -60,7 +61,7 @@ def test_a_poisoned_batch_is_skipped_and_many_in_a_row_stop_the_run(data, tmp_pa
     (first,) = lines(tmp_path / "run" / "metrics.jsonl")
     assert first["skipped"] == 1  # of the four steps up to step 4
     assert all(np.isfinite(value) for name, value in first.items() if name != "split")
-    result = train.train(experiment, tmp_path / "run", say=silent)  # the batches are mended
+    result = loop.train(experiment, tmp_path / "run", say=silent)  # the batches are mended
     assert result["step"] == 12
     assert np.isfinite(result["metrics"]["loss"])
 
@@ -92,14 +93,14 @@ def full_disk(folder, kilobytes: int):
 @pytest.fixture(scope="module")
 def undisturbed(data, tmp_path_factory):
     folder = tmp_path_factory.mktemp("undisturbed")
-    train.train(short(data), folder, say=silent)
+    loop.train(short(data), folder, say=silent)
     return (folder / "metrics.jsonl").read_text()
 
 
 def test_a_save_that_fails_says_so_and_the_run_goes_on_when_there_is_room(data, tmp_path, undisturbed):
     with files_no_larger_than(3000), pytest.raises(InputError, match=r"run.*; .*give the same command again"):
-        train.train(short(data), tmp_path / "run", say=silent)
-    train.train(short(data), tmp_path / "run", say=silent)
+        loop.train(short(data), tmp_path / "run", say=silent)
+    loop.train(short(data), tmp_path / "run", say=silent)
     assert (tmp_path / "run/metrics.jsonl").read_text() == undisturbed
 
 
@@ -108,11 +109,11 @@ def test_a_run_on_a_full_disk_says_so_and_goes_on_when_there_is_room(data, tmp_p
     with full_disk(tmp_path / "disk", kilobytes=560) as make_room:
         run = tmp_path / "disk/run"
         with pytest.raises(InputError, match=r"(No space left|ENOSPC).*give the same command again") as told:
-            train.train(short(data), run, say=silent)
+            loop.train(short(data), run, say=silent)
         assert len(str(told.value).splitlines()) == 1
         assert Checkpoints(run / "checkpoints").steps() == [4]
         make_room()
-        train.train(short(data), run, say=silent)
+        loop.train(short(data), run, say=silent)
         assert (run / "metrics.jsonl").read_text() == undisturbed
 
 
@@ -139,14 +140,14 @@ def test_a_store_that_is_cut_short_is_named(data, tmp_path):
     tokens.write_bytes(whole[:-2])
     try:
         with pytest.raises(InputError, match=r"tokens\.bin: has .* the header says"):
-            train.train(pretraining(data), tmp_path / "run", say=silent)
+            loop.train(pretraining(data), tmp_path / "run", say=silent)
     finally:
         tokens.write_bytes(whole)
 
 
 STOPPED_TWICE = """
 import os, signal, time
-from bert_jax.progress import Stop
+from bert_jax.training.progress import Stop
 with Stop() as stop:
     os.kill(os.getpid(), signal.{name})
     assert stop.requested
@@ -169,8 +170,8 @@ def test_a_second_signal_ends_at_once(name):
 def test_a_run_stopped_while_it_evaluates_evaluates_when_it_goes_on(data, tmp_path, monkeypatch):
     experiment = short(data, eval_every=4)
     experiment = replace(experiment, task=replace(experiment.task, eval_limit=48))
-    train.train(experiment, tmp_path / "whole", say=silent)
-    evaluating = train.Progress.evaluating
+    loop.train(experiment, tmp_path / "whole", say=silent)
+    evaluating = loop.Progress.evaluating
 
     def signalled(self, done, total):
         if done == 2:
@@ -178,17 +179,17 @@ def test_a_run_stopped_while_it_evaluates_evaluates_when_it_goes_on(data, tmp_pa
         evaluating(self, done, total)
 
     # Stopped again in the evaluation that it goes on with, it must not take a step before it is evaluated.
-    monkeypatch.setattr(train.Progress, "evaluating", signalled)
+    monkeypatch.setattr(loop.Progress, "evaluating", signalled)
     for _ in range(2):
-        train.train(experiment, tmp_path / "stopped", say=silent)
+        loop.train(experiment, tmp_path / "stopped", say=silent)
     monkeypatch.undo()
-    train.train(experiment, tmp_path / "stopped", say=silent)
+    loop.train(experiment, tmp_path / "stopped", say=silent)
     assert (tmp_path / "stopped/metrics.jsonl").read_text() == (tmp_path / "whole/metrics.jsonl").read_text()
 
 
 def test_the_workdir_tells_what_computed(data, tmp_path):
-    train.train(short(data), tmp_path / "run", say=silent)
-    train.train(short(data), tmp_path / "run", say=silent)
+    loop.train(short(data), tmp_path / "run", say=silent)
+    loop.train(short(data), tmp_path / "run", say=silent)
     (entry,) = json.loads((tmp_path / "run/environment.json").read_text())
     assert entry["from_step"] == 0
     assert entry["libraries"]["jax"] == environment()["libraries"]["jax"]
@@ -200,7 +201,7 @@ def test_a_folder_that_git_does_not_hold_has_no_revision(tmp_path):
 
 
 def test_figures_of_speed_stay_out_of_metrics(data, tmp_path):
-    result = train.train(short(data), tmp_path / "run", say=silent, profile=(6, 7))
+    result = loop.train(short(data), tmp_path / "run", say=silent, profile=(6, 7))
     speed = lines(tmp_path / "run/speed.jsonl")[-1]
     assert speed.keys() == {"step", "seconds", "tokens_per_second", "padding_share", "mfu", "memory_bytes"}
     assert 0 < speed["mfu"] < 1

@@ -8,12 +8,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from bert_jax import optimizer, pretrained
+from bert_jax import pretrained
 from bert_jax.config import BertConfig, Optimizer
 from bert_jax.errors import InputError
 from bert_jax.interop.table import Notes
 from bert_jax.losses import Mean, Outcome
-from bert_jax.train import TrainState, train_step
+from bert_jax.training import optimizer
+from bert_jax.training.loop import TrainState, train_step
 
 MODEL = BertConfig(num_layers=4)
 SHARED = replace(MODEL, num_layer_groups=2)

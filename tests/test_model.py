@@ -9,7 +9,7 @@ import pytest
 
 from bert_jax.config import PRESETS, BertConfig, preset
 from bert_jax.errors import InputError
-from bert_jax.heads import BertForPreTraining, BertForSequences
+from bert_jax.heads import BertForPreTraining, BertForSequenceClassification
 from bert_jax.model import Bert, Dropout
 
 TINY = BertConfig(
@@ -164,14 +164,14 @@ def test_mlm_logits_are_those_of_the_asked_positions():
 
 def test_bfloat16_computes_in_bfloat16_from_float32_parameters_to_float32_logits():
     config = replace(TINY, dtype="bfloat16")
-    model = BertForSequences(config, num_classes=3)
+    model = BertForSequenceClassification(config, num_classes=3)
     batch = batch_of(random_ids(8), length=8)
     params = model.init(jax.random.key(0), batch)
     assert {x.dtype for x in jax.tree.leaves(params)} == {jnp.dtype("float32")}
     low = model.apply(params, batch)
     assert low.dtype == jnp.float32
     assert Bert(config).apply({"params": params["params"]["bert"]}, batch).dtype == jnp.bfloat16
-    full = BertForSequences(TINY, num_classes=3).apply(params, batch)
+    full = BertForSequenceClassification(TINY, num_classes=3).apply(params, batch)
     np.testing.assert_allclose(low, full, atol=0.02)
     assert not np.array_equal(low, full)
 

@@ -7,15 +7,17 @@ import jax.extend
 import numpy as np
 import pytest
 from jax.sharding import NamedSharding
-from test_sharding import KEEP_GRADIENT, ROWS, NoTokenizer, make_state, uneven_batch
+from test_devices import KEEP_GRADIENT, ROWS, NoTokenizer, make_state, uneven_batch
 from tiny import MODEL, pretraining
 
-from bert_jax import flops, optimizer, plan, sharding, train
+from bert_jax import flops, plan
 from bert_jax.config import BertConfig, Pretraining, preset
+from bert_jax.devices import ROWS as ROWS_SPEC
+from bert_jax.devices import Devices
 from bert_jax.errors import InputError
-from bert_jax.sharding import Devices
-from bert_jax.step import train_step
 from bert_jax.tasks.pretraining import PretrainingTask
+from bert_jax.training import loop, optimizer
+from bert_jax.training.step import train_step
 
 
 def products(jaxpr) -> int:
@@ -96,12 +98,12 @@ def test_the_plan_says_what_the_compiled_step_and_the_model_say(name, devices, d
     assert found.fits(whole)
 
 
-def assert_as_compiled(run: train.Run, batch: dict[str, np.ndarray], layout: plan.Memory):
+def assert_as_compiled(run: loop.Run, batch: dict[str, np.ndarray], layout: plan.Memory):
     """The step that a run would take, compiled from its real state and batch, has the arguments and needs planned."""
     devices = Devices("mesh", len(batch["input_ids"]), layout.fsdp, jax.devices()[: layout.fsdp])
-    state = devices.make(lambda: train.random_state(run, optimizer.make(run.experiment.optimizer, 100, MODEL)))
+    state = devices.make(lambda: loop.random_state(run, optimizer.make(run.experiment.optimizer, 100, MODEL)))
     step = devices.compile_train_step(train_step, loss_fn=run.task.loss_fn, microbatches=1)
-    rows = NamedSharding(devices.mesh, sharding.ROWS)
+    rows = NamedSharding(devices.mesh, ROWS_SPEC)
     with jax.set_mesh(devices.mesh):
         found = step.lower(state, jax.device_put(batch, rows)).compile().memory_analysis()
     # Of `argument_size` but for the step's number and its key, of a few bytes.

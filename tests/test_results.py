@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from tiny import fine_tuning, pretraining, silent
 
-from bert_jax.train import train
+from bert_jax import train
 
 ROOT = Path(__file__).parent.parent
 
@@ -41,7 +41,7 @@ def test_no_figure_stands_without_its_file_of_results(tool):
     ],
 )
 def test_a_figure_and_a_table_are_made_of_a_file_alone(tool, tmp_path, experiment, runs):
-    one = {"kind": "Sequences", "steps": 9, "tokens": 5000, "seconds": 2.5, "parameters": 1234}
+    one = {"kind": "SequenceClassification", "steps": 9, "tokens": 5000, "seconds": 2.5, "parameters": 1234}
     found = {run: {"figures": {"accuracy": [0.5, 0.7]}, **one} for run in runs}
     results = {"experiment": experiment, "finding": "Found.", "does_not_show": "", "runs": found}
     tool.draw(json.loads(json.dumps(results)), tmp_path / "a.svg")
@@ -60,7 +60,7 @@ def test_what_a_checkpoint_said_of_itself_stands_beside_what_was_tuned_from_it(t
     begun = tool.start(f"{tmp_path}@10")
     assert begun == {"mlm_loss": 5.5, "pair_accuracy": 0.6}
     assert tool.start(f"{tmp_path}@20") == tool.start(str(tmp_path)) == tool.start("") == {}
-    one = {"kind": "Sequences", "steps": 9, "tokens": 5000, "seconds": 2.5, "parameters": 1234}
+    one = {"kind": "SequenceClassification", "steps": 9, "tokens": 5000, "seconds": 2.5, "parameters": 1234}
     found = {"sst2-after-0": one | {"figures": {"accuracy": [0.5]}}}
     found["sst2-after-10"] = one | {"figures": {"accuracy": [0.6]}, "start": begun}
     found["entities-after-10"] = one | {"figures": {"f1": [0.5]}, "start": begun}
@@ -83,7 +83,7 @@ def test_pre_trainings_of_a_sweep_are_drawn_as_curves(tool, tmp_path):
 
 
 def test_what_pytorch_found_and_what_was_changed_stand_in_the_table_of_tasks(tool):
-    one = {"kind": "Tokens", "steps": 9, "tokens": 5000, "seconds": 2.5, "parameters": 1234}
+    one = {"kind": "TokenClassification", "steps": 9, "tokens": 5000, "seconds": 2.5, "parameters": 1234}
     one |= {"figures": {"f1": [0.5, 0.7]}}
     named = {"ncbi_disease": one | {"flags": {"task.eval_limit": 700}, "pytorch": {"f1": [0.4, 0.4]}}}
     more = {"finding": "Found.", "does_not_show": ""}

@@ -12,14 +12,15 @@ import numpy as np
 import pytest
 from tiny import MODEL, WORDS
 
-from bert_jax import tokenizers, train
-from bert_jax.checkpoint import load_params
-from bert_jax.config import Experiment, Optimizer, Sequences
+from bert_jax import tokenizers
+from bert_jax.config import Experiment, Optimizer, SequenceClassification
+from bert_jax.devices import Devices
 from bert_jax.errors import InputError
 from bert_jax.losses import Mean, Outcome
 from bert_jax.predict import evaluate_source, load
-from bert_jax.sharding import Devices
-from bert_jax.step import TrainState, several_steps, train_step
+from bert_jax.runs.checkpoint import load_params
+from bert_jax.training import loop
+from bert_jax.training.step import TrainState, several_steps, train_step
 
 SMALL = replace(MODEL, num_layers=1)
 
@@ -33,7 +34,7 @@ def experiment(tmp_path_factory):
     rows = [{"text": text, "label": "no" if i % 3 else "yes"} for i, text in enumerate(texts)]
     (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     return Experiment(
-        task=Sequences(folder=str(folder), train="rows.jsonl", eval="rows.jsonl", max_length=16),
+        task=SequenceClassification(folder=str(folder), train="rows.jsonl", eval="rows.jsonl", max_length=16),
         model=SMALL,
         tokenizer=str(folder / "tokenizer"),
         optimizer=Optimizer(learning_rate=1e-2),
@@ -55,8 +56,8 @@ def params_of(path):
 
 
 def test_each_seed_gives_what_its_own_run_gives(experiment, tmp_path):
-    found = train.train(replace(experiment, seed=4, seeds=2), tmp_path / "many", say=silent)
-    alone = train.train(replace(experiment, seed=5), tmp_path / "alone", say=silent)
+    found = loop.train(replace(experiment, seed=4, seeds=2), tmp_path / "many", say=silent)
+    alone = loop.train(replace(experiment, seed=5), tmp_path / "alone", say=silent)
     assert found["runs"]["5"] == alone["metrics"]
     assert (tmp_path / "many/seed-5/metrics.jsonl").read_text() == (tmp_path / "alone/metrics.jsonl").read_text()
     jax.tree.map(np.testing.assert_array_equal, params_of(tmp_path / "many/seed-5"), params_of(tmp_path / "alone"))
@@ -65,7 +66,7 @@ def test_each_seed_gives_what_its_own_run_gives(experiment, tmp_path):
     assert found["metrics"]["loss"] == pytest.approx(statistics.mean(losses))
     assert found["spread"]["loss"] == pytest.approx(statistics.stdev(losses))
     assert json.loads((tmp_path / "many/seeds.json").read_text()) == found
-    assert train.train(replace(experiment, seed=4, seeds=2), tmp_path / "many", say=silent) == found
+    assert loop.train(replace(experiment, seed=4, seeds=2), tmp_path / "many", say=silent) == found
     again = evaluate_source(str(tmp_path / "many"))
     assert again["metrics"] == pytest.approx(found["metrics"], rel=1e-5)
     assert again["spread"]["loss"] == pytest.approx(found["spread"]["loss"], rel=1e-3)
@@ -79,7 +80,7 @@ def linear(params, batch, key):
 
 
 def linear_state(seed):
-    optimizer = train.optimizer.make(Optimizer(learning_rate=0.1, warmup_share=0.0), 10)
+    optimizer = loop.optimizer.make(Optimizer(learning_rate=0.1, warmup_share=0.0), 10)
     params = {"kernel": jax.random.normal(jax.random.key(seed), (8, 4))}
     return TrainState(jnp.int32(0), params, optimizer.init(params), jax.random.key(seed), optimizer)
 
@@ -113,16 +114,16 @@ def test_several_steps_at_once_are_single_steps(sharding):
 def test_a_loop_takes_seeds_at_once_where_it_can(monkeypatch, parallel, fits, rows, at_once):
     monkeypatch.setattr(Devices, "parallel", parallel)
     monkeypatch.setattr(Devices, "fits", lambda *args, **options: fits)
-    loop = train.Loop.__new__(train.Loop)
-    loop.devices, loop.options, calls = Devices("single", 16), {}, []
+    trained = loop.Loop.__new__(loop.Loop)
+    trained.devices, trained.options, calls = Devices("single", 16), {}, []
     for name, step in (("compiled", train_step), ("together", several_steps)):
-        wrapped = loop.devices.train_step(step, loss_fn=linear)
-        setattr(loop, name, lambda *args, name=name, wrapped=wrapped: calls.append(name) or wrapped(*args))
+        wrapped = trained.devices.train_step(step, loss_fn=linear)
+        setattr(trained, name, lambda *args, name=name, wrapped=wrapped: calls.append(name) or wrapped(*args))
     members = [SimpleNamespace(experiment=SimpleNamespace(seed=s), state=linear_state(s)) for s in (0, 1)]
     batches = {0: linear_batch(0), 1: linear_batch(1, rows)}
-    sums = loop._step(members, batches)
+    sums = trained._step(members, batches)
     assert calls == (["together"] if at_once else ["compiled", "compiled"])
-    single = loop.devices.train_step(train_step, loss_fn=linear)
+    single = trained.devices.train_step(train_step, loss_fn=linear)
     for seed in (0, 1):
         expected, expected_sums = single(linear_state(seed), batches[seed])
         np.testing.assert_allclose(members[seed].state.params["kernel"], expected.params["kernel"], rtol=1e-5)
@@ -132,20 +133,20 @@ def test_a_loop_takes_seeds_at_once_where_it_can(monkeypatch, parallel, fits, ro
 def scripted(monkeypatch, figures):
     """Lets evaluation number i of each seed find figures[seed][i], whatever the weights."""
     asked = {seed: iter(values) for seed, values in figures.items()}
-    keep = train.Member.keep
+    keep = loop.Member.keep
 
     def kept(self, step, found):
         value = next(asked[self.experiment.seed])
         keep(self, step, found._replace(metrics={"accuracy": value, "loss": -value}))
 
-    monkeypatch.setattr(train.Member, "keep", kept)
+    monkeypatch.setattr(loop.Member, "keep", kept)
 
 
 @pytest.mark.parametrize("figure", ["accuracy", "loss"])
 def test_the_best_weights_are_kept_and_loaded(experiment, tmp_path, monkeypatch, figure):
     scripted(monkeypatch, {0: [0.5, 0.9, 0.7]})
     run = replace(experiment, steps=3, eval_every=1, checkpoint_every=1, keep_best=figure)
-    result = train.train(run, tmp_path / "best", say=silent)
+    result = loop.train(run, tmp_path / "best", say=silent)
     assert result["metrics"]["accuracy"] == 0.9
     assert (result["step"], result["best_step"], result["stopped_early"]) == (3, 2, False)
     last = load_params(tmp_path / "best/checkpoints")
@@ -160,24 +161,24 @@ def test_a_seed_without_patience_stops_and_the_others_go_on(experiment, tmp_path
     figures = {0: [0.5, 0.4, 0.3], 1: [0.5, 0.6, 0.5, 0.7, 0.6, 0.5]}
     scripted(monkeypatch, figures)
     run = replace(experiment, eval_every=1, checkpoint_every=1, log_every=1, keep_best="accuracy", patience=2, seeds=2)
-    found = train.train(run, tmp_path / "run", say=silent)
+    found = loop.train(run, tmp_path / "run", say=silent)
     assert found["runs"]["0"]["accuracy"] == 0.5
     assert found["runs"]["1"]["accuracy"] == 0.7
     results = [json.loads((tmp_path / f"run/seed-{seed}/result.json").read_text()) for seed in (0, 1)]
     assert [(r["step"], r["best_step"], r["stopped_early"]) for r in results] == [(3, 1, True), (6, 4, True)]
     last = [json.loads((tmp_path / f"run/seed-{s}/metrics.jsonl").read_text().splitlines()[-1])["step"] for s in (0, 1)]
     assert last == [3, 6]
-    assert train.train(run, tmp_path / "run", say=silent) == found  # and stays stopped
+    assert loop.train(run, tmp_path / "run", say=silent) == found  # and stays stopped
 
 
 def test_what_cannot_be_is_said_before_anything_is_written(experiment, tmp_path):
     with pytest.raises(InputError, match="patience: name the figure"):
-        train.train(replace(experiment, patience=1), tmp_path / "a", say=silent)
+        loop.train(replace(experiment, patience=1), tmp_path / "a", say=silent)
     with pytest.raises(InputError, match="seeds: 0 must be at least 1"):
-        train.train(replace(experiment, seeds=0), tmp_path / "a", say=silent)
+        loop.train(replace(experiment, seeds=0), tmp_path / "a", say=silent)
     assert not (tmp_path / "a").exists()
-    train.train(replace(experiment, steps=1), tmp_path / "b", say=silent)
+    loop.train(replace(experiment, steps=1), tmp_path / "b", say=silent)
     with pytest.raises(InputError, match="holds a run with one seed"):
-        train.train(replace(experiment, seeds=2), tmp_path / "b", say=silent)
+        loop.train(replace(experiment, seeds=2), tmp_path / "b", say=silent)
     with pytest.raises(InputError, match="keep_best: the evaluation has no figure 'f2'; it has loss, class_loss"):
-        train.train(replace(experiment, keep_best="f2", steps=1), tmp_path / "c", say=silent)
+        loop.train(replace(experiment, keep_best="f2", steps=1), tmp_path / "c", say=silent)

@@ -8,7 +8,7 @@ import pytest
 
 COMPILES = """
 import jax
-from bert_jax.sharding import set_up
+from bert_jax.devices import set_up
 
 set_up()
 
@@ -71,7 +71,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from tiny import pretraining
-from bert_jax.train import train
+from bert_jax import train
 
 def say(text):
     if text.startswith("step"):

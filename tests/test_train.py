@@ -13,10 +13,10 @@ import numpy as np
 import pytest
 from tiny import MODEL, WORDS, fine_tuning, lines, pretraining, silent
 
-from bert_jax import optimizer, progress, train
-from bert_jax.config import Optimizer, Sequences
+from bert_jax.config import Optimizer, SequenceClassification
 from bert_jax.errors import InputError
 from bert_jax.losses import Mean, Outcome
+from bert_jax.training import loop, optimizer, progress
 
 # The step --------------------------------------------------------------------------------------------------------
 
@@ -28,17 +28,17 @@ def test_a_gradient_that_is_not_finite_changes_nothing_and_is_counted():
     def loss_fn(params, batch, key):
         return Outcome({"loss": Mean(jnp.sum(params["kernel"] * batch["x"]), jnp.ones(()))}, {}, {})
 
-    state = train.TrainState(
+    state = loop.TrainState(
         jnp.zeros((), jnp.int32), params, transformation.init(params), jax.random.key(0), transformation
     )
-    bad, sums = train.train_step(
+    bad, sums = loop.train_step(
         state, {"x": jnp.array([1.0, jnp.nan, 1.0]), "sequence_ids": jnp.ones((1, 3))}, loss_fn=loss_fn
     )
     np.testing.assert_array_equal(bad.params["kernel"], params["kernel"])
     assert bad.step == 1
     assert sums["metrics"]["skipped"].sum == 1
     assert sums["losses"]["loss"].sum == 0
-    good, sums = train.train_step(bad, {"x": jnp.ones(3), "sequence_ids": jnp.ones((1, 3))}, loss_fn=loss_fn)
+    good, sums = loop.train_step(bad, {"x": jnp.ones(3), "sequence_ids": jnp.ones((1, 3))}, loss_fn=loss_fn)
     assert sums["metrics"]["skipped"].sum == 0
     assert int(good.step) == 2
 
@@ -104,8 +104,10 @@ def test_a_model_learns_eight_sentences_by_heart(data, tmp_path):
         for n, (a, b, c) in enumerate(zip(WORDS[:8], WORDS[3:11], WORDS[6:14], strict=True))
     ]
     (tmp_path / "eight.jsonl").write_text("\n".join(rows))
-    task = Sequences(train=str(tmp_path / "eight.jsonl"), eval=str(tmp_path / "eight.jsonl"), max_length=16)
-    result = train.train(fine_tuning(data, task=task, batch_size=8, steps=800), tmp_path / "run", say=silent)
+    task = SequenceClassification(
+        train=str(tmp_path / "eight.jsonl"), eval=str(tmp_path / "eight.jsonl"), max_length=16
+    )
+    result = loop.train(fine_tuning(data, task=task, batch_size=8, steps=800), tmp_path / "run", say=silent)
     assert result["metrics"]["accuracy"] == 1
     assert result["metrics"]["loss"] < 0.05
 
@@ -116,27 +118,27 @@ def test_a_model_learns_eight_sentences_by_heart(data, tmp_path):
     ids=["pretraining", "fine-tuning"],
 )
 def test_a_stopped_run_goes_on_as_if_nothing_had_happened(data, tmp_path, monkeypatch, make):
-    whole = train.train(make(data), tmp_path / "whole", say=silent)
-    stopping = train.Loop._stopping
+    whole = loop.train(make(data), tmp_path / "whole", say=silent)
+    stopping = loop.Loop._stopping
 
     def signalled(self, step, stop):
         if step == 7:  # in the middle of a window of figures
             os.kill(os.getpid(), signal.SIGTERM)
         return stopping(self, step, stop)
 
-    monkeypatch.setattr(train.Loop, "_stopping", signalled)
-    train.train(make(data), tmp_path / "stopped", say=silent)
+    monkeypatch.setattr(loop.Loop, "_stopping", signalled)
+    loop.train(make(data), tmp_path / "stopped", say=silent)
     monkeypatch.undo()
     assert lines(tmp_path / "stopped" / "metrics.jsonl")[-1]["step"] == 6
-    again = train.train(make(data), tmp_path / "stopped", say=silent)
+    again = loop.train(make(data), tmp_path / "stopped", say=silent)
     assert (tmp_path / "stopped/metrics.jsonl").read_text() == (tmp_path / "whole/metrics.jsonl").read_text()
     assert again["metrics"] == whole["metrics"]
     assert again["tokens"] == whole["tokens"]
 
 
 def test_lines_written_after_the_last_checkpoint_are_written_once(data, tmp_path):
-    train.train(pretraining(data), tmp_path / "whole", say=silent)
-    train.train(pretraining(data), tmp_path / "crashed", say=silent)
+    loop.train(pretraining(data), tmp_path / "whole", say=silent)
+    loop.train(pretraining(data), tmp_path / "crashed", say=silent)
     # What a kill -9 after step 10 leaves: checkpoints 4 and 8, lines up to 10, the last one cut short.
     import shutil
 
@@ -145,15 +147,15 @@ def test_lines_written_after_the_last_checkpoint_are_written_once(data, tmp_path
     metrics = tmp_path / "crashed/metrics.jsonl"
     kept = [line for line in metrics.read_text().splitlines(keepends=True) if json.loads(line)["step"] <= 10]
     metrics.write_text("".join(kept) + '{"step": 11, "spl')
-    train.train(pretraining(data), tmp_path / "crashed", say=silent)
+    loop.train(pretraining(data), tmp_path / "crashed", say=silent)
     assert metrics.read_text() == (tmp_path / "whole/metrics.jsonl").read_text()
 
 
 def test_fine_tuning_starts_from_the_pretrained_encoder_and_says_what_is_new(data, tmp_path):
-    train.train(pretraining(data), tmp_path / "pretrained", say=silent)
+    loop.train(pretraining(data), tmp_path / "pretrained", say=silent)
     said = []
     experiment = fine_tuning(data, model=None, tokenizer=None, init_from=str(tmp_path / "pretrained"), steps=1)
-    train.train(experiment, tmp_path / "tuned", say=said.append)
+    loop.train(experiment, tmp_path / "tuned", say=said.append)
     report = next(text for text in said if text.startswith("Weights from"))
     assert "newly initialised: sequence/out/bias, sequence/out/kernel" in report
     assert "left out: mlm/bias" in report
@@ -163,22 +165,22 @@ def test_fine_tuning_starts_from_the_pretrained_encoder_and_says_what_is_new(dat
 
 
 def test_a_workdir_of_another_experiment_is_refused_and_left_alone(data, tmp_path):
-    train.train(fine_tuning(data, steps=2), tmp_path / "run", say=silent)
+    loop.train(fine_tuning(data, steps=2), tmp_path / "run", say=silent)
     before = {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()}
     with pytest.raises(InputError, match=r"optimizer\.learning_rate is 0\.003 there and 0\.5 here"):
-        train.train(fine_tuning(data, steps=2, optimizer=Optimizer(learning_rate=0.5)), tmp_path / "run", say=silent)
+        loop.train(fine_tuning(data, steps=2, optimizer=Optimizer(learning_rate=0.5)), tmp_path / "run", say=silent)
     assert {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()} == before
 
 
 def test_a_workdir_in_use_is_refused(data, tmp_path):
-    with train.Workdir(tmp_path / "run"), pytest.raises(InputError, match="another process"):
-        train.train(fine_tuning(data), tmp_path / "run", say=silent)
+    with loop.Workdir(tmp_path / "run"), pytest.raises(InputError, match="another process"):
+        loop.train(fine_tuning(data), tmp_path / "run", say=silent)
 
 
 def test_a_finished_run_is_not_run_again(data, tmp_path):
-    first = train.train(fine_tuning(data, steps=2), tmp_path / "run", say=silent)
+    first = loop.train(fine_tuning(data, steps=2), tmp_path / "run", say=silent)
     said = []
-    assert train.train(fine_tuning(data, steps=2), tmp_path / "run", say=said.append) == first
+    assert loop.train(fine_tuning(data, steps=2), tmp_path / "run", say=said.append) == first
     assert "finished already" in said[-1]
 
 
@@ -195,25 +197,25 @@ def test_a_finished_run_is_not_run_again(data, tmp_path):
 )
 def test_an_experiment_that_cannot_run_says_which_field(data, tmp_path, changes, message):
     with pytest.raises(InputError, match=message):
-        train.train(fine_tuning(data, **changes), tmp_path / "run", say=silent)
+        loop.train(fine_tuning(data, **changes), tmp_path / "run", say=silent)
 
 
 @pytest.mark.parametrize(("apart", "signs"), [(0.0, 11), (1e9, 0)])
 def test_slow_steps_show_that_they_are_taken_and_change_nothing(data, tmp_path, monkeypatch, apart, signs):
     monkeypatch.setattr(progress, "LINE_EVERY", apart)
     said = []
-    train.train(pretraining(data, log_every=12, eval_every=0), tmp_path / "slow", say=said.append)
+    loop.train(pretraining(data, log_every=12, eval_every=0), tmp_path / "slow", say=said.append)
     assert sum(f"step {step}/12" in said for step in range(1, 12)) == signs
     assert any(text.startswith("evaluating ") for text in said) == (signs > 0)
     monkeypatch.undo()
-    train.train(pretraining(data, log_every=12, eval_every=0), tmp_path / "plain", say=silent)
+    loop.train(pretraining(data, log_every=12, eval_every=0), tmp_path / "plain", say=silent)
     assert lines(tmp_path / "slow" / "metrics.jsonl") == lines(tmp_path / "plain" / "metrics.jsonl")
 
 
 def test_training_works_outside_the_main_thread(data, tmp_path):
     results = []
     thread = threading.Thread(
-        target=lambda: results.append(train.train(fine_tuning(data, steps=2), tmp_path / "run", say=silent))
+        target=lambda: results.append(loop.train(fine_tuning(data, steps=2), tmp_path / "run", say=silent))
     )
     thread.start()
     thread.join()

@@ -7,11 +7,12 @@ import pytest
 import torch
 import transformers
 
-from bert_jax import heads, losses, optimizer
+from bert_jax import heads, losses
 from bert_jax.config import Optimizer
 from bert_jax.interop import huggingface, table
 from bert_jax.losses import Outcome
-from bert_jax.train import TrainState, train_step
+from bert_jax.training import optimizer
+from bert_jax.training.loop import TrainState, train_step
 
 SIZES = {
     "vocab_size": 61,
@@ -169,17 +170,17 @@ def problem(architecture: str, config, real: np.ndarray, seed: int = 2):
         "ForNextSentencePrediction": ({"labels": pair}, pretraining, [pair_loss]),
         "ForSequenceClassification": (
             {"labels": classes},
-            heads.BertForSequences(config, 5),
+            heads.BertForSequenceClassification(config, 5),
             [lambda logits: losses.cross_entropy(logits, classes[:, None], ones)],
         ),
         "ForTokenClassification": (
             {"labels": np.where(chosen, tokens, -100)},
-            heads.BertForTokens(config, 5),
+            heads.BertForTokenClassification(config, 5),
             [lambda logits: losses.cross_entropy(logits, tokens, chosen)],
         ),
         "ForQuestionAnswering": (
             {"start_positions": ends[0], "end_positions": ends[1]},
-            heads.BertForSpans(config),
+            heads.BertForQuestionAnswering(config),
             [span_loss],
         ),
     }[architecture]
@@ -261,7 +262,7 @@ def test_choices_in_one_row_agree_with_choices_in_rows_of_their_own(tmp_path, fa
     batch = {name: batch[name].reshape(examples, CHOICES * length) for name in names}
     batch["sequence_ids"] = batch["sequence_ids"] * np.repeat(np.arange(1, CHOICES + 1), length)
     batch["cls_positions"] = np.broadcast_to(np.arange(CHOICES) * length, (examples, CHOICES))
-    ours = heads.BertForChoices(config)
+    ours = heads.BertForMultipleChoice(config)
 
     def objective(params):
         logits = ours.apply({"params": params}, batch)
@@ -287,7 +288,7 @@ def test_regression_and_several_labels_agree_in_loss(tmp_path, kind):
     rng = np.random.default_rng(3)
     targets = rng.normal(size=4) if kind == "regression" else rng.integers(0, 2, (4, classes))
     out = model(**as_torch(arrays), labels=torch.tensor(targets, dtype=torch.float32))
-    logits_BNC = heads.BertForSequences(config, classes).apply({"params": params}, our_batch(arrays))
+    logits_BNC = heads.BertForSequenceClassification(config, classes).apply({"params": params}, our_batch(arrays))
     if kind == "regression":
         mean = losses.squared_error(logits_BNC[:, :, 0], targets[:, None].astype(np.float32), np.ones((4, 1)))
     else:

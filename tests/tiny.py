@@ -8,7 +8,7 @@ import jax
 import numpy as np
 
 from bert_jax import tasks
-from bert_jax.config import BertConfig, Experiment, Optimizer, Pretraining, Sequences
+from bert_jax.config import BertConfig, Experiment, Optimizer, Pretraining, SequenceClassification
 
 MODEL = BertConfig(
     vocab_size=0,
@@ -49,7 +49,7 @@ def pretraining(data: Path, **changes) -> Experiment:
 
 def fine_tuning(data: Path, **changes) -> Experiment:
     experiment = Experiment(
-        task=Sequences(train=str(data / "train.jsonl"), eval=str(data / "dev.jsonl"), max_length=16),
+        task=SequenceClassification(train=str(data / "train.jsonl"), eval=str(data / "dev.jsonl"), max_length=16),
         model=QUIET,
         tokenizer=str(data / "tokenizer"),
         optimizer=Optimizer(learning_rate=3e-3),

@@ -14,10 +14,10 @@ import benchmarking
 
 SEEDS = 5
 EXPERIMENT = """
-from bert_jax.config import Experiment, Optimizer, Sequences
+from bert_jax.config import Experiment, Optimizer, SequenceClassification
 
 experiment = Experiment(
-    task=Sequences(train={texts!r}, eval={texts!r}, packing=True, limit=2000, eval_limit=500),
+    task=SequenceClassification(train={texts!r}, eval={texts!r}, packing=True, limit=2000, eval_limit=500),
     init_from={folder!r},
     optimizer=Optimizer(learning_rate=3e-5, warmup_share=0.1),
     batch_size=32,

@@ -11,12 +11,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from bert_jax import flops, optimizer
+from bert_jax import flops
 from bert_jax.config import BertConfig, Optimizer, Pretraining, preset
+from bert_jax.devices import Devices
 from bert_jax.interop import huggingface
-from bert_jax.sharding import Devices
-from bert_jax.step import TrainState, train_step
 from bert_jax.tasks.pretraining import PretrainingTask
+from bert_jax.training import optimizer
+from bert_jax.training.step import TrainState, train_step
 
 
 class Case(NamedTuple):

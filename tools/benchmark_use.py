@@ -23,14 +23,15 @@ import numpy as np
 from benchmark_training import torch_optimizer
 
 import bert_jax
-from bert_jax import optimizer, pretrained, quickstart, tasks
-from bert_jax.config import BertConfig, Optimizer, Sequences
-from bert_jax.data import tables
-from bert_jax.data.pipeline import prefetch
-from bert_jax.heads import BertForSequences
+from bert_jax import pretrained, quickstart, tasks
+from bert_jax.config import BertConfig, Optimizer, SequenceClassification
+from bert_jax.data import rows as data_rows
+from bert_jax.data.batches import prefetch
+from bert_jax.devices import Devices
+from bert_jax.heads import BertForSequenceClassification
 from bert_jax.interop import huggingface
-from bert_jax.sharding import Devices
-from bert_jax.step import TrainState, train_step
+from bert_jax.training import optimizer
+from bert_jax.training.step import TrainState, train_step
 
 MINILM = BertConfig(30522, 384, 6, 12, 1536)
 BATCH = 32
@@ -77,7 +78,7 @@ def write_model(folder: Path) -> Path:
     config = BertConfig(len(pieces), 384, 6, 12, 1536)
     zeros = np.zeros((1, 1), np.int32)
     names = ("input_ids", "token_type_ids", "position_ids", "sequence_ids", "cls_positions")
-    params = BertForSequences(config, 2).init(jax.random.key(0), dict.fromkeys(names, zeros))["params"]
+    params = BertForSequenceClassification(config, 2).init(jax.random.key(0), dict.fromkeys(names, zeros))["params"]
     huggingface.write(folder, config, params)
     (folder / "vocab.txt").write_text("\n".join(pieces), encoding="utf-8")
     return folder
@@ -107,7 +108,7 @@ def our_steps(folder: Path, texts: str, frozen_layers: int | None = None) -> Cal
     What the first twenty need is compiled before.
     """
     source = pretrained.open_source(str(folder))
-    fields = tasks.TASKS["Sequences"].resolve(Sequences(train=texts, packing=True))
+    fields = tasks.TASKS["SequenceClassification"].resolve(SequenceClassification(train=texts, packing=True))
     task = tasks.make(fields, source.config, source.tokenizer)
     devices = Devices("single", BATCH)
     chosen = Optimizer(learning_rate=3e-5, frozen_layers=frozen_layers)
@@ -140,7 +141,7 @@ def their_steps(folder: Path, texts: str) -> Callable[[], int]:
 
     tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
     model: Any = transformers.AutoModelForSequenceClassification.from_pretrained(folder, dtype=torch.float32).train()
-    rows = list(tables.read_rows(texts))
+    rows = list(data_rows.read_rows(texts))
     ids = tokenizer([row.values["text"] for row in rows], truncation=True, max_length=128)["input_ids"]
     labels = [int(row.values["label"]) for row in rows]
     order = itertools.cycle(np.random.default_rng(0).permutation(len(rows)).tolist())
@@ -161,7 +162,7 @@ def their_steps(folder: Path, texts: str) -> Callable[[], int]:
 
 def inference(folder: Path, texts: str) -> dict[str, Any]:
     """Mean vectors of 1,000 sentences, sorted by length in both, from text to array."""
-    sentences = [row.values["text"] for row in itertools.islice(tables.read_rows(texts), SENTENCES)]
+    sentences = [row.values["text"] for row in itertools.islice(data_rows.read_rows(texts), SENTENCES)]
     np.testing.assert_allclose(our_means(folder, sentences)(), their_means(folder, sentences)(), atol=1e-4)
     works = {"ours": our_means, "theirs": their_means}
     speeds = benchmarking.alternate({name: (encoding, means, folder, sentences) for name, means in works.items()})

@@ -18,7 +18,7 @@ import transformers
 from scipy.stats import spearmanr
 
 from bert_jax import tokenizers
-from bert_jax.data.tables import read_rows
+from bert_jax.data.rows import read_rows
 from bert_jax.interop import huggingface
 from bert_jax.predict import PretrainedBert
 

@@ -17,17 +17,17 @@ import scipy.stats
 import seqeval.metrics
 import sklearn.metrics
 
-from bert_jax.config import Choices, Sequences, Spans, Tokens
-from bert_jax.data.tables import Row, read_rows
+from bert_jax.config import MultipleChoice, QuestionAnswering, SequenceClassification, TokenClassification
+from bert_jax.data.rows import Row, read_rows
 from bert_jax.errors import InputError
 from bert_jax.predict import load
 
 Answers = list[dict[str, Any]]
 
 
-def score_sequences(fields: Sequences, rows: list[Row], said: Answers) -> dict[str, float]:
+def score_sequences(fields: SequenceClassification, rows: list[Row], said: Answers) -> dict[str, float]:
     gold = [row.values[fields.label] for row in rows]
-    if fields.target == "number":
+    if fields.target == "regression":
         scores = [answer["score"] for answer in said]
         numbers = [float(value) for value in gold]
         return {
@@ -35,7 +35,7 @@ def score_sequences(fields: Sequences, rows: list[Row], said: Answers) -> dict[s
             "spearman": scipy.stats.spearmanr(scores, numbers)[0],
             "mean_squared_error": sklearn.metrics.mean_squared_error(numbers, scores),
         }
-    if fields.target == "several":
+    if fields.target == "multi_label":
         truth = np.array([[name in labels for name in fields.labels] for labels in gold])
         shares = np.array([[answer["probabilities"][name] for name in fields.labels] for answer in said])
         chosen = np.array([[name in answer["labels"] for name in fields.labels] for answer in said])
@@ -54,7 +54,7 @@ def score_sequences(fields: Sequences, rows: list[Row], said: Answers) -> dict[s
     }
 
 
-def score_tokens(fields: Tokens, rows: list[Row], said: Answers) -> dict[str, float]:
+def score_tokens(fields: TokenClassification, rows: list[Row], said: Answers) -> dict[str, float]:
     gold = [list(row.values[fields.tags]) for row in rows]
     tags = [[word["tag"] for word in answer["words"]] for answer in said]
     return {
@@ -65,7 +65,7 @@ def score_tokens(fields: Tokens, rows: list[Row], said: Answers) -> dict[str, fl
     }
 
 
-def score_spans(fields: Spans, rows: list[Row], said: Answers) -> dict[str, float]:
+def score_spans(fields: QuestionAnswering, rows: list[Row], said: Answers) -> dict[str, float]:
     from torchmetrics.functional.text import squad
 
     predicted, gold = [], []
@@ -77,16 +77,16 @@ def score_spans(fields: Spans, rows: list[Row], said: Answers) -> dict[str, floa
     return {name: float(value) / 100 for name, value in found.items()}
 
 
-def score_choices(fields: Choices, rows: list[Row], said: Answers) -> dict[str, float]:
+def score_choices(fields: MultipleChoice, rows: list[Row], said: Answers) -> dict[str, float]:
     gold = [int(row.values[fields.label]) for row in rows]
     return {"accuracy": sklearn.metrics.accuracy_score(gold, [answer["choice"] for answer in said])}
 
 
 SCORERS: dict[type, Any] = {
-    Sequences: score_sequences,
-    Tokens: score_tokens,
-    Spans: score_spans,
-    Choices: score_choices,
+    SequenceClassification: score_sequences,
+    TokenClassification: score_tokens,
+    QuestionAnswering: score_spans,
+    MultipleChoice: score_choices,
 }
 
 

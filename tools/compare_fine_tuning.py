@@ -23,9 +23,10 @@ import torch
 import transformers
 from benchmark_training import decay_groups
 
-from bert_jax import optimizer, pretrained, tasks
+from bert_jax import pretrained, tasks
 from bert_jax.cli import load_experiments
-from bert_jax.config import Experiment, Tokens
+from bert_jax.config import Experiment, TokenClassification
+from bert_jax.training import optimizer
 
 Model = transformers.PreTrainedModel
 PART = 8
@@ -34,7 +35,7 @@ PART = 8
 def make_model(folder: str, task: Any) -> Model:
     """The encoder in `folder` with a new head of PyTorch's own making."""
     auto = transformers.AutoModelForSequenceClassification
-    if isinstance(task.fields, Tokens):
+    if isinstance(task.fields, TokenClassification):
         auto = transformers.AutoModelForTokenClassification
     model = auto.from_pretrained(folder, num_labels=task.model.num_classes, dtype=torch.float32)
     bias = getattr(task.model, "bias", ())
@@ -56,14 +57,14 @@ def loss_of(logits: torch.Tensor, batch: dict[str, np.ndarray], fields: Any) -> 
     """PyTorch's loss for the task."""
     losses = torch.nn.functional
     labels = torch.as_tensor(batch["labels"])
-    if isinstance(fields, Tokens):
+    if isinstance(fields, TokenClassification):
         labels = labels[:, : logits.shape[1]].long()
         words = torch.as_tensor(batch["words"][:, : logits.shape[1]]) > 0
         return losses.cross_entropy(logits[words], labels[words])
-    if fields.target == "several":
+    if fields.target == "multi_label":
         weights = torch.tensor(fields.class_weights) if fields.class_weights else None
         return losses.binary_cross_entropy_with_logits(logits, labels[:, 0].float(), pos_weight=weights)
-    if fields.target == "number":
+    if fields.target == "regression":
         return losses.mse_loss(logits[:, 0], labels[:, 0])
     weights = torch.tensor(fields.class_weights) if fields.class_weights else None
     return losses.cross_entropy(logits, labels[:, 0].long(), weight=weights)
@@ -71,12 +72,12 @@ def loss_of(logits: torch.Tensor, batch: dict[str, np.ndarray], fields: Any) -> 
 
 def predictions_of(logits: torch.Tensor, fields: Any) -> dict[str, np.ndarray]:
     """What the task's score reads."""
-    if isinstance(fields, Tokens):
+    if isinstance(fields, TokenClassification):
         probabilities, tags = logits.softmax(-1).max(-1)
         return {"tags": tags.numpy().astype(np.int32), "probabilities": probabilities.numpy()}
-    if fields.target == "number":
+    if fields.target == "regression":
         return {"scores": logits[:, 0].numpy()}
-    return {"probabilities": (logits.sigmoid() if fields.target == "several" else logits.softmax(-1)).numpy()}
+    return {"probabilities": (logits.sigmoid() if fields.target == "multi_label" else logits.softmax(-1)).numpy()}
 
 
 def parts_of(batch: dict[str, np.ndarray]) -> list[dict[str, np.ndarray]]:
@@ -87,9 +88,9 @@ def parts_of(batch: dict[str, np.ndarray]) -> list[dict[str, np.ndarray]]:
 
 def weight_of(batch: dict[str, np.ndarray], fields: Any) -> float:
     """What the mean in `loss_of` divides by: words, or rows (by their classes' weights)."""
-    if isinstance(fields, Tokens):
+    if isinstance(fields, TokenClassification):
         return float((batch["words"] > 0).sum())
-    if fields.target == "class" and fields.class_weights:
+    if fields.target == "single_label" and fields.class_weights:
         return float(np.take(fields.class_weights, batch["labels"][:, 0]).sum())
     return len(batch["labels"])
 
@@ -125,7 +126,7 @@ def score(model: Model, task: Any, batch_size: int) -> dict[str, float]:
         with torch.no_grad():
             part = predictions_of(logits_of(model, batch), task.fields)
         for name, values in part.items():
-            width = (task.fields.max_length,) if isinstance(task.fields, Tokens) else values.shape[1:]
+            width = (task.fields.max_length,) if isinstance(task.fields, TokenClassification) else values.shape[1:]
             size = (batches.num_examples, *width)
             found.setdefault(name, np.zeros(size, values.dtype))
             index = (rows[rows >= 0], *(slice(n) for n in values.shape[1:]))

@@ -38,11 +38,11 @@ BEGIN, END = "<!-- results: written by `make results` -->", "<!-- end of results
 FIGURES = {
     "glue": ("accuracy", "matthews", "pearson", "spearman"),
     "Pretraining": ("mlm_accuracy", "mlm_loss", "pair_accuracy"),
-    "Sequences": ("accuracy", "mean_average_precision", "f1_micro"),
+    "SequenceClassification": ("accuracy", "mean_average_precision", "f1_micro"),
     "Distillation": ("accuracy",),
-    "Tokens": ("f1",),
-    "Spans": ("f1", "exact_match"),
-    "Choices": ("accuracy",),
+    "TokenClassification": ("f1",),
+    "QuestionAnswering": ("f1", "exact_match"),
+    "MultipleChoice": ("accuracy",),
 }
 # Experiments that fine-tune for one task each, in the order of their common table.
 TASKS = ("glue", "named_entities", "chemprot", "film_tags", "squad", "multiple_choice")

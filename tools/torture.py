@@ -26,10 +26,12 @@ from pathlib import Path
 
 import numpy as np
 
-from bert_jax import checkpoint, quickstart, tokenizers, train
+from bert_jax import quickstart, tokenizers
 from bert_jax.config import BertConfig, Experiment, Pretraining
 from bert_jax.data.prepare import prepare
-from bert_jax.sharding import pretend_devices
+from bert_jax.devices import pretend_devices
+from bert_jax.runs import checkpoint
+from bert_jax.training import loop
 
 # Of each stage, which time it begins (drawn from 1 to so many) a kill waits for, and how long then, in seconds at most.
 # Counting and not waiting alone lets runs get ahead on a machine that is busy with other things.
@@ -95,13 +97,13 @@ def experiment(folder: Path) -> Experiment:
 def attempt(folder: Path, data: Path, stage: Stage) -> None:
     """Does in `folder` what is left to do."""
     sys.stdout = sys.stderr = open(folder.with_suffix(".log"), "a")  # noqa: SIM115
-    stage.around(train, "evaluate", "evaluating")
-    stage.around(train.Member, "save", "saving")
-    stage.around(train.Loop, "_step", "training")
+    stage.around(loop, "evaluate", "evaluating")
+    stage.around(loop.Member, "save", "saving")
+    stage.around(loop.Loop, "_step", "training")
     stage.set("preparing data")
     prepare([str(data / "corpus.txt")], data / "tokenizer", folder / "store")
     stage.set("compiling")
-    train.train(experiment(folder), folder / "run")
+    loop.train(experiment(folder), folder / "run")
 
 
 def fork(folder: Path, data: Path, stage: Stage) -> int:

@@ -28,11 +28,11 @@ from bert_jax.report.tables import (
 
 _KIND_TITLES = {
     "Pretraining": "Pre-training",
-    "Sequences": "Sequence classification",
+    "SequenceClassification": "Sequence classification",
     "Distillation": "Distillation",
-    "Tokens": "Token classification",
-    "Spans": "Question answering",
-    "Choices": "Multiple choice",
+    "TokenClassification": "Token classification",
+    "QuestionAnswering": "Question answering",
+    "MultipleChoice": "Multiple choice",
 }
 _MAX_PROBLEMS = 6  # that are shown before a reader asks for the rest
 _MAX_TEXT = 700  # characters of a predicted text that are shown

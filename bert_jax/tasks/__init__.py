@@ -7,25 +7,25 @@ import jax
 import numpy as np
 from flax import linen as nn
 
-from bert_jax.config import BertConfig, Sequences, TaskFields
-from bert_jax.data.pipeline import Arrays, Features
-from bert_jax.data.tables import Row
+from bert_jax.config import BertConfig, SequenceClassification, TaskFields
+from bert_jax.data.batches import Arrays, Features
+from bert_jax.data.rows import Row
 from bert_jax.losses import Outcome
-from bert_jax.tasks.choices import ChoiceTask
 from bert_jax.tasks.distillation import DistillationTask
+from bert_jax.tasks.multiple_choice import MultipleChoiceTask
 from bert_jax.tasks.pretraining import PretrainingTask
-from bert_jax.tasks.sequences import SequenceTask, markers_to_add
-from bert_jax.tasks.spans import SpanTask
-from bert_jax.tasks.tokens import TokenTask
+from bert_jax.tasks.question_answering import QuestionAnsweringTask
+from bert_jax.tasks.sequence_classification import SequenceClassificationTask, markers_to_add
+from bert_jax.tasks.token_classification import TokenClassificationTask
 from bert_jax.tokenizers import Tokenizer
 
 TASKS: dict[str, Any] = {
     "Pretraining": PretrainingTask,
-    "Sequences": SequenceTask,
+    "SequenceClassification": SequenceClassificationTask,
     "Distillation": DistillationTask,
-    "Tokens": TokenTask,
-    "Spans": SpanTask,
-    "Choices": ChoiceTask,
+    "TokenClassification": TokenClassificationTask,
+    "QuestionAnswering": QuestionAnsweringTask,
+    "MultipleChoice": MultipleChoiceTask,
 }
 
 
@@ -101,7 +101,7 @@ def pieces_to_add(fields: TaskFields, tokenizer: Tokenizer) -> list[str]:
     Raises:
       InputError: a marker is empty or holds a space.
     """
-    return markers_to_add(fields.markers, tokenizer) if isinstance(fields, Sequences) else []
+    return markers_to_add(fields.markers, tokenizer) if isinstance(fields, SequenceClassification) else []
 
 
 def dummy_batch(task: Task) -> dict[str, np.ndarray]:

@@ -14,19 +14,19 @@ import numpy as np
 from flax import linen as nn
 
 from bert_jax import pretrained
-from bert_jax.config import BertConfig, Distillation, Sequences
-from bert_jax.data.pipeline import Arrays, Features
-from bert_jax.data.tables import Row, read_rows
+from bert_jax.config import BertConfig, Distillation, SequenceClassification
+from bert_jax.data.batches import Arrays, Features
+from bert_jax.data.rows import Row, read_rows
 from bert_jax.errors import InputError
 from bert_jax.losses import Mean, Outcome, binary_cross_entropy, soft_cross_entropy, squared_error
 from bert_jax.pretrained import Source
-from bert_jax.tasks.sequences import SequenceTask
+from bert_jax.tasks.sequence_classification import SequenceClassificationTask
 from bert_jax.tokenizers import Tokenizer
 
 TEACHER_BATCH = 64  # rows that the teacher reads at once
 
 
-class DistillationTask(SequenceTask):
+class DistillationTask(SequenceClassificationTask):
     """See `bert_jax.tasks.Task`; the fields are `bert_jax.config.Distillation`.
 
     Source: Hinton et al. 2015, "Distilling the Knowledge in a Neural Network", section 2; Turc et al. 2019,
@@ -40,8 +40,8 @@ class DistillationTask(SequenceTask):
         self._said: dict[str, np.ndarray] = {}  # what the teacher said of a row, by the row's place in its source
         if fields.temperature <= 0:
             raise InputError(f"task.temperature: {fields.temperature} must be above 0")
-        if fields.target == "number" and fields.temperature != 1:
-            raise InputError("task.temperature: numbers are compared as they are; leave it at 1 with target number")
+        if fields.target == "regression" and fields.temperature != 1:
+            raise InputError("task.temperature: numbers are compared as they are; leave it at 1 with target regression")
         if not 0 <= fields.hard_weight <= 1:
             raise InputError(f"task.hard_weight: {fields.hard_weight} must lie between 0 and 1")
 
@@ -57,7 +57,7 @@ class DistillationTask(SequenceTask):
                 f"task.labels: {', '.join(fields.labels)}, but the teacher has {', '.join(taught.labels)}; leave them "
                 "out to take the teacher's"
             )
-        return SequenceTask.resolve(dataclasses.replace(fields, labels=taught.labels))
+        return SequenceClassificationTask.resolve(dataclasses.replace(fields, labels=taught.labels))
 
     def loss_fn(self, params: Any, batch: dict[str, jax.Array], key: jax.Array | None) -> Outcome:
         """As the plain task where the batch lacks the teacher's answers, which is in evaluation."""
@@ -74,9 +74,9 @@ class DistillationTask(SequenceTask):
     def _matching(self, logits_BNC: jax.Array, batch: dict[str, jax.Array]) -> Mean:
         """How far the outputs are from the teacher's, times temperature² so that its gradient keeps its scale."""
         teacher_BNC, weights, t = batch["teacher_logits"], batch["teacher_weights"], self.fields.temperature
-        if self.fields.target == "number":
+        if self.fields.target == "regression":
             return squared_error(logits_BNC[..., 0], teacher_BNC[..., 0], weights)
-        if self.fields.target == "several":
+        if self.fields.target == "multi_label":
             every = jax.numpy.broadcast_to(weights[..., None], logits_BNC.shape)
             loss = binary_cross_entropy(logits_BNC / t, jax.nn.sigmoid(teacher_BNC / t), every)
         else:
@@ -102,7 +102,7 @@ class DistillationTask(SequenceTask):
         if unread:
             source, fields = _open_teacher(self.fields)
             params, _ = source.read_params()
-            teacher = SequenceTask(fields, source.config, source.tokenizer)
+            teacher = SequenceClassificationTask(fields, source.config, source.tokenizer)
             batches = teacher.predict_batches(unread, batch_size=TEACHER_BATCH)
             for step in range(batches.num_steps):
                 found = np.asarray(_logits(teacher.model, params, batches(step)))
@@ -128,7 +128,7 @@ def joined(parts: Sequence[Features]) -> Features:
     )
 
 
-def _open_teacher(fields: Distillation) -> tuple[Source, Sequences]:
+def _open_teacher(fields: Distillation) -> tuple[Source, SequenceClassification]:
     """The teacher, and its task's fields as they read this run's rows.
 
     Raises:
@@ -136,10 +136,16 @@ def _open_teacher(fields: Distillation) -> tuple[Source, Sequences]:
     """
     source = pretrained.open_source(fields.teacher)
     task = source.task
-    if not isinstance(task, Sequences) or task.target != fields.target:
-        found = f"target {task.target}" if isinstance(task, Sequences) else type(task).__name__ if task else "no task"
+    if not isinstance(task, SequenceClassification) or task.target != fields.target:
+        found = (
+            f"target {task.target}"
+            if isinstance(task, SequenceClassification)
+            else type(task).__name__
+            if task
+            else "no task"
+        )
         raise InputError(
-            f"task.teacher: {fields.teacher} was trained for {found}; name a run of Sequences with target "
+            f"task.teacher: {fields.teacher} was trained for {found}; name a run of SequenceClassification with target "
             f"{fields.target}"
         )
     return source, dataclasses.replace(task, text=fields.text, text_b=fields.text_b)

@@ -8,10 +8,10 @@ import jax
 import numpy as np
 
 from bert_jax.config import BertConfig, Pretraining
+from bert_jax.data.batches import Arrays, Features
 from bert_jax.data.examples import PretrainingBatches
-from bert_jax.data.pipeline import Arrays, Features
+from bert_jax.data.rows import Row
 from bert_jax.data.store import TokenStore
-from bert_jax.data.tables import Row
 from bert_jax.errors import InputError
 from bert_jax.heads import BertForPreTraining
 from bert_jax.losses import Mean, Outcome, accuracy, cross_entropy

@@ -11,14 +11,14 @@ import torch
 from tiny import MODEL, WORDS, assert_packed_learns_what_padded_does, fine_tuning, silent
 
 from bert_jax import tasks, tokenizers
-from bert_jax.config import Optimizer, Sequences
-from bert_jax.data.tables import Row
+from bert_jax.config import Optimizer, SequenceClassification
+from bert_jax.data.rows import Row
 from bert_jax.errors import InputError
 from bert_jax.predict import load
 from bert_jax.pretrained import open_source
-from bert_jax.tasks.rows import balanced_weights, label_names, sequence
-from bert_jax.tasks.sequences import SequenceTask, encode_marked, marker_ids, markers_to_add
-from bert_jax.train import resolve, train
+from bert_jax.tasks.labelled import balanced_weights, label_names, sequence
+from bert_jax.tasks.sequence_classification import SequenceClassificationTask, encode_marked, marker_ids, markers_to_add
+from bert_jax.training.loop import resolve, train
 
 SMALL = replace(MODEL, num_layers=1, max_position_embeddings=128)
 
@@ -82,7 +82,7 @@ def test_several_labels_start_where_a_constant_answer_would_be_best(tokenizer, t
     rows = (
         [{"text": "red", "tags": ["a"]}] * 6 + [{"text": "red", "tags": ["a", "b"]}] + [{"text": "red", "tags": ["c"]}]
     )
-    fields = Sequences(train=write(tmp_path / "t.jsonl", rows), target="several", label="tags")
+    fields = SequenceClassification(train=write(tmp_path / "t.jsonl", rows), target="multi_label", label="tags")
     for changes in ({}, {"labels": ("a", "b", "c")}, {"balanced": True}, {"class_weights": (1.0, 4.0, 0.5)}):
         task = make(replace(fields, **changes), tokenizer)
         assert task.fields.label_shares == (7 / 8, 1 / 8, 1 / 8)
@@ -98,7 +98,9 @@ def test_several_labels_start_where_a_constant_answer_would_be_best(tokenizer, t
 
 def test_several_labels_become_a_row_of_zeros_and_ones(tokenizer, tmp_path):
     rows = [{"text": "red cat", "tags": ["b", "a"]}, {"text": "dog", "tags": []}, {"text": "fish", "tags": ["c"]}]
-    fields = Sequences(train=write(tmp_path / "t.jsonl", rows), target="several", label="tags", balanced=True)
+    fields = SequenceClassification(
+        train=write(tmp_path / "t.jsonl", rows), target="multi_label", label="tags", balanced=True
+    )
     task = make(fields, tokenizer)
     assert task.fields.labels == ("a", "b", "c")
     assert task.fields.class_weights == (2.0, 2.0, 2.0)  # two rows without each label for one with it
@@ -110,7 +112,7 @@ def test_bad_rows_are_all_named_with_file_and_line(tokenizer, tmp_path):
     good = {"text": "cat", "label": "a"}
     rows = [good, {"text": "", "label": "a"}, {"label": "b"}, {"text": "dog", "label": "z"}, {"text": "dog"}]
     path = write(tmp_path / "t.jsonl", rows)
-    task = make(Sequences(train=path, labels=("a", "b")), tokenizer)
+    task = make(SequenceClassification(train=path, labels=("a", "b")), tokenizer)
     with pytest.raises(InputError) as caught:
         task.train_batches(batch_size=2, steps=1, seed=0)
     assert str(caught.value).splitlines() == [
@@ -119,7 +121,7 @@ def test_bad_rows_are_all_named_with_file_and_line(tokenizer, tmp_path):
         f"{path}:4: label 'z' is none of a, b",
         f"{path}:5: field 'label' is missing",
     ]
-    number = make(Sequences(train=path, target="number"), tokenizer)
+    number = make(SequenceClassification(train=path, target="regression"), tokenizer)
     with pytest.raises(InputError, match=r"t\.jsonl:1: field 'label' should be a number, not \"a\""):
         number.train_batches(batch_size=2, steps=1, seed=0)
 
@@ -139,12 +141,16 @@ def test_bad_rows_are_all_named_with_file_and_line(tokenizer, tmp_path):
 def test_fields_that_fit_nothing_are_named(tokenizer, tmp_path, changes, message):
     path = write(tmp_path / "t.jsonl", [{"text": "cat", "label": "a"}, {"text": "dog", "label": "b"}])
     with pytest.raises(InputError, match=message):
-        make(replace(Sequences(train=path), **changes), tokenizer).train_batches(batch_size=1, steps=1, seed=0)
+        make(replace(SequenceClassification(train=path), **changes), tokenizer).train_batches(
+            batch_size=1, steps=1, seed=0
+        )
 
 
 def test_files_are_found_in_the_folder(tokenizer, tmp_path):
     write(tmp_path / "t.jsonl", [{"text": "cat", "label": "a"}, {"text": "dog", "label": "b"}])
-    task = make(Sequences(folder=str(tmp_path), train="t.jsonl", eval="jsonl:t.jsonl", eval_limit=1), tokenizer)
+    task = make(
+        SequenceClassification(folder=str(tmp_path), train="t.jsonl", eval="jsonl:t.jsonl", eval_limit=1), tokenizer
+    )
     assert task.train_batches(batch_size=1, steps=1, seed=0).num_examples == 2
     assert task.eval_batches(batch_size=1).num_examples == 1
 
@@ -189,8 +195,8 @@ def test_a_marker_is_one_piece_and_the_text_between_is_as_without_it(tokenizer):
 def test_cutting_a_long_text_keeps_its_markers(tokenizer, tmp_path, place):
     words = ["red"] * 100
     words[place : place + 3] = ["<<", "cat", ">>"]
-    fields = Sequences(train="t", labels=("a", "b"), markers=("<<", ">>"), max_length=16)
-    task = SequenceTask(fields, replace(SMALL, vocab_size=600), Unused(tokenizer))
+    fields = SequenceClassification(train="t", labels=("a", "b"), markers=("<<", ">>"), max_length=16)
+    task = SequenceClassificationTask(fields, replace(SMALL, vocab_size=600), Unused(tokenizer))
     features = task.features([Row({"text": " ".join(words)}, "f:1")], labelled=False)
     assert len(features.input_ids) == 16
     assert [503, tokenizer.piece_id("cat"), 504] in [features.input_ids[i : i + 3].tolist() for i in range(14)]
@@ -262,7 +268,7 @@ def outcome(task, labels, weights):
 
 
 def test_the_loss_with_class_weights_is_pytorchs(tokenizer):
-    fields = Sequences(train="t", labels=("a", "b", "c"), class_weights=(0.5, 2.0, 3.0))
+    fields = SequenceClassification(train="t", labels=("a", "b", "c"), class_weights=(0.5, 2.0, 3.0))
     labels = np.array([[0], [1], [2], [1]])
     logits, loss, found = outcome(make(fields, tokenizer), labels, np.array([[1], [1], [1], [0]]))
     expected = torch.nn.functional.cross_entropy(
@@ -274,8 +280,8 @@ def test_the_loss_with_class_weights_is_pytorchs(tokenizer):
 
 def test_the_loss_of_several_labels_is_pytorchs(tokenizer):
     shares = (0.5, 0.1, 0.2)
-    fields = Sequences(
-        train="t", target="several", labels=("a", "b", "c"), class_weights=(0.5, 2.0, 3.0), label_shares=shares
+    fields = SequenceClassification(
+        train="t", target="multi_label", labels=("a", "b", "c"), class_weights=(0.5, 2.0, 3.0), label_shares=shares
     )
     labels = np.array([[[0, 1, 1]], [[1, 0, 0]], [[1, 1, 1]]], np.float32)
     logits, loss, found = outcome(make(fields, tokenizer), labels, np.array([[1], [1], [0]]))
@@ -291,31 +297,35 @@ def test_the_loss_of_several_labels_is_pytorchs(tokenizer):
 
 def test_the_loss_of_numbers_is_the_mean_squared_error(tokenizer):
     labels = np.array([[1.5], [-2.0], [9.0]], np.float32)
-    logits, loss, _ = outcome(make(Sequences(train="t", target="number"), tokenizer), labels, np.array([[1], [1], [0]]))
+    logits, loss, _ = outcome(
+        make(SequenceClassification(train="t", target="regression"), tokenizer), labels, np.array([[1], [1], [0]])
+    )
     assert loss == pytest.approx(np.mean((logits[:2, 0, 0] - labels[:2, 0]) ** 2), rel=1e-5)
 
 
 def test_answers_carry_the_names_of_the_labels(tokenizer):
     probabilities = np.array([[0.7, 0.1, 0.2], [0.2, 0.6, 0.55]])
     rows = [Row({"text": "cat"}, "f:1")] * 2
-    one = make(Sequences(train="t", labels=("a", "b", "c")), tokenizer)
+    one = make(SequenceClassification(train="t", labels=("a", "b", "c")), tokenizer)
     answers = one.decode({"probabilities": probabilities}, None, rows)
     assert answers[0] == {"label": "a", "probability": 0.7, "probabilities": {"a": 0.7, "b": 0.1, "c": 0.2}}
     several = make(
-        Sequences(train="t", labels=("a", "b", "c"), target="several", threshold=0.55, label_shares=(0.5,) * 3),
+        SequenceClassification(
+            train="t", labels=("a", "b", "c"), target="multi_label", threshold=0.55, label_shares=(0.5,) * 3
+        ),
         tokenizer,
     )
     answers = several.decode({"probabilities": probabilities}, None, rows)
     assert [answer["labels"] for answer in answers] == [["a"], ["b", "c"]]
     assert list(answers[1]["probabilities"]) == ["b", "c", "a"]
-    number = make(Sequences(train="t", target="number"), tokenizer)
+    number = make(SequenceClassification(train="t", target="regression"), tokenizer)
     assert number.decode({"scores": np.array([1.5])}, None, rows[:1]) == [{"score": 1.5}]
 
 
 def test_scores_and_tables_come_from_the_labels_of_the_rows(tokenizer, tmp_path):
     rows = [{"text": "cat", "label": name} for name in ("a", "no", "b", "b")]
     path = write(tmp_path / "t.jsonl", rows)
-    task = make(Sequences(train=path, eval=path, none_label="no"), tokenizer)
+    task = make(SequenceClassification(train=path, eval=path, none_label="no"), tokenizer)
     batches = task.eval_batches(batch_size=2)
     predictions = {"probabilities": np.eye(3)[[0, 2, 0, 1]]}  # a, no, a, b
     figures = task.score(predictions, batches)
@@ -329,15 +339,21 @@ def test_scores_and_tables_come_from_the_labels_of_the_rows(tokenizer, tmp_path)
 # Packing
 
 
-@pytest.mark.parametrize(("target", "multiple"), [("class", 1), ("several", 3), ("number", 2)])
+@pytest.mark.parametrize(("target", "multiple"), [("single_label", 1), ("multi_label", 3), ("regression", 2)])
 def test_packed_texts_learn_what_padded_ones_do(tokenizer, tmp_path, target, multiple):
     rng = np.random.default_rng(2)
-    labels = {"class": lambda i: "ab"[i % 2], "several": lambda i: ["a", "b"][: i % 3], "number": lambda i: i / 7}
+    labels = {
+        "single_label": lambda i: "ab"[i % 2],
+        "multi_label": lambda i: ["a", "b"][: i % 3],
+        "regression": lambda i: i / 7,
+    }
     rows = [
         {"text": " ".join(rng.choice(WORDS, rng.integers(1, 25))), "b": "cat", "label": labels[target](i)}
         for i in range(40)
     ]
-    fields = Sequences(train=write(tmp_path / "t.jsonl", rows), target=target, text_b="b", max_length=48, balanced=True)
+    fields = SequenceClassification(
+        train=write(tmp_path / "t.jsonl", rows), target=target, text_b="b", max_length=48, balanced=True
+    )
     kinds = make(fields, tokenizer), make(replace(fields, packing=True), tokenizer)
     assert_packed_learns_what_padded_does(*kinds, batch_size=24, multiple=multiple)
 
@@ -345,7 +361,7 @@ def test_packed_texts_learn_what_padded_ones_do(tokenizer, tmp_path, target, mul
 def test_packed_batches_take_few_shapes_and_lose_nothing(tokenizer, tmp_path):
     rng = np.random.default_rng(3)
     rows = [{"text": " ".join(rng.choice(WORDS, rng.integers(1, 40))), "label": "ab"[i % 2]} for i in range(300)]
-    fields = Sequences(train=write(tmp_path / "t.jsonl", rows), max_length=64, packing=True)
+    fields = SequenceClassification(train=write(tmp_path / "t.jsonl", rows), max_length=64, packing=True)
     task = make(fields, tokenizer)
     batches = task.train_batches(batch_size=32, steps=9, seed=0)
     shapes, filled = set(), []
@@ -367,7 +383,9 @@ def test_packed_batches_take_few_shapes_and_lose_nothing(tokenizer, tmp_path):
 
 def test_packed_rows_are_little_longer_than_the_longest_text(tokenizer, tmp_path):
     rows = [{"text": "red " * count, "label": "ab"[count % 2]} for count in (1, 2, 3, 19)]
-    task = make(Sequences(train=write(tmp_path / "t.jsonl", rows), max_length=128, packing=True), tokenizer)
+    task = make(
+        SequenceClassification(train=write(tmp_path / "t.jsonl", rows), max_length=128, packing=True), tokenizer
+    )
     batches = task.train_batches(batch_size=4, steps=1, seed=0)
     assert batches.features.lengths.max() == 21
     assert batches(0)["input_ids"].shape[1] == 32
@@ -376,5 +394,5 @@ def test_packed_rows_are_little_longer_than_the_longest_text(tokenizer, tmp_path
 def test_evaluation_is_never_packed(tokenizer, tmp_path):
     rows = [{"text": "red cat", "label": "ab"[i % 2]} for i in range(8)]
     path = write(tmp_path / "t.jsonl", rows)
-    task = make(Sequences(train=path, eval=path, packing=True), tokenizer)
+    task = make(SequenceClassification(train=path, eval=path, packing=True), tokenizer)
     assert task.eval_batches(batch_size=8)(0)["input_ids"].shape == (8, 16)

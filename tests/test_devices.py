@@ -16,13 +16,14 @@ import numpy as np
 import optax
 import pytest
 
-from bert_jax import optimizer, sharding, tokenizers, train
-from bert_jax.checkpoint import Checkpoints
+from bert_jax import devices, tokenizers
 from bert_jax.config import BertConfig, Experiment, Optimizer, Pretraining, preset
 from bert_jax.data.prepare import prepare
+from bert_jax.devices import Devices
 from bert_jax.errors import InputError
-from bert_jax.sharding import Devices
+from bert_jax.runs.checkpoint import Checkpoints
 from bert_jax.tasks.pretraining import PretrainingTask
+from bert_jax.training import loop, optimizer
 
 CONFIG = BertConfig(
     vocab_size=56,
@@ -66,10 +67,10 @@ KEEP_GRADIENT = optax.GradientTransformation(
 )
 
 
-def make_state(task: PretrainingTask, transformation: optax.GradientTransformation) -> train.TrainState:
+def make_state(task: PretrainingTask, transformation: optax.GradientTransformation) -> loop.TrainState:
     params = task.model.init(jax.random.key(0), uneven_batch())["params"]
     zero, key = jnp.zeros((), jnp.int32), jax.random.key(1)
-    return train.TrainState(zero, params, transformation.init(params), key, transformation)
+    return loop.TrainState(zero, params, transformation.init(params), key, transformation)
 
 
 @cache
@@ -77,7 +78,7 @@ def gradient(config: BertConfig, way: str, fsdp: int = 0, microbatches: int = 1,
     """Gradients of MLM and NSP, and sums, of the uneven batch."""
     task = PretrainingTask(Pretraining(), config, NoTokenizer())
     devices = Devices(way, ROWS, fsdp)
-    step = devices.train_step(train.train_step, loss_fn=task.loss_fn, microbatches=microbatches)
+    step = devices.train_step(loop.train_step, loss_fn=task.loss_fn, microbatches=microbatches)
     state, sums = step(devices.make(lambda: make_state(task, KEEP_GRADIENT)), uneven_batch(length))
     return jax.device_get((state.opt_state, sums))
 
@@ -125,7 +126,7 @@ def trace(config: BertConfig, devices: Devices, length: int = 12, **options):
     transformation = optimizer.make(Optimizer(), 10)
     state = devices.shapes(jax.eval_shape(lambda: make_state(task, transformation)))
     batch = uneven_batch(length)
-    return state, devices.trace_train_step(state, batch, train.train_step, loss_fn=task.loss_fn, **options)
+    return state, devices.trace_train_step(state, batch, loop.train_step, loss_fn=task.loss_fn, **options)
 
 
 def moved(text: str) -> list[tuple[int, ...]]:
@@ -223,7 +224,7 @@ def test_devices_that_cannot_share_say_why(options, message):
 def test_a_process_that_nobody_joins_says_what_is_missing(monkeypatch):
     monkeypatch.setenv("JAX_PROCESS_ID", "0")
     with pytest.raises(InputError, match="set JAX_COORDINATOR_ADDRESS"):
-        sharding.join_hosts()
+        devices.join_hosts()
 
 
 # Several hosts ----------------------------------------------------------------------------------------------------
@@ -232,9 +233,9 @@ HOST = """
 import sys
 from pathlib import Path
 sys.path.insert(0, sys.argv[3])
-from bert_jax import sharding
-sharding.join_hosts()
-from test_sharding import train_on_eight
+from bert_jax import devices
+devices.join_hosts()
+from test_devices import train_on_eight
 train_on_eight(Path(sys.argv[1]), Path(sys.argv[2]), "pmap", "mesh")
 """
 
@@ -253,7 +254,7 @@ def train_on_eight(folder: Path, out: Path, *ways: str) -> None:
             checkpoint_every=1,
             sharding=way,
         )
-        train.train(experiment, out / way, say=lambda text: None)
+        loop.train(experiment, out / way, say=lambda text: None)
 
 
 def start_host(number: int, port: int, folder: Path) -> subprocess.Popen:

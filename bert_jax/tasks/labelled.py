@@ -9,8 +9,8 @@ import numpy as np
 from flax import linen as nn
 
 from bert_jax.config import BertConfig, Labelled
-from bert_jax.data.pipeline import Arrays, Features, RowBatches
-from bert_jax.data.tables import Row, read_rows
+from bert_jax.data.batches import Arrays, Features, RowBatches
+from bert_jax.data.rows import Row, read_rows
 from bert_jax.errors import InputError
 from bert_jax.tokenizers import Tokenizer
 

@@ -11,24 +11,24 @@ import numpy as np
 from jax import numpy as jnp
 
 from bert_jax import metrics
-from bert_jax.config import BertConfig, Sequences
-from bert_jax.data.pipeline import Arrays, Features, RowBatches, join
-from bert_jax.data.tables import Row, RowErrors, check_fields, label_of, labels_of, number_of, text_of
+from bert_jax.config import BertConfig, SequenceClassification
+from bert_jax.data.batches import Arrays, Features, RowBatches, join
+from bert_jax.data.rows import Row, RowErrors, check_fields, label_of, labels_of, number_of, text_of
 from bert_jax.errors import InputError
-from bert_jax.heads import BertForSequences
+from bert_jax.heads import BertForSequenceClassification
 from bert_jax.losses import Mean, Outcome, accuracy, binary_cross_entropy, cross_entropy, squared_error
-from bert_jax.tasks.rows import RowTask, balanced_weights, label_names, sequence, training_rows
+from bert_jax.tasks.labelled import RowTask, balanced_weights, label_names, sequence, training_rows
 from bert_jax.tokenizers import Tokenizer
 
 MOST_LABELS_IN_A_MATRIX = 50  # a larger confusion matrix is no picture any more
 
 
-class SequenceTask(RowTask):
-    """See `bert_jax.tasks.Task`; the fields are `bert_jax.config.Sequences`."""
+class SequenceClassificationTask(RowTask):
+    """See `bert_jax.tasks.Task`; the fields are `bert_jax.config.SequenceClassification`."""
 
-    fields: Sequences
+    fields: SequenceClassification
 
-    def __init__(self, fields: Sequences, config: BertConfig, tokenizer: Tokenizer):
+    def __init__(self, fields: SequenceClassification, config: BertConfig, tokenizer: Tokenizer):
         super().__init__(fields, config, tokenizer)
         self._markers = marker_ids(fields.markers, tokenizer)
         self._index = {name: i for i, name in enumerate(fields.labels)}
@@ -42,14 +42,16 @@ class SequenceTask(RowTask):
         if fields.label_shares and len(fields.label_shares) != len(fields.labels):
             raise InputError(f"task.label_shares: {len(fields.label_shares)} shares for {len(fields.labels)} labels")
         bias = start_of(fields.label_shares, fields.class_weights) if fields.label_shares else ()
-        self.model = BertForSequences(config, 1 if fields.target == "number" else len(fields.labels), bias)
+        self.model = BertForSequenceClassification(
+            config, 1 if fields.target == "regression" else len(fields.labels), bias
+        )
 
     @staticmethod
-    def resolve(fields: Sequences) -> Sequences:
-        if fields.target == "number":
+    def resolve(fields: SequenceClassification) -> SequenceClassification:
+        if fields.target == "regression":
             return fields
         unweighted = fields.balanced and not fields.class_weights
-        uncounted = fields.target == "several" and not fields.label_shares
+        uncounted = fields.target == "multi_label" and not fields.label_shares
         if fields.labels and not unweighted and not uncounted:
             return fields
         rows = training_rows(fields)
@@ -62,7 +64,7 @@ class SequenceTask(RowTask):
         index = {name: i for i, name in enumerate(labels)}
         known = [index[name] for names in found for name in names if name in index]
         counts = np.bincount(known, minlength=len(labels))
-        if unweighted and fields.target == "several":
+        if unweighted and fields.target == "multi_label":
             weights = tuple(float(w) for w in (len(rows) - counts) / np.maximum(counts, 1))
         elif unweighted:
             weights = balanced_weights(known, len(labels))
@@ -77,10 +79,10 @@ class SequenceTask(RowTask):
         """Losses on the rows' labels, metrics and predictions, from the model's output."""
         labels, weights = batch["labels"], batch["label_weights"]
         class_weights = jnp.asarray(self.fields.class_weights or (1.0,), jnp.float32)
-        if self.fields.target == "number":
+        if self.fields.target == "regression":
             loss = squared_error(logits_BNC[..., 0], labels, weights)
             return Outcome({"squared_error": loss}, {}, {"scores": logits_BNC[:, 0, 0]})
-        if self.fields.target == "several":
+        if self.fields.target == "multi_label":
             every = jnp.broadcast_to(weights[..., None], logits_BNC.shape)
             loss = binary_cross_entropy(logits_BNC, labels, every, class_weights[None, None])
             chosen = jax.nn.sigmoid(logits_BNC) >= self.fields.threshold
@@ -96,9 +98,9 @@ class SequenceTask(RowTask):
 
     def score(self, predictions: Arrays, batches: RowBatches) -> dict[str, float]:
         labels = batches.features.arrays["labels"][:, 0]
-        if self.fields.target == "number":
+        if self.fields.target == "regression":
             return metrics.regression(predictions["scores"], labels)
-        if self.fields.target == "several":
+        if self.fields.target == "multi_label":
             return metrics.several_labels(predictions["probabilities"], labels, self.fields.threshold)
         predicted = predictions["probabilities"].argmax(axis=1)
         figures = metrics.classification(predicted, labels, len(self.fields.labels))
@@ -108,9 +110,9 @@ class SequenceTask(RowTask):
 
     def tables(self, predictions: Arrays, batches: RowBatches) -> dict[str, Any]:
         labels, names = batches.features.arrays["labels"][:, 0], self.fields.labels
-        if self.fields.target == "number":
+        if self.fields.target == "regression":
             return {}
-        if self.fields.target == "several":
+        if self.fields.target == "multi_label":
             chosen = predictions["probabilities"] >= self.fields.threshold
             counts = (chosen & (labels > 0)).sum(axis=0), chosen.sum(axis=0), (labels > 0).sum(axis=0)
             return {"per_label": metrics.label_table(*counts, names)}
@@ -123,12 +125,12 @@ class SequenceTask(RowTask):
         return tables
 
     def decode(self, predictions: Arrays, features: Features, rows: Sequence[Row]) -> list[dict[str, Any]]:
-        if self.fields.target == "number":
+        if self.fields.target == "regression":
             return [{"score": float(score)} for score in predictions["scores"]]
         answers = []
         for probabilities in predictions["probabilities"].tolist():
             named = dict(zip(self.fields.labels, probabilities, strict=True))
-            if self.fields.target == "several":
+            if self.fields.target == "multi_label":
                 ranked = sorted(named.items(), key=lambda item: -item[1])
                 chosen = [name for name, probability in ranked if probability >= self.fields.threshold]
                 answers.append({"labels": chosen, "probabilities": dict(ranked)})
@@ -161,22 +163,22 @@ class SequenceTask(RowTask):
         return ids[begin : begin + room]
 
     def _no_labels(self, count: int) -> Arrays:
-        several = self.fields.target == "several"
+        several = self.fields.target == "multi_label"
         shape = (count, 1, len(self.fields.labels)) if several else (count, 1)
-        dtype = np.int32 if self.fields.target == "class" else np.float32
+        dtype = np.int32 if self.fields.target == "single_label" else np.float32
         return {"labels": np.zeros(shape, dtype), "label_weights": np.zeros((count, 1), np.float32)}
 
     def _label_arrays(self, rows: Sequence[Row], errors: RowErrors) -> Arrays:
         arrays = self._no_labels(len(rows))
         arrays["label_weights"][:] = 1
         for i, row in enumerate(rows):
-            if self.fields.target == "number":
+            if self.fields.target == "regression":
                 arrays["labels"][i] = number_of(row, self.fields.label, errors)
                 continue
             for name in _labels(row, self.fields, errors):
                 if name not in self._index:
                     errors.add(row.where, f"label {name!r} is none of {', '.join(self.fields.labels)}")
-                elif self.fields.target == "several":
+                elif self.fields.target == "multi_label":
                     arrays["labels"][i, 0, self._index[name]] = 1
                 else:
                     arrays["labels"][i] = self._index[name]
@@ -197,8 +199,8 @@ def start_of(shares: Sequence[float], weights: Sequence[float]) -> tuple[float, 
     return tuple(math.log(w * p / (1 - p)) for p, w in zip(odds, weights or [1.0] * len(odds), strict=True))
 
 
-def _labels(row: Row, fields: Sequences, errors: RowErrors) -> list[str]:
-    if fields.target == "several":
+def _labels(row: Row, fields: SequenceClassification, errors: RowErrors) -> list[str]:
+    if fields.target == "multi_label":
         return labels_of(row, fields.label, errors)
     name = label_of(row, fields.label, errors)
     return [name] if name else []

@@ -10,18 +10,20 @@ import pytest
 from tiny import MODEL, NAMES, assert_packed_learns_what_padded_does
 
 from bert_jax import metrics, tasks
-from bert_jax.config import Spans
-from bert_jax.data.tables import Row, read_rows
+from bert_jax.config import QuestionAnswering
+from bert_jax.data.rows import Row, read_rows
+from bert_jax.devices import Devices
 from bert_jax.errors import InputError
-from bert_jax.evaluate import run
-from bert_jax.sharding import Devices
-from bert_jax.tasks.spans import BEGINNING, NO_SPAN
+from bert_jax.tasks.question_answering import BEGINNING, NO_SPAN
+from bert_jax.training.evaluate import run
 
 SMALL = replace(MODEL, num_layers=1, max_position_embeddings=64)
 
 
 def make(tokenizer, **fields):
-    fields = Spans(**{"train": "t", "max_length": 40, "stride": 12, "max_question_length": 6, "n_best": 5} | fields)
+    fields = QuestionAnswering(
+        **{"train": "t", "max_length": 40, "stride": 12, "max_question_length": 6, "n_best": 5} | fields
+    )
     return tasks.make(fields, replace(SMALL, vocab_size=tokenizer.vocab_size), tokenizer)
 
 

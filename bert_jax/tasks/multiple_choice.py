@@ -7,31 +7,31 @@ import jax
 import numpy as np
 from jax import numpy as jnp
 
-from bert_jax.config import BertConfig, Choices
-from bert_jax.data.pipeline import Arrays, Features, RowBatches, join
-from bert_jax.data.tables import Row, RowErrors, check_fields, number_of, text_of
-from bert_jax.heads import BertForChoices
+from bert_jax.config import BertConfig, MultipleChoice
+from bert_jax.data.batches import Arrays, Features, RowBatches, join
+from bert_jax.data.rows import Row, RowErrors, check_fields, number_of, text_of
+from bert_jax.heads import BertForMultipleChoice
 from bert_jax.losses import Outcome, accuracy, cross_entropy
 from bert_jax.model import MASKED_SCORE
-from bert_jax.tasks.rows import RowTask, sequence
+from bert_jax.tasks.labelled import RowTask, sequence
 from bert_jax.tokenizers import Tokenizer
 
 
-class ChoiceTask(RowTask):
-    """See `bert_jax.tasks.Task`; the fields are `bert_jax.config.Choices`.
+class MultipleChoiceTask(RowTask):
+    """See `bert_jax.tasks.Task`; the fields are `bert_jax.config.MultipleChoice`.
 
     The choices of an example are sequences of one row: attention keeps them apart, and positions begin anew in each. So
     are, with `packing`, those of several examples.
     """
 
-    fields: Choices
+    fields: MultipleChoice
 
-    def __init__(self, fields: Choices, config: BertConfig, tokenizer: Tokenizer):
+    def __init__(self, fields: MultipleChoice, config: BertConfig, tokenizer: Tokenizer):
         super().__init__(fields, config, tokenizer)
-        self.model = BertForChoices(config)
+        self.model = BertForMultipleChoice(config)
 
     @staticmethod
-    def resolve(fields: Choices) -> Choices:
+    def resolve(fields: MultipleChoice) -> MultipleChoice:
         return fields
 
     def loss_fn(self, params: Any, batch: dict[str, jax.Array], key: jax.Array | None) -> Outcome:

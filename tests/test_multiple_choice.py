@@ -9,17 +9,17 @@ import pytest
 from tiny import MODEL, NAMES, assert_packed_learns_what_padded_does
 
 from bert_jax import tasks
-from bert_jax.config import Choices
-from bert_jax.data.tables import Row
+from bert_jax.config import MultipleChoice
+from bert_jax.data.rows import Row
+from bert_jax.devices import Devices
 from bert_jax.errors import InputError
-from bert_jax.evaluate import run
-from bert_jax.sharding import Devices
+from bert_jax.training.evaluate import run
 
 SMALL = replace(MODEL, num_layers=1, max_position_embeddings=16)
 
 
 def make(tokenizer, **fields):
-    fields = Choices(**{"train": "t", "max_length": 16} | fields)
+    fields = MultipleChoice(**{"train": "t", "max_length": 16} | fields)
     return tasks.make(fields, replace(SMALL, vocab_size=tokenizer.vocab_size), tokenizer)
 
 

@@ -10,14 +10,14 @@ import numpy as np
 from jax import numpy as jnp
 
 from bert_jax import metrics
-from bert_jax.config import BertConfig, Spans
-from bert_jax.data.pipeline import Arrays, Features, RowBatches, join
-from bert_jax.data.tables import Row, RowErrors, check_fields, text_of
+from bert_jax.config import BertConfig, QuestionAnswering
+from bert_jax.data.batches import Arrays, Features, RowBatches, join
+from bert_jax.data.rows import Row, RowErrors, check_fields, text_of
 from bert_jax.errors import InputError
-from bert_jax.heads import BertForSpans
+from bert_jax.heads import BertForQuestionAnswering
 from bert_jax.losses import Outcome, accuracy, cross_entropy
 from bert_jax.model import MASKED_SCORE
-from bert_jax.tasks.rows import RowTask
+from bert_jax.tasks.labelled import RowTask
 from bert_jax.tasks.windows import owners, windows
 from bert_jax.tokenizers import Encoding, Tokenizer
 
@@ -33,17 +33,17 @@ class Candidate(NamedTuple):
     end: int
 
 
-class SpanTask(RowTask):
-    """See `bert_jax.tasks.Task`; the fields are `bert_jax.config.Spans`.
+class QuestionAnsweringTask(RowTask):
+    """See `bert_jax.tasks.Task`; the fields are `bert_jax.config.QuestionAnswering`.
 
     Source: Devlin et al. 2019, sections 4.2 and 4.3, and the windows of their SQuAD code.
     """
 
-    fields: Spans
+    fields: QuestionAnswering
 
-    def __init__(self, fields: Spans, config: BertConfig, tokenizer: Tokenizer):
+    def __init__(self, fields: QuestionAnswering, config: BertConfig, tokenizer: Tokenizer):
         super().__init__(fields, config, tokenizer)
-        self.model = BertForSpans(config)
+        self.model = BertForQuestionAnswering(config)
         if fields.max_length < fields.max_question_length + 3 + 16:
             raise InputError(
                 f"task.max_length: {fields.max_length} leaves no room for a context beside questions of up to "
@@ -53,7 +53,7 @@ class SpanTask(RowTask):
             raise InputError(f"task.stride: {fields.stride} must be at least 1")
 
     @staticmethod
-    def resolve(fields: Spans) -> Spans:
+    def resolve(fields: QuestionAnswering) -> QuestionAnswering:
         return fields
 
     def loss_fn(self, params: Any, batch: dict[str, jax.Array], key: jax.Array | None) -> Outcome:
@@ -251,7 +251,7 @@ def answers_of(row: Row, field: str) -> list[tuple[str, int | None]]:
     return [(answer["text"], answer.get("answer_start")) for answer in value]
 
 
-def _first_answer(row: Row, fields: Spans, errors: RowErrors) -> tuple[str, int] | None:
+def _first_answer(row: Row, fields: QuestionAnswering, errors: RowErrors) -> tuple[str, int] | None:
     """The first answer of a question, after notes on what is wrong with its answers; None where there is none."""
     try:
         answers = answers_of(row, fields.answers)

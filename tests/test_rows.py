@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import tensorflow_datasets as tfds
 
-from bert_jax.data import tables
+from bert_jax.data import rows as data_rows
 from bert_jax.errors import InputError
 
 ROWS = [{"text": "naïve café", "label": "good"}, {"text": "line\u2028separator", "label": "bad"}]
@@ -36,13 +36,13 @@ def jsonl(rows):
     ids=["jsonl", "json", "bom-crlf-blanks", "tsv", "csv"],
 )
 def test_all_formats_give_the_same_rows(tmp_path, ending, data, compressed):
-    rows = tables.read_rows(write(tmp_path / f"rows{ending}{compressed}", data))
+    rows = data_rows.read_rows(write(tmp_path / f"rows{ending}{compressed}", data))
     assert [row.values for row in rows] == ROWS
 
 
 def test_where_is_the_line_on_which_a_row_begins(tmp_path):
     path = write(tmp_path / "rows.csv", 'text,label\n"two\nlines",a\n\nplain,b\n')
-    assert [(row.values["text"], row.where) for row in tables.read_rows(path)] == [
+    assert [(row.values["text"], row.where) for row in data_rows.read_rows(path)] == [
         ("two\nlines", f"{path}:2"),
         ("plain", f"{path}:5"),
     ]
@@ -50,20 +50,20 @@ def test_where_is_the_line_on_which_a_row_begins(tmp_path):
 
 def test_quotes_in_tsv_are_only_characters(tmp_path):
     path = write(tmp_path / "rows.tsv", 'text\tlabel\n"a lone quote\t1\nplain\t0\n')
-    assert [row.values["text"] for row in tables.read_rows(path)] == ['"a lone quote', "plain"]
+    assert [row.values["text"] for row in data_rows.read_rows(path)] == ['"a lone quote', "plain"]
 
 
 def test_conll_columns_become_sentences(tmp_path):
     data = "-DOCSTART- -X- O O\n\nEU NNP I-NP I-ORG\nrejects VBZ I-VP O\n\n\nPeter NNP I-NP I-PER"
     path = write(tmp_path / "eng.train", data)
-    rows = tables.read_rows(f"conll:{path}")
+    rows = data_rows.read_rows(f"conll:{path}")
     assert [(row.values["tokens"], row.values["tags"]) for row in rows] == [
         (["EU", "rejects"], ["I-ORG", "O"]),
         (["Peter"], ["I-PER"]),
     ]
     assert rows[0].values["column_2"] == ["NNP", "VBZ"]
     assert [row.where for row in rows] == [f"{path}:3", f"{path}:7"]
-    spaced = tables.read_rows(write(tmp_path / "words.conll", "New York\tB-LOC\nis\tO\n"))
+    spaced = data_rows.read_rows(write(tmp_path / "words.conll", "New York\tB-LOC\nis\tO\n"))
     assert spaced[0].values == {"tokens": ["New York", "is"], "tags": ["B-LOC", "O"]}
 
 
@@ -79,7 +79,7 @@ def test_squad_gives_a_row_a_question(tmp_path, indent):
         "data": [{"title": "t", "paragraphs": [{"context": "Paris is big.", "qas": questions}]}],
     }
     path = write(tmp_path / "dev.json.gz", json.dumps(squad, indent=indent))
-    first, second = tables.read_rows(path)
+    first, second = data_rows.read_rows(path)
     assert first.values == questions[0] | {"title": "t", "context": "Paris is big."}
     assert second.values["is_impossible"] is True
     assert second.where == f"{path}: question 'q2'"
@@ -130,7 +130,7 @@ def tiny_set(tmp_path, monkeypatch):
 
 
 def test_tfds_rows_are_plain_values_with_label_names(tiny_set):
-    rows = sorted(tables.read_rows("tfds:tiny_set:train"), key=lambda row: row.values["text"])
+    rows = sorted(data_rows.read_rows("tfds:tiny_set:train"), key=lambda row: row.values["text"])
     assert [row.values["label"] for row in rows] == ["neg", "pos", "neg", None]
     assert rows[1].values == {
         "text": "né 1",
@@ -141,17 +141,17 @@ def test_tfds_rows_are_plain_values_with_label_names(tiny_set):
         "answers": {"text": ["né"], "answer_start": [1]},
     }
     assert json.dumps([row.values for row in rows])
-    assert len(tables.read_rows("tfds:tiny_set:1.0.0:train[:50%]")) == 2
-    assert len(tables.read_rows(f"tfds:{tiny_set}:test")) == 1
+    assert len(data_rows.read_rows("tfds:tiny_set:1.0.0:train[:50%]")) == 2
+    assert len(data_rows.read_rows(f"tfds:{tiny_set}:test")) == 1
 
 
 def test_tfds_errors_name_the_splits(tiny_set, monkeypatch):
     with pytest.raises(InputError, match=r"there are train, test"):
-        tables.read_rows("tfds:tiny_set")
+        data_rows.read_rows("tfds:tiny_set")
     with pytest.raises(InputError, match=r"tfds:tiny_set:dev: .*train, test"):
-        tables.read_rows("tfds:tiny_set:dev")
+        data_rows.read_rows("tfds:tiny_set:dev")
     with pytest.raises(InputError, match=r"tfds:no_such_set:train: .*cannot be opened"):
-        tables.read_rows("tfds:no_such_set:train")
+        data_rows.read_rows("tfds:no_such_set:train")
 
 
 BAD_FILES = {
@@ -183,34 +183,34 @@ def test_a_bad_file_is_named_with_the_line(tmp_path, name):
     else:
         write(path, data)
     with pytest.raises(InputError, match=message):
-        tables.read_rows(str(path))
+        data_rows.read_rows(str(path))
 
 
 def test_a_missing_file_and_a_folder_are_named(tmp_path):
     with pytest.raises(InputError, match=r"none\.tsv: there is no such file"):
-        tables.read_rows(str(tmp_path / "none.tsv"))
+        data_rows.read_rows(str(tmp_path / "none.tsv"))
     (tmp_path / "folder.tsv").mkdir()
     with pytest.raises(InputError, match=r"this is a folder"):
-        tables.read_rows(str(tmp_path / "folder.tsv"))
+        data_rows.read_rows(str(tmp_path / "folder.tsv"))
 
 
 def test_a_field_that_no_row_has_is_answered_with_those_that_there_are(tmp_path):
-    rows = tables.read_rows(write(tmp_path / "rows.tsv", "text\tlabel\na\t1\n"))
-    tables.check_fields(rows, ["text", "label"])
+    rows = data_rows.read_rows(write(tmp_path / "rows.tsv", "text\tlabel\na\t1\n"))
+    data_rows.check_fields(rows, ["text", "label"])
     with pytest.raises(InputError, match=r"no row has a field or column 'lable'; this one has 'text', 'label'"):
-        tables.check_fields(rows, ["text", "lable"])
+        data_rows.check_fields(rows, ["text", "lable"])
 
 
 def test_bad_values_are_reported_with_file_and_line_up_to_twenty(tmp_path):
     rows = [{"text": " ", "label": [1], "score": "nan", "tags": "a"}, {"text": 3, "score": True, "tags": [[]]}] + 20 * [
         {}
     ]
-    errors = tables.RowErrors()
-    for row in tables.read_rows(write(tmp_path / "rows.jsonl", jsonl(rows))):
-        assert tables.text_of(row, "text", errors) == ""
-        assert tables.label_of(row, "label", errors) == ""
-        assert tables.number_of(row, "score", errors) == 0
-        assert tables.labels_of(row, "tags", errors) == []
+    errors = data_rows.RowErrors()
+    for row in data_rows.read_rows(write(tmp_path / "rows.jsonl", jsonl(rows))):
+        assert data_rows.text_of(row, "text", errors) == ""
+        assert data_rows.label_of(row, "label", errors) == ""
+        assert data_rows.number_of(row, "score", errors) == 0
+        assert data_rows.labels_of(row, "tags", errors) == []
     with pytest.raises(InputError) as caught:
         errors.check()
     path = tmp_path / "rows.jsonl"
@@ -230,10 +230,10 @@ def test_bad_values_are_reported_with_file_and_line_up_to_twenty(tmp_path):
 
 
 def test_good_values_are_read_as_what_they_mean():
-    errors = tables.RowErrors()
-    row = tables.Row({"text": "a", "one": 1, "yes": True, "word": "pos", "score": "2.5", "tags": ["x", 2]}, "f:1")
-    assert tables.text_of(row, "text", errors) == "a"
-    assert [tables.label_of(row, field, errors) for field in ("one", "yes", "word")] == ["1", "true", "pos"]
-    assert tables.number_of(row, "score", errors) == 2.5
-    assert tables.labels_of(row, "tags", errors) == ["x", "2"]
+    errors = data_rows.RowErrors()
+    row = data_rows.Row({"text": "a", "one": 1, "yes": True, "word": "pos", "score": "2.5", "tags": ["x", 2]}, "f:1")
+    assert data_rows.text_of(row, "text", errors) == "a"
+    assert [data_rows.label_of(row, field, errors) for field in ("one", "yes", "word")] == ["1", "true", "pos"]
+    assert data_rows.number_of(row, "score", errors) == 2.5
+    assert data_rows.labels_of(row, "tags", errors) == ["x", "2"]
     errors.check()

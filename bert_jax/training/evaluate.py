@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from bert_jax.data.pipeline import Arrays, prefetch
+from bert_jax.data.batches import Arrays, prefetch
 from bert_jax.losses import Mean
 from bert_jax.tasks import Batches, Task
 

@@ -14,9 +14,9 @@ from typing import Any, TextIO
 
 import numpy as np
 
-from bert_jax import checkpoint
 from bert_jax.config import RESUMABLE_FIELDS, Experiment, differences, to_json
 from bert_jax.errors import InputError
+from bert_jax.runs import checkpoint
 from bert_jax.tokenizers import Tokenizer
 
 

@@ -9,13 +9,13 @@ import jax
 import numpy as np
 
 from bert_jax import metrics
-from bert_jax.config import BertConfig, Tokens
-from bert_jax.data.pipeline import Arrays, Features, RowBatches, join
-from bert_jax.data.tables import Row, RowErrors, check_fields, labels_of
+from bert_jax.config import BertConfig, TokenClassification
+from bert_jax.data.batches import Arrays, Features, RowBatches, join
+from bert_jax.data.rows import Row, RowErrors, check_fields, labels_of
 from bert_jax.errors import InputError
-from bert_jax.heads import BertForTokens
+from bert_jax.heads import BertForTokenClassification
 from bert_jax.losses import Outcome, accuracy, cross_entropy
-from bert_jax.tasks.rows import RowTask, label_names, training_rows
+from bert_jax.tasks.labelled import RowTask, label_names, training_rows
 from bert_jax.tasks.windows import owners, windows
 from bert_jax.tokenizers import Tokenizer
 
@@ -29,14 +29,14 @@ class Words(NamedTuple):
     probabilities: list[list[float]]
 
 
-class TokenTask(RowTask):
-    """See `bert_jax.tasks.Task`; the fields are `bert_jax.config.Tokens`."""
+class TokenClassificationTask(RowTask):
+    """See `bert_jax.tasks.Task`; the fields are `bert_jax.config.TokenClassification`."""
 
-    fields: Tokens
+    fields: TokenClassification
 
-    def __init__(self, fields: Tokens, config: BertConfig, tokenizer: Tokenizer):
+    def __init__(self, fields: TokenClassification, config: BertConfig, tokenizer: Tokenizer):
         super().__init__(fields, config, tokenizer)
-        self.model = BertForTokens(config, len(fields.labels))
+        self.model = BertForTokenClassification(config, len(fields.labels))
         self._index = {name: i for i, name in enumerate(fields.labels)}
         self._size = fields.max_length - 2  # pieces in a window
         if not 0 <= fields.overlap < self._size:
@@ -47,7 +47,7 @@ class TokenTask(RowTask):
         self.entities = bool(tagged) and all(ENTITY_TAG.fullmatch(name) for name in tagged)
 
     @staticmethod
-    def resolve(fields: Tokens) -> Tokens:
+    def resolve(fields: TokenClassification) -> TokenClassification:
         if fields.labels:
             return fields
         rows, errors = training_rows(fields), RowErrors()

@@ -12,19 +12,20 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from bert_jax import flops, optimizer, pretrained, tasks, tokenizers
-from bert_jax.checkpoint import Checkpoints
+from bert_jax import flops, pretrained, tasks, tokenizers
 from bert_jax.config import Experiment
-from bert_jax.data.pipeline import Arrays, prefetch
+from bert_jax.data.batches import Arrays, prefetch
+from bert_jax.devices import Devices, is_first_host, set_up
 from bert_jax.errors import InputError
-from bert_jax.evaluate import Evaluation, add, divide, evaluate, mean_figures, over_seeds
 from bert_jax.pretrained import Source
-from bert_jax.progress import Progress, Stop, Trace
-from bert_jax.sharding import Devices, is_first_host, set_up
-from bert_jax.step import TrainState, several_steps, train_step
+from bert_jax.runs.checkpoint import Checkpoints
+from bert_jax.runs.workdir import Workdir, write_json
 from bert_jax.tasks import Task
 from bert_jax.tokenizers import Tokenizer
-from bert_jax.workdir import Workdir, write_json
+from bert_jax.training import optimizer
+from bert_jax.training.evaluate import Evaluation, add, divide, evaluate, mean_figures, over_seeds
+from bert_jax.training.progress import Progress, Stop, Trace
+from bert_jax.training.step import TrainState, several_steps, train_step
 
 
 @dataclass(frozen=True)

@@ -9,18 +9,18 @@ import pytest
 from tiny import NAMES, QUIET, assert_packed_learns_what_padded_does
 
 from bert_jax import tasks
-from bert_jax.config import Tokens
-from bert_jax.data.tables import Row
+from bert_jax.config import TokenClassification
+from bert_jax.data.rows import Row
+from bert_jax.devices import Devices
 from bert_jax.errors import InputError
-from bert_jax.evaluate import run
-from bert_jax.sharding import Devices
+from bert_jax.training.evaluate import run
 
 SMALL = replace(QUIET, num_layers=1, max_position_embeddings=64)
 LABELS = ("B-LOC", "I-LOC", "O")
 
 
 def make(tokenizer, **fields):
-    fields = Tokens(**{"train": "t", "labels": LABELS, "max_length": 24, "overlap": 8} | fields)
+    fields = TokenClassification(**{"train": "t", "labels": LABELS, "max_length": 24, "overlap": 8} | fields)
     return tasks.make(fields, replace(SMALL, vocab_size=tokenizer.vocab_size), tokenizer)
 
 
@@ -172,7 +172,9 @@ def test_entities_and_plain_tags_are_scored_as_such(tokenizer, tmp_path):
 
 def test_tables_may_hold_words_between_blanks(tokenizer, tmp_path):
     (tmp_path / "t.csv").write_text("tokens,tags\nred cats,O B-LOC\n")
-    fields = tasks.TASKS["Tokens"].resolve(Tokens(train=str(tmp_path / "t.csv"), max_length=24, overlap=8))
+    fields = tasks.TASKS["TokenClassification"].resolve(
+        TokenClassification(train=str(tmp_path / "t.csv"), max_length=24, overlap=8)
+    )
     assert fields.labels == ("B-LOC", "O")
     task = make(tokenizer, train=fields.train, labels=fields.labels)
     assert task.train_batches(batch_size=1, steps=1, seed=0).features.token_arrays["words"].max() == 2
