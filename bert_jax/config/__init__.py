@@ -1,0 +1,46 @@
+"""Every choice of a model and of a run, as frozen dataclasses that import nothing but the standard library.
+
+Glossary of the single letters in array names (``x_BTD`` is an array of shape [batch, length, hidden_size]):
+
+    B  rows in the batch                T, S  positions in a row (queries, keys)
+    D  hidden_size                      E     embedding_size
+    H  num_heads                        K     head size, hidden_size / num_heads
+    F  intermediate_size                V     vocab_size
+    P  masked positions predicted       N     sequences packed in one row
+    C  classes
+"""
+
+from bert_jax.config.codec import differences, from_json, to_json
+from bert_jax.config.experiment import RESUMABLE_FIELDS, Experiment
+from bert_jax.config.model import PRESETS, BertConfig, preset
+from bert_jax.config.optimizer import Optimizer
+from bert_jax.config.tasks import (
+    Distillation,
+    Labelled,
+    MultipleChoice,
+    Pretraining,
+    QuestionAnswering,
+    SequenceClassification,
+    TaskFields,
+    TokenClassification,
+)
+
+__all__ = [
+    "PRESETS",
+    "RESUMABLE_FIELDS",
+    "BertConfig",
+    "Distillation",
+    "Experiment",
+    "Labelled",
+    "MultipleChoice",
+    "Optimizer",
+    "Pretraining",
+    "QuestionAnswering",
+    "SequenceClassification",
+    "TaskFields",
+    "TokenClassification",
+    "differences",
+    "from_json",
+    "preset",
+    "to_json",
+]

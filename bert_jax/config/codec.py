@@ -1,0 +1,60 @@
+"""Configs to JSON and back."""
+
+import dataclasses
+import types
+import typing
+from typing import Any
+
+from bert_jax.config.tasks import TaskFields
+from bert_jax.errors import InputError
+
+
+def to_json(value: Any) -> Any:
+    """Turns a config into what `json.dumps` takes; a task's dataclass is named by the key "kind"."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        fields = {f.name: to_json(getattr(value, f.name)) for f in dataclasses.fields(value)}
+        return {"kind": type(value).__name__} | fields if isinstance(value, TaskFields) else fields
+    if isinstance(value, tuple):
+        return [to_json(item) for item in value]
+    return value
+
+
+def from_json(annotation: Any, value: Any, where: str = "experiment") -> Any:
+    """Rebuilds what `to_json` wrote, as the type `annotation`.
+
+    Raises:
+      InputError: a field is unknown or missing, named with its path in `where`.
+    """
+    if isinstance(annotation, types.UnionType) or typing.get_origin(annotation) is typing.Union:
+        options = [option for option in typing.get_args(annotation) if option is not type(None)]
+        if value is None:
+            return None
+        if isinstance(value, dict) and "kind" in value:
+            named = {option.__name__: option for option in options}
+            if value["kind"] not in named:
+                raise InputError(f"{where}.kind: {value['kind']!r} is none of {', '.join(named)}")
+            return from_json(named[value["kind"]], {k: v for k, v in value.items() if k != "kind"}, where)
+        return from_json(options[0], value, where)
+    if dataclasses.is_dataclass(annotation) and isinstance(annotation, type):
+        if not isinstance(value, dict):
+            raise InputError(f"{where}: expected an object with the fields of {annotation.__name__}, found {value!r}")
+        hints = typing.get_type_hints(annotation)
+        names = {f.name for f in dataclasses.fields(annotation)}
+        if unknown := sorted(value.keys() - names):
+            raise InputError(f"{where}: unknown field {unknown[0]!r}; known are {', '.join(sorted(names))}")
+        return annotation(**{name: from_json(hints[name], item, f"{where}.{name}") for name, item in value.items()})
+    if typing.get_origin(annotation) is tuple and isinstance(value, list):
+        inner = typing.get_args(annotation)
+        kinds = [inner[0]] * len(value) if inner[-1] is Ellipsis else inner
+        return tuple(from_json(kind, item, where) for kind, item in zip(kinds, value, strict=True))
+    return value
+
+
+def differences(old: Any, new: Any, path: str = "") -> dict[str, tuple[Any, Any]]:
+    """Returns {path of a field: (old value, new value)} where two JSON forms of a config differ."""
+    if isinstance(old, dict) and isinstance(new, dict):
+        found: dict[str, tuple[Any, Any]] = {}
+        for key in sorted(old.keys() | new.keys()):
+            found |= differences(old.get(key), new.get(key), f"{path}.{key}" if path else key)
+        return found
+    return {} if old == new else {path: (old, new)}

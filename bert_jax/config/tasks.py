@@ -1,0 +1,122 @@
+"""The fields of each task: one frozen dataclass per task."""
+
+import os
+from dataclasses import dataclass
+from typing import Literal
+
+
+@dataclass(frozen=True)
+class Pretraining:
+    """Masked language modelling, with or without a sentence-pair objective, on token stores."""
+
+    stores: tuple[str, ...] = ()  # folders written by `bert_jax prepare`
+    weights: tuple[float, ...] = ()  # share of each store in a batch; empty = by their numbers of tokens
+    held_out: float = 0.01  # share of documents, chosen by a hash of their text, kept for evaluation
+    eval_sequences: int = 2000  # at most so many held-out sequences are evaluated
+    sequence_length: int = 128  # tokens in a row, special tokens included
+    length_schedule: tuple[tuple[float, int], ...] = ()  # (share of the steps, length) in turn; empty = sequence_length
+    pairs: Literal["nsp", "sop", "none"] = (
+        "nsp"  # next sentence, sentence order, or single segments without a pair loss
+    )
+    packing: Literal["none", "packed", "concatenated"] = (
+        "none"  # several sequences a row: attention apart, or RoBERTa's
+    )
+    short_sequences: float = 0.1  # share of sequences cut to a random shorter length; only where packing is none
+    mask_rate: float = 0.15  # share of tokens to predict
+    mask_token_share: float = 0.8  # of those, replaced by [MASK]
+    random_token_share: float = 0.1  # of those, replaced by a random piece; the rest stay as they are
+    mask_unit: Literal["token", "word", "ngram"] = "token"  # what is masked whole; ngram: ALBERT's runs of words
+    max_ngram: int = 3  # longest run with mask_unit ngram; a run of n has probability proportional to 1/n
+
+
+@dataclass(frozen=True)
+class Labelled:
+    """What every task on labelled rows has; see `bert_jax.data.rows.read_rows` for what a source can be."""
+
+    train: str = ""  # rows to learn from: JSON lines, TSV, CSV, conll:FILE, SQuAD's JSON, or tfds:name:split
+    eval: str = ""  # rows to evaluate on
+    folder: str = ""  # where `train` and `eval` are, if they are files given without a folder
+    limit: int | None = None  # use only so many training rows, drawn with the run's seed
+    eval_limit: int | None = None  # use only the first so many rows to evaluate on
+    max_length: int = 128  # tokens in a row, special tokens included
+    packing: bool = False  # several short examples share a row, attention kept apart; a batch holds as many examples
+
+    def source(self, name: str) -> str:
+        """`name` (`train` or `eval`), a file in `folder` where there is one."""
+        if not name or not self.folder or name.startswith("tfds:"):
+            return name
+        form, colon, path = name.rpartition(":")
+        return form + colon + os.path.join(self.folder, path)
+
+
+@dataclass(frozen=True)
+class SequenceClassification(Labelled):
+    """One prediction for a text or a pair of texts: a class, any number of labels, or a number."""
+
+    target: Literal["single_label", "multi_label", "regression"] = (
+        "single_label"  # what is predicted: one label, any number, or a number
+    )
+    text: str = "text"  # field or column that holds the text
+    text_b: str | None = None  # field of the second text of a pair
+    label: str = "label"  # field of the label, of the list of labels, or of the number
+    labels: tuple[str, ...] = ()  # names of the labels, in the order of the outputs; empty = found in the training rows
+    class_weights: tuple[float, ...] = ()  # weight of each label in the loss (with several: of its presence)
+    balanced: bool = False  # class_weights from the training rows, such that rare labels count as much as common ones
+    label_shares: tuple[float, ...] = ()  # with several: how many rows have each label; empty = found in the rows
+    none_label: str | None = None  # the label "none of the others", left out of precision, recall and F1
+    threshold: float = 0.5  # with several: a label is predicted where its probability is at least this
+    markers: tuple[str, ...] = ()  # words in the text that are one token each, such as << >> around an entity
+
+
+@dataclass(frozen=True)
+class Distillation(SequenceClassification):
+    """What a fine-tuned model, the teacher, says of texts with labels and without, learnt by a smaller one."""
+
+    teacher: str = ""  # SOURCE that was fine-tuned on the same labels; only its answers are used, never its weights
+    unlabelled: str = ""  # more rows to learn from, which need no label; in `folder` too
+    unlabelled_limit: int | None = None  # use only the first so many of them; `limit` counts those with labels
+    temperature: float = 1.0  # both models' outputs are divided by it before they are compared
+    hard_weight: float = 0.0  # share of the objective that is the loss on the rows' own labels; the rest is the teacher
+
+
+@dataclass(frozen=True)
+class TokenClassification(Labelled):
+    """One tag for each word: entities in IOB1, IOB2 or BIOES, or plain tags. Long sentences are read in windows."""
+
+    tokens: str = "tokens"  # field of the list of words
+    tags: str = "tags"  # field of the list of tags
+    labels: tuple[str, ...] = ()  # names of the tags, in the order of the outputs; empty = found in the training rows
+    overlap: int = 32  # pieces that two neighbouring windows of a long sentence share
+
+
+@dataclass(frozen=True)
+class QuestionAnswering(Labelled):
+    """Answers to questions as spans of a context, as in SQuAD. Long contexts are read in windows."""
+
+    max_length: int = 384  # tokens in a window, question included
+    context: str = "context"  # field of the text that holds the answer
+    question: str = "question"  # field of the question
+    answers: str = "answers"  # field of the answers: [{"text", "answer_start"}], or {"text": [], "answer_start": []}
+    identifier: str = "id"  # field that names the question
+    stride: int = 128  # pieces from one window's start to the next one's
+    max_question_length: int = 64  # pieces; longer questions are cut
+    max_answer_length: int = 30  # pieces in an answer
+    n_best: int = 20  # candidates kept for each window and each question
+    unanswerable: bool = False  # SQuAD 2.0: some questions have no answer
+    null_threshold: float = 0.0  # no answer where its score is so much above the best answer's; see result.json
+    factoid: bool = False  # also BioASQ's strict and lenient accuracy and mean reciprocal rank
+
+
+@dataclass(frozen=True)
+class MultipleChoice(Labelled):
+    """Which of several continuations fits a context, as in SWAG."""
+
+    max_length: int = 64  # tokens of a context with one choice
+    context: str = "context"  # field of the context
+    choices: tuple[str, ...] = ("choices",)  # the field that holds a list of choices, or a field for each choice
+    label: str = "label"  # field of the right choice's index, from 0
+
+
+TaskFields = (
+    Pretraining | SequenceClassification | Distillation | TokenClassification | QuestionAnswering | MultipleChoice
+)
