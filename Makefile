@@ -22,7 +22,7 @@ tests: $(VENV)/.installed-test
 	$(BIN)/pytest -n 2 --dist loadfile
 
 notebooks: $(VENV)/.installed-test
-	$(BIN)/python tools/run_notebooks.py
+	$(BIN)/python tools/notebooks.py
 
 results: $(VENV)/.installed
 	$(BIN)/python tools/results.py

@@ -19,15 +19,10 @@ import platform
 import time
 from pathlib import Path
 
-import benchmark_data
-import benchmark_savings
-import benchmark_sweep
-import benchmark_training
-import benchmark_use
-import benchmarking
 import jax
+from benchmarks import data, savings, sweep, timing, training, use
 
-MODULES = {"training": benchmark_training, "use": benchmark_use}
+MODULES = {"training": training, "use": use}
 
 
 def main() -> None:
@@ -36,15 +31,15 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="write the results there")
     for name, module in MODULES.items():
         module.add_options(commands.add_parser(name, help=str(module.__doc__).splitlines()[0]))
-    benchmark_data.add_command(commands)
-    benchmark_savings.add_command(commands)
-    benchmark_sweep.add_command(commands)
+    data.add_command(commands)
+    savings.add_command(commands)
+    sweep.add_command(commands)
     options = parser.parse_args()
     if options.command not in (None, *MODULES):
         options.run(options)
         return
     machine = describe()
-    print("\n".join(f"{name}: {value}" for name, value in machine.items()) + f"\n\n{benchmarking.HEADER}", flush=True)
+    print("\n".join(f"{name}: {value}" for name, value in machine.items()) + f"\n\n{timing.HEADER}", flush=True)
     # Without a command, each is measured as it is without options.
     chosen = {options.command: options} if options.command else {name: parser.parse_args([name]) for name in MODULES}
     results = [found for name, its_options in chosen.items() for found in MODULES[name].run(its_options)]

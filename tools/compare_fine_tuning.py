@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 import torch
 import transformers
-from benchmark_training import decay_groups
+from benchmarks.training import decay_groups
 
 from bert_jax import pretrained, tasks
 from bert_jax.cli import load_experiments

@@ -50,7 +50,7 @@ TASKS_HEAD = """### What does fine-tuning give, task by task, here and in PyTorc
 
 `bert_jax train experiments/FILE.py --only RUN --workdir runs/FILE --task.folder FOLDER`, with the flags of the row. The
 same in PyTorch is `tools/compare_fine_tuning.py` on the same rows, recipe and seeds. These runs had one core each.
-`tools/check_scores.py` gives their scores by the field's own scorers.
+`tools/check.py scores` gives their scores by the field's own scorers.
 """
 QUICKSTART = "quickstart"  # a command of its own, with three kinds of runs
 STAGES = ("pretrain", "pre-trained", "random")

@@ -1,6 +1,6 @@
 """Kills a small real run at random moments, again and again, and compares what it ends with to an uninterrupted run.
 
-    python tools/torture.py --workdir DIR [--kills 100] [--signal KILL|TERM] [--seed 0]
+    python tools/check.py torture --workdir DIR [--kills 100] [--signal KILL|TERM] [--seed 0]
 
 Each attempt is a process that goes on with the same two commands, `prepare` and `train`, as far as it comes: kills hit
 the preparing of data, compiling, training, saving and evaluating. Whenever a run is finished, its metrics.jsonl, its
@@ -240,7 +240,3 @@ def main() -> None:
     disturbed(reference, data, Stage(), "KILL", None)
     print(f"undisturbed: {time.monotonic() - began:.0f} s", flush=True)
     sys.exit(bool(torture(options, data, reference)))
-
-
-if __name__ == "__main__":
-    main()

@@ -4,9 +4,7 @@ import argparse
 from dataclasses import replace
 from pathlib import Path
 
-import benchmark_training
-import benchmarking
-
+from benchmarks import timing, training
 from bert_jax.cli import load_experiments
 from bert_jax.config import BertConfig, Pretraining
 
@@ -29,9 +27,9 @@ def run(options: argparse.Namespace) -> None:
         if isinstance(task, Pretraining) and model is not None and model not in models:
             models[model] = name
             config = replace(model, vocab_size=model.vocab_size or VOCABULARY)
-            batch = benchmark_training.make_batch(config, experiment.batch_size, task.sequence_length)
-            works[name] = (benchmark_training.our_step, config, batch)
-    speeds = benchmarking.alternate(works)
+            batch = training.make_batch(config, experiment.batch_size, task.sequence_length)
+            works[name] = (training.our_step, config, batch)
+    speeds = timing.alternate(works)
     first = next(iter(speeds.values()))
     for name, speed in speeds.items():
         print(f"{name}: {speed:,.0f} tokens/s, {speed / first:.2f} times the first")

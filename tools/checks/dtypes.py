@@ -1,6 +1,6 @@
 """Trains the same small model in float32 and in bfloat16 and compares their losses.
 
-    python tools/compare_dtypes.py --workdir DIR [--steps 200] [--preset bert-mini]
+    python tools/check.py dtypes --workdir DIR [--steps 200] [--preset bert-mini]
 
 The text is the documentation of the installed Python packages, as in `bert_jax quickstart`. Parameters, losses and
 sums of gradients are float32 in both. Exits with 1 where the mean loss of any ten steps differs by more than 2 %.
@@ -65,7 +65,3 @@ def main() -> None:
     worst = max(abs(bfloat16[step] / loss - 1) for step, loss in float32.items())
     print(f"largest difference {worst:.2%}")
     sys.exit(worst > LIMIT)
-
-
-if __name__ == "__main__":
-    main()

@@ -1,7 +1,7 @@
 """Runs the notebooks from top to bottom, each in an empty folder, and says how long each took.
 
-    python tools/run_notebooks.py                        # all of them
-    python tools/run_notebooks.py --only 3 --keep DIR    # with its outputs, as DIR/3_inside_bert.ipynb
+    python tools/notebooks.py                        # all of them
+    python tools/notebooks.py --only 3 --keep DIR    # with its outputs, as DIR/3_inside_bert.ipynb
 
 The files in the repository keep no outputs; a cell that fails ends this with its traceback.
 """

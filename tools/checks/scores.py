@@ -1,6 +1,6 @@
 """The scores of trained runs are those that the field's own scorers give to what `predict` says of the same rows.
 
-    python tools/check_scores.py runs/glue/sst2/seed-0 runs/named_entities/ncbi_disease/seed-0 runs/squad/v1.1/seed-0
+    python tools/check.py scores runs/glue/sst2/seed-0 runs/named_entities/ncbi_disease/seed-0 runs/squad/v1.1/seed-0
 
 Classes and several labels are scored by scikit-learn, numbers by scipy, entities by seqeval, answers by torchmetrics'
 form of SQuAD's script (`pip install torchmetrics`, wanted for those alone). Prints each figure twice, ours first, and
@@ -107,7 +107,3 @@ def main() -> None:
             apart = max(apart, abs(ours[name] - theirs))
     print(f"largest difference: {apart:.1e}")
     raise SystemExit(1 if apart > 1e-6 else 0)
-
-
-if __name__ == "__main__":
-    main()

@@ -1,6 +1,6 @@
 """A model trained here is the same model in `transformers`: keys, logits, token ids, fill-mask.
 
-    python tools/check_export.py runs/pretrain --text texts.jsonl.gz --lines 10000
+    python tools/check.py export runs/pretrain --text texts.jsonl.gz --lines 10000
 
 Converts the run, loads the folder with `transformers` alone, and prints how many keys were missing, unexpected or
 mismatched, the largest difference of MLM logits on real lines, how many lines are tokenised alike, and how many masked
@@ -91,7 +91,3 @@ def main() -> None:
         print(f"MLM logits: largest difference {worst:.1e}")
         fill = transformers.pipeline("fill-mask", str(target))
         print("fill-mask: the same five pieces for {} of {} lines".format(*same_guesses(bert, fill, lines[:200])))
-
-
-if __name__ == "__main__":
-    main()

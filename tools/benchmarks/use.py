@@ -17,12 +17,12 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-import benchmarking
 import jax
 import numpy as np
-from benchmark_training import torch_optimizer
 
 import bert_jax
+from benchmarks import timing
+from benchmarks.training import torch_optimizer
 from bert_jax import pretrained, quickstart, tasks
 from bert_jax.config import BertConfig, Optimizer, SequenceClassification
 from bert_jax.data import rows as data_rows
@@ -41,10 +41,10 @@ import time
 began = time.perf_counter()
 import sys
 sys.path.insert(0, sys.argv[1])
-import benchmark_training
+from benchmarks import training
 from bert_jax.config import preset
 config = preset("bert-tiny")
-benchmark_training.our_step(config, benchmark_training.make_batch(config, 64, 128))()
+training.our_step(config, training.make_batch(config, 64, 128))()
 print(time.perf_counter() - began)
 """
 
@@ -98,8 +98,8 @@ def write_texts(path: Path, count: int = 10_000) -> str:
 
 def fine_tuning(folder: Path, texts: str) -> dict[str, Any]:
     """Real tokens a second: packed rows here, rows padded to each batch's longest there; 32 examples a batch."""
-    speeds = benchmarking.alternate({"ours": (our_steps, folder, texts), "theirs": (their_steps, folder, texts)})
-    return benchmarking.result("fine-tuning, 32 short texts a step", "real tokens/s", speeds, wanted=5)
+    speeds = timing.alternate({"ours": (our_steps, folder, texts), "theirs": (their_steps, folder, texts)})
+    return timing.result("fine-tuning, 32 short texts a step", "real tokens/s", speeds, wanted=5)
 
 
 def our_steps(folder: Path, texts: str, frozen_layers: int | None = None) -> Callable[[], int]:
@@ -165,8 +165,8 @@ def inference(folder: Path, texts: str) -> dict[str, Any]:
     sentences = [row.values["text"] for row in itertools.islice(data_rows.read_rows(texts), SENTENCES)]
     np.testing.assert_allclose(our_means(folder, sentences)(), their_means(folder, sentences)(), atol=1e-4)
     works = {"ours": our_means, "theirs": their_means}
-    speeds = benchmarking.alternate({name: (encoding, means, folder, sentences) for name, means in works.items()})
-    return benchmarking.result("inference, mean vectors of 1,000 sentences", "sentences/s", speeds, wanted=1.5)
+    speeds = timing.alternate({name: (encoding, means, folder, sentences) for name, means in works.items()})
+    return timing.result("inference, mean vectors of 1,000 sentences", "sentences/s", speeds, wanted=1.5)
 
 
 def our_means(folder: Path, sentences: list[str]) -> Callable[[], np.ndarray]:
@@ -206,9 +206,9 @@ def encoding(means: Callable[..., Callable[[], np.ndarray]], folder: Path, sente
 
 def start() -> dict[str, Any]:
     """Seconds from the start of the interpreter's work to the end of the first step, what it compiles being cached."""
-    command = [sys.executable, "-c", FIRST_STEP, str(Path(__file__).parent)]
+    command = [sys.executable, "-c", FIRST_STEP, str(Path(__file__).parents[1])]
     seconds = [float(subprocess.run(command, check=True, capture_output=True, text=True).stdout) for _ in range(4)]
     found = {"work": "import and first step of bert-tiny", "unit": "seconds", "ours": statistics.median(seconds[1:])}
     found["wanted"] = 5
-    print(benchmarking.line(found), flush=True)
+    print(timing.line(found), flush=True)
     return found

@@ -6,11 +6,11 @@ import os
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-import benchmarking
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from benchmarks import timing
 from bert_jax import flops
 from bert_jax.config import BertConfig, Optimizer, Pretraining, preset
 from bert_jax.devices import Devices
@@ -75,10 +75,10 @@ def measure(case: Case, options: argparse.Namespace, gpu: bool) -> dict[str, Any
         works["theirs"] = (their_step, config, batch, gpu)
     if importlib.util.find_spec("keras_hub"):
         works["keras"] = (keras_step, config, batch)
-    speeds = benchmarking.alternate(works)
+    speeds = timing.alternate(works)
     peak = speeds.pop("matmul")
     dropout = f", dropout {case.dropout}" if gpu else ""
-    return benchmarking.result(
+    return timing.result(
         f"{case.preset} {case.rows}x{case.length}{dropout}",
         "tokens/s",
         speeds,

