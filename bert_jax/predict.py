@@ -18,6 +18,7 @@ from bert_jax.devices import Devices, set_up
 from bert_jax.errors import InputError
 from bert_jax.heads import BertForPreTraining
 from bert_jax.model import Bert
+from bert_jax.runs import layout
 from bert_jax.runs.workdir import write_json
 from bert_jax.tokenizers import Tokenizer
 from bert_jax.training.evaluate import evaluate, over_seeds, run
@@ -222,13 +223,13 @@ def evaluate_source(source: str, data: str | None = None) -> dict[str, Any]:
     Of the workdir of a run with several seeds, all are evaluated; what is returned is as `evaluate.over_seeds` says.
     """
     folder = Path(source)
-    if (folder / "seeds.json").exists():
-        seeds = sorted(json.loads((folder / "seeds.json").read_text())["runs"], key=int)
-        return over_seeds({seed: evaluate_source(str(folder / f"seed-{seed}"), data) for seed in seeds})
+    if (folder / layout.SEEDS).exists():
+        seeds = sorted(json.loads((folder / layout.SEEDS).read_text())["runs"], key=int)
+        return over_seeds({seed: evaluate_source(str(folder / layout.seed_run(seed)), data) for seed in seeds})
     found = load(source).evaluate(data)
     if data is not None:
         del found["fitted"]  # other rows decide nothing about the run
-    path = folder / "result.json"
+    path = folder / layout.RESULT
     if path.exists():
         write_json(path, json.loads(path.read_text()) | found | {"data": data})
     return found["metrics"]

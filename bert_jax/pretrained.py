@@ -25,7 +25,7 @@ from bert_jax.config import (
 from bert_jax.errors import InputError
 from bert_jax.interop import google, huggingface
 from bert_jax.interop.table import Notes
-from bert_jax.runs import checkpoint
+from bert_jax.runs import checkpoint, layout
 from bert_jax.tokenizers import Extension, Tokenizer
 
 
@@ -46,11 +46,11 @@ def read_experiment(workdir: Path) -> Experiment:
     Raises:
       InputError: it is missing, no JSON, or has an unknown field.
     """
-    path = workdir / "experiment.json"
+    path = workdir / layout.EXPERIMENT
     try:
         return from_json(Experiment, json.loads(path.read_text()), str(path))
     except FileNotFoundError:
-        raise InputError(f"{workdir}: no experiment.json there; a run's workdir has one") from None
+        raise InputError(f"{workdir}: no {layout.EXPERIMENT} there; a run's workdir has one") from None
     except (json.JSONDecodeError, TypeError) as error:
         raise InputError(f"{path}: {error}; it should be as `bert_jax train` wrote it") from None
 
@@ -68,9 +68,9 @@ def open_source(source: str | Path, *, strict: bool = True) -> Source:
     """
     path = huggingface.fetch(str(source)) if str(source).startswith(huggingface.PREFIX) else Path(source)
     run, _, step = str(source).rpartition("@")
-    if (path / "experiment.json").exists():
+    if (path / layout.EXPERIMENT).exists():
         opened = _open_workdir(str(source), path)
-    elif step.isdecimal() and Path(run, "experiment.json").exists():
+    elif step.isdecimal() and Path(run, layout.EXPERIMENT).exists():
         opened = _open_workdir(str(source), Path(run), int(step))
     elif (path / "config.json").exists():
         opened = _open_huggingface(str(source), path, strict)
@@ -86,8 +86,8 @@ def open_source(source: str | Path, *, strict: bool = True) -> Source:
     else:
         there = "nothing of the kind is there" if path.exists() else "no such file or folder"
         raise InputError(
-            f"{source}: {there}; a SOURCE is a run's workdir (experiment.json), WORKDIR@STEP, a Hugging Face folder "
-            "(config.json), hf:org/name, or a TensorFlow checkpoint (*.index)"
+            f"{source}: {there}; a SOURCE is a run's workdir ({layout.EXPERIMENT}), WORKDIR@STEP, "
+            "a Hugging Face folder (config.json), hf:org/name, or a TensorFlow checkpoint (*.index)"
         )
     if opened.config.vocab_size != opened.tokenizer.vocab_size:
         raise InputError(
@@ -101,14 +101,14 @@ def open_source(source: str | Path, *, strict: bool = True) -> Source:
 def _open_workdir(where: str, path: Path, step: int | None = None) -> Source:
     experiment = read_experiment(path)
     if experiment.model is None:
-        raise InputError(f"{path}/experiment.json: it lacks the model; it should be as `bert_jax train` wrote it")
-    has_best = step is None and checkpoint.latest_step(path / "best") is not None
-    folder = path / ("best" if has_best else "checkpoints")
+        raise InputError(f"{path / layout.EXPERIMENT}: it lacks the model; it should be as `bert_jax train` wrote it")
+    has_best = step is None and checkpoint.latest_step(path / layout.BEST) is not None
+    folder = path / (layout.BEST if has_best else layout.CHECKPOINTS)
     return Source(
         where=where,
         config=experiment.model,
-        tokenizer=tokenizers.load(path / "tokenizer"),
-        task=_with_fitted(experiment.task, path / "result.json"),
+        tokenizer=tokenizers.load(path / layout.TOKENIZER),
+        task=_with_fitted(experiment.task, path / layout.RESULT),
         read_params=lambda: (checkpoint.load_params(folder, step)[1], Notes()),
     )
 
@@ -166,10 +166,10 @@ def write_source(source: Source, target: Path, to: str = "huggingface") -> None:
         huggingface.write(target, source.config, params, _details_of(source.task))
         source.tokenizer.save(target)
         return
-    checkpoint.save_params(target / "checkpoints", params)
-    source.tokenizer.save(target / "tokenizer")
+    checkpoint.save_params(target / layout.CHECKPOINTS, params)
+    source.tokenizer.save(target / layout.TOKENIZER)
     experiment = Experiment(task=source.task or Pretraining(), model=source.config)
-    (target / "experiment.json").write_text(json.dumps(to_json(experiment), indent=2) + "\n")
+    (target / layout.EXPERIMENT).write_text(json.dumps(to_json(experiment), indent=2) + "\n")
 
 
 def extend_vocabulary(source: Source, texts: Iterable[str], num_pieces: int) -> tuple[Source, Extension]:

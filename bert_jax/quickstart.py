@@ -24,6 +24,7 @@ from bert_jax import report, tokenizers
 from bert_jax.config import Experiment, Optimizer, Pretraining, SequenceClassification, preset
 from bert_jax.data.prepare import prepare
 from bert_jax.predict import load
+from bert_jax.runs import layout
 from bert_jax.runs.workdir import write_json
 from bert_jax.training.loop import train
 
@@ -208,7 +209,7 @@ def fine_tuning(pretrained: Path, labelled: Path, start: str, seed: int) -> Expe
             train=f"tfds:{labelled}:train", eval=f"tfds:{labelled}:test", labels=LABELS, max_length=LENGTH
         ),
         model=model,
-        tokenizer=str(pretrained / "tokenizer"),
+        tokenizer=str(pretrained / layout.TOKENIZER),
         init_from=str(pretrained) if start == "pre-trained" else None,
         optimizer=Optimizer(learning_rate=2e-3, warmup_share=0.1),
         batch_size=16,
@@ -272,7 +273,7 @@ def quickstart(workdir: Path, minutes: float = 5.0, seed: int = 0) -> dict[str, 
         "tables": [{"title": "What pre-training gained", "columns": ["figure", "value", "compare"], "rows": rows}],
         "texts": [{"title": "Filling in blanks", "lines": blanks}],
     }
-    write_json(workdir / "notes.json", notes)
+    write_json(workdir / layout.NOTES, notes)
     report.report([workdir], workdir / "report.html")
     say(f"Curves and all the rest: {workdir / 'report.html'}")
     return {"pretrained": pretrained, "accuracy": accuracies}

@@ -29,6 +29,7 @@ from bert_jax.cli import IN_SWEEP, load_experiments
 from bert_jax.config import Experiment, differences, to_json
 from bert_jax.pretrained import open_source
 from bert_jax.report.runs import Run, find_runs
+from bert_jax.runs import layout
 
 EXPERIMENTS = Path(__file__).parent.parent / "experiments"
 RESULTS = EXPERIMENTS / "results"
@@ -141,7 +142,7 @@ def summary(runs: list[Run], name: str, experiment: Experiment | None) -> dict[s
 def start(source: str) -> dict[str, float]:
     """What a pre-training run that is spelt WORKDIR@STEP said of itself at that step; nothing of another source."""
     workdir, _, step = source.rpartition("@")
-    if not step.isdecimal() or not Path(workdir, "metrics.jsonl").exists():
+    if not step.isdecimal() or not Path(workdir, layout.METRICS).exists():
         return {}
     said = find_runs([Path(workdir)])[0][0].figures
     found = {name: said.get((name, "eval"), {}).get(int(step)) for name in FIGURES["Pretraining"]}

@@ -16,10 +16,11 @@ from pathlib import Path
 from typing import Any
 
 from bert_jax.errors import InputError
+from bert_jax.runs import layout
 
 # Folders inside a workdir that hold no runs and may hold very many files.
-_NOT_RUNS = frozenset({"checkpoints", "tokenizer", "store"})
-_RUN_FILES = ("experiment.json", "metrics.jsonl", "result.json")
+_NOT_RUNS = frozenset({layout.CHECKPOINTS, layout.TOKENIZER, "store"})
+_RUN_FILES = (layout.EXPERIMENT, layout.METRICS, layout.RESULT)
 
 
 @dataclass(frozen=True)
@@ -113,10 +114,10 @@ def find_folders(workdirs: Sequence[Path]) -> tuple[list[Path], list[Path]]:
             raise InputError(f"{workdir}: {what}; give a workdir of `bert_jax train`, or a folder of such workdirs")
         folders = [folder.resolve() for folder in _folders(workdir)]
         here = [folder for folder in folders if any((folder / name).is_file() for name in _RUN_FILES)]
-        with_notes = [folder for folder in folders if (folder / "notes.json").is_file()]
+        with_notes = [folder for folder in folders if (folder / layout.NOTES).is_file()]
         if not here and not with_notes:
             raise InputError(
-                f"{workdir}: no run in this folder or below it; a run has the experiment.json "
+                f"{workdir}: no run in this folder or below it; a run has the {layout.EXPERIMENT} "
                 "that `bert_jax train --workdir` writes"
             )
         runs |= dict.fromkeys(here)
@@ -129,7 +130,7 @@ def read_run(path: Path, name: str) -> Run:
     problems: list[str] = []
     figures: dict[tuple[str, str], dict[int, float]] = defaultdict(dict)
     not_finite: dict[str, int] = {}
-    for line in _read_lines(path / "metrics.jsonl", problems):
+    for line in _read_lines(path / layout.METRICS, problems):
         for figure, value in line.items():
             if figure in ("step", "split") or not is_number(value):
                 continue
@@ -138,12 +139,12 @@ def read_run(path: Path, name: str) -> Run:
             else:
                 not_finite.setdefault(figure, _whole(line.get("step")))
     problems += [f"{figure} was not a finite number at step {step:,}" for figure, step in not_finite.items()]
-    speed = path / "speed.jsonl"
-    result = path / "result.json"
+    speed = path / layout.SPEED
+    result = path / layout.RESULT
     run = Run(
         path,
         name,
-        _read_object(path / "experiment.json", problems),
+        _read_object(path / layout.EXPERIMENT, problems),
         dict(figures),
         [numbers(line) for line in _read_lines(speed, problems)] if speed.exists() else [],
         _read_object(result, problems) if result.exists() else {},
@@ -275,7 +276,7 @@ def _read_notes(folders: Iterable[Path]) -> Notes:
     problems: list[str] = []
     for folder in folders:
         broken: list[str] = []
-        value = _read_object(folder / "notes.json", broken)
+        value = _read_object(folder / layout.NOTES, broken)
         problems += [f"{folder.name}: {problem}" for problem in broken]
         for key, into, content in (("tables", tables, "rows"), ("texts", texts, "lines")):
             items = value.get(key, [])
@@ -283,5 +284,5 @@ def _read_notes(folders: Iterable[Path]) -> Notes:
                 if isinstance(item, dict) and isinstance(item.get(content), list):
                     into.append(item)
                 else:
-                    problems.append(f'{folder.name}: notes.json: an entry of "{key}" has no list of {content}')
+                    problems.append(f'{folder.name}: {layout.NOTES}: an entry of "{key}" has no list of {content}')
     return Notes(tables, texts, tuple(problems))

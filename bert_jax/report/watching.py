@@ -11,6 +11,7 @@ from rich.text import Text
 
 from bert_jax.report.runs import Run, find_folders, read_run
 from bert_jax.report.tables import Measure, time_text
+from bert_jax.runs import layout
 
 _BARS = "▁▂▃▄▅▆▇█"
 _SPEED = {"tokens_per_second": ("tokens/s", "count"), "padding_share": ("padding", "share"), "mfu": ("MFU", "share")}
@@ -58,7 +59,7 @@ def _newest(workdir: Path) -> Path:
 
 def _written(path: Path) -> float:
     times = [0.0]
-    for name in ("experiment.json", "metrics.jsonl", "speed.jsonl", "result.json"):
+    for name in (layout.EXPERIMENT, layout.METRICS, layout.SPEED, layout.RESULT):
         file = path / name
         times += [file.stat().st_mtime] if file.exists() else []
     return max(times)

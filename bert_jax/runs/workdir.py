@@ -16,7 +16,7 @@ import numpy as np
 
 from bert_jax.config import RESUMABLE_FIELDS, Experiment, differences, to_json
 from bert_jax.errors import InputError
-from bert_jax.runs import checkpoint
+from bert_jax.runs import checkpoint, layout
 from bert_jax.tokenizers import Tokenizer
 
 
@@ -100,9 +100,9 @@ class Workdir:
         self._writes = writes
         self._lock: TextIO | None = None
         self._board: Board | None = None
-        self.tokenizer = path / "tokenizer"
-        self.checkpoints = path / "checkpoints"
-        self.best = path / "best"
+        self.tokenizer = path / layout.TOKENIZER
+        self.checkpoints = path / layout.CHECKPOINTS
+        self.best = path / layout.BEST
         if writes:
             self._take_lock()
 
@@ -110,7 +110,7 @@ class Workdir:
         path = self.path
         try:
             path.mkdir(parents=True, exist_ok=True)
-            self._lock = open(path / ".lock", "w")  # noqa: SIM115
+            self._lock = open(path / layout.LOCK, "w")  # noqa: SIM115
         except OSError as error:
             raise InputError(f"{path}: cannot be used as a workdir: {error.strerror}") from None
         try:
@@ -145,7 +145,7 @@ class Workdir:
         Raises:
           InputError: the workdir holds another experiment; the fields that differ are named.
         """
-        path = self.path / "experiment.json"
+        path = self.path / layout.EXPERIMENT
         new = to_json(experiment)
         if path.exists():
             old = json.loads(path.read_text())
@@ -156,7 +156,7 @@ class Workdir:
         if not self._writes:
             return
         if not self.tokenizer.exists():
-            partial = self.tokenizer.with_name("tokenizer.partial")
+            partial = self.tokenizer.with_name(f"{layout.TOKENIZER}.partial")
             shutil.rmtree(partial, ignore_errors=True)
             tokenizer.save(partial)
             os.replace(partial, self.tokenizer)
@@ -166,7 +166,7 @@ class Workdir:
         """Adds to environment.json what computes from `step` on, unless it is what computed before."""
         if not self._writes:
             return
-        path = self.path / "environment.json"
+        path = self.path / layout.ENVIRONMENT
         history = json.loads(path.read_text()) if path.exists() else []
         now = {**environment(), "devices": devices}
         if not history or {**history[-1], "from_step": 0} != {"from_step": 0, **now}:
@@ -177,7 +177,7 @@ class Workdir:
         if not self._writes:
             return
         until = {"eval": evaluated}
-        for name in ("metrics.jsonl", "speed.jsonl"):
+        for name in (layout.METRICS, layout.SPEED):
             path = self.path / name
             if not path.exists():
                 continue
@@ -192,26 +192,26 @@ class Workdir:
             partial = path.with_name(name + ".partial")
             partial.write_text("".join(kept))
             os.replace(partial, path)
-        self._board = Board(self.path / "tensorboard", step + 1)
+        self._board = Board(self.path / layout.TENSORBOARD, step + 1)
 
     def write_figures(self, step: int, split: str, figures: dict[str, float]) -> None:
         """Adds a line to metrics.jsonl, and the same to TensorBoard."""
-        self._append("metrics.jsonl", {"step": step, "split": split, **figures})
+        self._append(layout.METRICS, {"step": step, "split": split, **figures})
         self._show(step, split, figures)
 
     def write_speed(self, step: int, seconds: float, speed: dict[str, float]) -> None:
         """Adds a line to speed.jsonl: what differs from machine to machine stays out of metrics.jsonl."""
-        self._append("speed.jsonl", {"step": step, "seconds": round(seconds, 3), **speed})
+        self._append(layout.SPEED, {"step": step, "seconds": round(seconds, 3), **speed})
         self._show(step, "speed", speed)
 
     def write_result(self, result: dict[str, Any]) -> None:
         """Replaces result.json."""
         if self._writes:
-            write_json(self.path / "result.json", result)
+            write_json(self.path / layout.RESULT, result)
 
     def write_batch(self, step: int, batch: dict[str, np.ndarray]) -> Path:
         """Keeps a batch that could not be learned from; `numpy.load` reads it."""
-        path = self.path / f"batch_of_step_{step}.npz"
+        path = self.path / layout.batch_of_step(step)
         if self._writes:
             with open(path, "wb") as file:
                 np.savez(file, allow_pickle=False, **batch)
@@ -219,7 +219,7 @@ class Workdir:
 
     def result(self) -> dict[str, Any] | None:
         """What result.json holds, None where there is none."""
-        path = self.path / "result.json"
+        path = self.path / layout.RESULT
         return json.loads(path.read_text()) if path.exists() else None
 
     def _append(self, name: str, line: dict[str, Any]) -> None:

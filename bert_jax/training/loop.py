@@ -18,6 +18,7 @@ from bert_jax.data.batches import Arrays, prefetch
 from bert_jax.devices import Devices, is_first_host, set_up
 from bert_jax.errors import InputError
 from bert_jax.pretrained import Source
+from bert_jax.runs import layout
 from bert_jax.runs.checkpoint import Checkpoints
 from bert_jax.runs.workdir import Workdir, write_json
 from bert_jax.tasks import Task
@@ -148,9 +149,9 @@ def train(
         raise InputError(f"seeds: {experiment.seeds} must be at least 1")
     if experiment.patience and not experiment.keep_best:
         raise InputError("patience: name the figure that should get better in keep_best, such as loss")
-    if experiment.seeds > 1 and (folder / "experiment.json").exists():
+    if experiment.seeds > 1 and (folder / layout.EXPERIMENT).exists():
         raise InputError(f"{folder}: holds a run with one seed; use another --workdir")
-    paths = [folder] if experiment.seeds == 1 else [folder / f"seed-{seed}" for seed in seeds]
+    paths = [folder] if experiment.seeds == 1 else [folder / layout.seed_run(seed) for seed in seeds]
     try:
         with ExitStack() as stack:
             places = [stack.enter_context(Workdir(path, writes=first)) for path in paths]
@@ -173,7 +174,7 @@ def train(
     step = min(result.get("step", 0) for result in results)
     found = {"step": step, **over_seeds({str(s): r.get("metrics", {}) for s, r in zip(seeds, results, strict=True)})}
     if first:
-        write_json(folder / "seeds.json", found)
+        write_json(folder / layout.SEEDS, found)
     return found
 
 

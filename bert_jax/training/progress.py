@@ -12,6 +12,8 @@ import jax
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bar
 
+from bert_jax.runs import layout
+
 
 class Stop:
     """Turns the first SIGINT or SIGTERM into a request to finish the step and save; a second one ends at once."""
@@ -42,7 +44,7 @@ class Trace:
     """A trace by `jax.profiler` of the steps from `steps[0]` to `steps[1]`, in `folder`/profile; of none for None."""
 
     def __init__(self, folder: Path, steps: tuple[int, int] | None):
-        self._folder = folder / "profile"
+        self._folder = folder / layout.PROFILE
         self._first, self._last = steps or (1, 0)
         self._running = False
 
