@@ -60,15 +60,13 @@ class PretrainedBert:
         if MASK not in text:
             raise InputError(f"fill_mask: no {MASK} in {text!r}; put it where a piece is to be guessed")
         parts = self.tokenizer.encode_ids(text.split(MASK))
-        ids = [self.tokenizer.cls_id, *parts[0]]
+        text_ids = [*parts[0]]
         for part in parts[1:]:
-            ids += [self.tokenizer.mask_id, *part]
-        ids.append(self.tokenizer.sep_id)
-        if len(ids) > self.config.max_position_embeddings:
-            raise InputError(
-                f"fill_mask: {len(ids)} tokens are more than the model's {self.config.max_position_embeddings}"
-            )
-        ((batch, _),) = self._batches([np.asarray(ids, np.int32)])
+            text_ids += [self.tokenizer.mask_id, *part]
+        ids, _ = self.tokenizer.frame.join(text_ids)
+        if len(ids) > self._longest:
+            raise InputError(f"fill_mask: the text has {len(ids)} tokens, and the model takes at most {self._longest}")
+        ((batch, _),) = self._batches([ids])
         places = np.flatnonzero(batch["input_ids"][0] == self.tokenizer.mask_id)
         # As many slots as there are positions: the number of masks then compiles nothing new.
         slots = np.zeros_like(batch["input_ids"])
@@ -86,9 +84,9 @@ class PretrainedBert:
         """Returns the vectors of `texts`, each cut to the model's longest sequence."""
         if isinstance(texts, str):
             raise InputError("encode: give a list of texts, not one string")
-        room = self.config.max_position_embeddings - 2
-        cls, sep = [self.tokenizer.cls_id], [self.tokenizer.sep_id]
-        ids = [np.concatenate([cls, i[:room], sep]).astype(np.int32) for i in self.tokenizer.encode_ids(texts)]
+        frame = self.tokenizer.frame
+        room = self._longest - frame.size(1)
+        ids = [frame.join(i[:room])[0] for i in self.tokenizer.encode_ids(texts)]
         width, count = self.config.hidden_size, len(texts)
         hidden: list[Any] = [None] * count
         every: list[Any] = [None] * count
@@ -144,6 +142,11 @@ class PretrainedBert:
             raise InputError("evaluate: the run names no rows to evaluate on; give --data FILE")
         return evaluate(self._task, self._predict, self.params, batches)._asdict()
 
+    @property
+    def _longest(self) -> int:
+        """Tokens of the longest sequence, special ones included."""
+        return self.tokenizer.frame.longest(self.config.max_position_embeddings)
+
     def _rows(self, count: int) -> int:
         """Rows in a batch for `count` inputs: a power of two, so that few shapes are compiled."""
         return min(self.batch_size, 1 << (count - 1).bit_length())
@@ -154,10 +157,8 @@ class PretrainedBert:
             return
         flat = np.concatenate(ids)
         starts = np.concatenate([[0], np.cumsum([len(i) for i in ids])])
-        features = Features(flat, np.zeros_like(flat), starts, {})
-        batches = RowBatches(
-            features, ids, batch_size=self._rows(len(ids)), max_length=self.config.max_position_embeddings
-        )
+        features = Features(flat, np.zeros_like(flat), starts, {}, first_position=self.tokenizer.frame.first_position)
+        batches = RowBatches(features, ids, batch_size=self._rows(len(ids)), max_length=self._longest)
         for step in range(batches.num_steps):
             yield batches(step), [int(row) for row in batches.rows(step) if row >= 0]
 

@@ -16,8 +16,11 @@ from bert_jax.data.examples import PretrainingBatches
 from bert_jax.data.store import LONG_SENTENCE, TokenStore
 from bert_jax.errors import InputError
 from bert_jax.model import Bert
+from bert_jax.tokenizers import Frame
 
 SPECIALS = 5
+BERT = Frame(start=(2,), between=(3,), end=(3,))
+ROBERTA = Frame(start=(2,), between=(3, 3), end=(3,), segments=False, first_position=2)
 PLAIN = Pretraining(pairs="none", held_out=0.0, sequence_length=16, mask_rate=0.15)
 
 
@@ -42,7 +45,7 @@ def make_store(document_sizes, seed=0, first_token=SPECIALS, folder="store") -> 
     )
 
 
-def make_tokenizer(vocab_size, word_starts=None):
+def make_tokenizer(vocab_size, word_starts=None, frame=BERT):
     if word_starts is None:
         word_starts = np.arange(vocab_size) >= SPECIALS
     return SimpleNamespace(
@@ -54,6 +57,7 @@ def make_tokenizer(vocab_size, word_starts=None):
         sep_id=3,
         mask_id=4,
         special_ids=(0, 1, 2, 3, 4),
+        frame=frame,
         fingerprint="F",
         word_starts=word_starts,
     )

@@ -48,16 +48,16 @@ def params_of(task, seed=0):
 
 def test_the_longer_text_of_a_pair_is_cut_first(tokenizer):
     a, b = np.arange(100, 120), np.arange(200, 205)
-    ids, types = sequence(tokenizer, 16, a, b)
+    ids, types = sequence(tokenizer.frame, 16, a, b)
     assert len(ids) == 16
     assert (ids >= 200).sum() == 5  # the short one is whole
     assert ids[0] == tokenizer.cls_id
     assert [i for i in range(16) if ids[i] == tokenizer.sep_id] == [9, 15]
     assert types.tolist() == [0] * 10 + [1] * 6
-    both, _ = sequence(tokenizer, 16, a, np.arange(200, 220))
+    both, _ = sequence(tokenizer.frame, 16, a, np.arange(200, 220))
     assert ((both >= 100) & (both < 200)).sum() == 7
     assert (both >= 200).sum() == 6
-    alone, types = sequence(tokenizer, 16, a)
+    alone, types = sequence(tokenizer.frame, 16, a)
     assert alone.tolist() == [tokenizer.cls_id, *range(100, 114), tokenizer.sep_id]
     assert not types.any()
 

@@ -25,6 +25,7 @@ class Features:
     arrays: Arrays  # [examples, ...] each: labels, their weights, ...
     token_arrays: Arrays = field(default_factory=dict)  # [total tokens] each, int32: labels of tokens, ...
     rows: np.ndarray | None = None  # int64 [examples]: the row of the table each was made of; None = one each
+    first_position: int = 0  # position id of each example's first token, as in its frame
     offsets: np.ndarray | None = None  # int32 [total tokens, 2]: characters of the row's text; 0, 0 where none
 
     def __len__(self) -> int:
@@ -68,7 +69,7 @@ def padded(features: Features, rows: np.ndarray, length: int) -> Arrays:
     batch = {
         "input_ids": take(features.input_ids),
         "token_type_ids": take(features.token_type_ids),
-        "position_ids": np.where(real, columns, 0).astype(np.int32),
+        "position_ids": np.where(real, columns + features.first_position, 0).astype(np.int32),
         "sequence_ids": real.astype(np.int32),
         "cls_positions": np.zeros((len(rows), 1), np.int32),
     }
@@ -120,7 +121,7 @@ def packed(features: Features, rows: np.ndarray, length: int, multiple: int = 1)
     batch = {
         "input_ids": spread(features.input_ids[source]),
         "token_type_ids": spread(features.token_type_ids[source]),
-        "position_ids": spread(inside),
+        "position_ids": spread(inside + features.first_position),
     }
     batch |= {name: spread(flat[source]) for name, flat in features.token_arrays.items()}
     batch["sequence_ids"] = spread(slot[of_token] * most + number[source])

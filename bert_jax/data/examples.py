@@ -19,12 +19,12 @@ MIXTURE_PERIOD = 10_000  # rows after which the pattern of a mixture repeats; we
 
 
 class Segments(NamedTuple):
-    """What stands in rows, in order: runs of tokens, each followed by [SEP]; all [segments]."""
+    """Runs of tokens, in the order of rows and within them; one or more make a sequence. All arrays are [segments]."""
 
     row: np.ndarray  # int64
     start: np.ndarray  # int64, first token within the store
     size: np.ndarray  # int64, tokens
-    opens: np.ndarray  # bool: a [CLS] comes first, and a new sequence begins
+    opens: np.ndarray  # bool: a new sequence begins
     token_type: np.ndarray  # int32
 
 
@@ -117,10 +117,12 @@ class PretrainingBatches:
         return stages
 
     def _layout(self, documents: Documents, length: int) -> Layout:
+        frame = self._tokenizer.frame
         if self._fields.packing == "none":
-            specials = 2 if self._fields.pairs == "none" else 3
+            specials = frame.size(2 if self._pairs else 1)
             return Chunks(documents, length - specials, self._fields.short_sequences)
-        return Windows(documents, length - 2, separators=2 if self._fields.packing == "packed" else 1)
+        separators = frame.size(1) if self._fields.packing == "packed" else len(frame.between)
+        return Windows(documents, length - frame.size(1), separators)
 
     def __call__(self, step: int) -> Arrays:
         """Returns this host's rows of batch `step`."""
@@ -146,8 +148,8 @@ class PretrainingBatches:
         return self._fields.pairs != "none"
 
     def _sequences(self, length: int) -> int:
-        """N: a packed sequence has one token and two special ones at least."""
-        return length // 3 if self._fields.packing == "packed" else 1
+        """N: a packed sequence has at least one token and the special ones."""
+        return length // (1 + self._tokenizer.frame.size(1)) if self._fields.packing == "packed" else 1
 
     def _choose(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Returns of each row its store, its number among the rows of that store, and whether it counts."""
@@ -171,9 +173,10 @@ class PretrainingBatches:
             segments = singles(pieces, joined=self._fields.packing == "concatenated")
             return assemble(segments, documents.store.tokens, len(index), length, sequences, self._tokenizer)
         if self._fields.packing == "packed":
-            # The third special token of a pair takes the place of a piece's last token; one of two tokens is too small.
-            pieces = Pieces(*(array[pieces.size > 2] for array in pieces))
-            pieces = pieces._replace(size=pieces.size - 1)
+            # The special tokens between A and B replace the last tokens of a piece, which must still have two to split.
+            between = self._tokenizer.frame.size(2) - self._tokenizer.frame.size(1)
+            pieces = Pieces(*(array[pieces.size > between + 1] for array in pieces))
+            pieces = pieces._replace(size=pieces.size - between)
         ordinal = np.arange(len(pieces.row)) - np.searchsorted(pieces.row, pieces.row)
         make = next_sentence_pairs if self._fields.pairs == "nsp" else sentence_order_pairs
         segments, labels, made = make(pieces, documents, *(bits[pieces.row, ordinal] for bits in random))
@@ -197,8 +200,9 @@ def check(fields: Pretraining, stores: Sequence[TokenStore], tokenizer: Tokenize
     if fields.max_ngram < 1:
         raise InputError(f"task.max_ngram: {fields.max_ngram}, expected 1 or more")
     lengths = [length for _, length in fields.length_schedule] or [fields.sequence_length]
-    if min(lengths) < 5:
-        raise InputError(f"task: a sequence length of {min(lengths)} is too short; 5 is the least that holds a pair")
+    shortest = tokenizer.frame.size(2) + 2
+    if min(lengths) < shortest:
+        raise InputError(f"task: a sequence length of {min(lengths)} is too short; a pair needs at least {shortest}")
     if fields.length_schedule and abs(sum(share for share, _ in fields.length_schedule) - 1) > 1e-6:
         raise InputError("task.length_schedule: the shares of the steps do not add up to 1")
     if not stores:
@@ -366,18 +370,22 @@ def _pairs(
 def assemble(
     segments: Segments, tokens: np.ndarray, rows: int, length: int, sequences: int, tokenizer: Tokenizer
 ) -> Arrays:
-    """Writes segments into rows, with their special tokens.
+    """Writes segments into rows, with the special tokens of the tokenizer's frame.
 
     Args:
-      segments: ordered by row; what a row holds must fit.
+      segments: ordered by row, the first of each row opens a sequence; the segments of a row must fit into it.
       tokens: the store's.
       rows, length, sequences: B, T and N.
-      tokenizer: for the special tokens.
+      tokenizer: gives the frame and [PAD].
 
     Returns:
       input_ids, token_type_ids, position_ids, sequence_ids, int32 [B, T]; cls_positions, int32 [B, N].
     """
-    span = segments.size + segments.opens + 1
+    frame, opens = tokenizer.frame, segments.opens
+    joined = np.append(~opens[1:], False)  # the next segment belongs to the same sequence
+    prefix = len(frame.start) * opens
+    suffix = np.where(joined, len(frame.between), len(frame.end))
+    span = prefix + segments.size + suffix
     # The batch as one line of runs: the segments of a row, then the row's padding, then the next row.
     at = np.arange(len(span)) + segments.row
     padding_at = np.cumsum(np.bincount(segments.row, minlength=rows)) + np.arange(rows)
@@ -385,10 +393,10 @@ def assemble(
     run_sizes[at] = span
     run_sizes[padding_at] = length - np.bincount(segments.row, span, rows).astype(np.int64)
     slot = (np.cumsum(run_sizes) - run_sizes)[at]
-    opened = np.cumsum(segments.opens)
+    opened = np.cumsum(opens)
     first_of_row = np.searchsorted(segments.row, segments.row)
     sequence = opened - opened[first_of_row] + 1
-    opening_slot = np.maximum.accumulate(np.where(segments.opens, slot, 0))
+    opening_slot = np.maximum.accumulate(np.where(opens, slot, 0))
 
     def spread(values: np.ndarray, dtype: type) -> np.ndarray:
         of_runs: np.ndarray = np.zeros(len(run_sizes), dtype)
@@ -398,19 +406,23 @@ def assemble(
     slots = np.arange(rows * length)
     sequence_ids = spread(sequence, np.int32)
     used = sequence_ids > 0
-    source = spread(segments.start - segments.opens - slot, np.int64) + slots
+    source = spread(segments.start - prefix - slot, np.int64) + slots
     input_ids = np.take(tokens, source, mode="clip").astype(np.int32)
-    input_ids[slot[segments.opens]] = tokenizer.cls_id
-    input_ids[slot + span - 1] = tokenizer.sep_id
+    stop = slot + span
+    for where, special in (
+        (slot[opens], frame.start),
+        (stop[joined] - len(frame.between), frame.between),
+        (stop[~joined] - len(frame.end), frame.end),
+    ):
+        input_ids[where[:, None] + np.arange(len(special))] = special
     input_ids[~used] = tokenizer.pad_id
-    position_ids = slots.astype(np.int32) - spread(opening_slot, np.int32)
+    position_ids = slots.astype(np.int32) - spread(opening_slot, np.int32) + np.int32(frame.first_position)
     position_ids[~used] = 0
     cls_positions = np.zeros((rows, sequences), np.int32)
-    opens = segments.opens
     cls_positions[segments.row[opens], sequence[opens] - 1] = slot[opens] % length
     batch = {
         "input_ids": input_ids,
-        "token_type_ids": spread(segments.token_type, np.int32),
+        "token_type_ids": spread(segments.token_type * frame.segments, np.int32),
         "position_ids": position_ids,
         "sequence_ids": sequence_ids,
     }

@@ -125,6 +125,7 @@ def joined(parts: Sequence[Features]) -> Features:
         token_type_ids=np.concatenate([part.token_type_ids for part in parts]),
         starts=np.concatenate([[0]] + [part.starts[1:] + end for part, end in zip(parts, ends, strict=False)]),
         arrays={name: np.concatenate([part.arrays[name] for part in parts]) for name in parts[0].arrays},
+        first_position=parts[0].first_position,
     )
 
 

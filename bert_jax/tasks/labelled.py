@@ -12,7 +12,7 @@ from bert_jax.config import BertConfig, Labelled
 from bert_jax.data.batches import Arrays, Features, RowBatches
 from bert_jax.data.rows import Row, read_rows
 from bert_jax.errors import InputError
-from bert_jax.tokenizers import Tokenizer
+from bert_jax.tokenizers import Frame, Tokenizer
 
 
 class RowTask:
@@ -24,10 +24,11 @@ class RowTask:
         self.fields = fields
         self.config = config
         self.tokenizer = tokenizer
-        if fields.max_length > config.max_position_embeddings:
+        longest = tokenizer.frame.longest(config.max_position_embeddings)
+        if fields.max_length > longest:
             raise InputError(
-                f"task.max_length: {fields.max_length} is longer than the model's {config.max_position_embeddings} "
-                "positions; choose at most that"
+                f"task.max_length: {fields.max_length} is longer than the model's {longest} positions; choose at most "
+                "that"
             )
 
     def logits(self, params: Any, batch: dict[str, jax.Array], key: jax.Array | None) -> Any:
@@ -104,13 +105,13 @@ def _first(ids: np.ndarray, room: int) -> np.ndarray:
 
 
 def sequence(
-    tokenizer: Tokenizer,
+    frame: Frame,
     max_length: int,
     a: np.ndarray,
     b: np.ndarray | None = None,
     cut: Callable[[np.ndarray, int], np.ndarray] = _first,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Builds [CLS] a [SEP], or [CLS] a [SEP] b [SEP] with the longer of the two cut first.
+    """Puts one text or two in their frame; of two that are too long, the longer is cut first.
 
     Args:
       a, b: pieces, int32.
@@ -119,14 +120,9 @@ def sequence(
     Returns:
       (pieces, segment of each), both int32 [at most max_length].
     """
-    cls, sep = tokenizer.cls_id, tokenizer.sep_id
-    room = max_length - (2 if b is None else 3)
+    room = max_length - frame.size(1 if b is None else 2)
     keep = min(len(a), room if b is None else max(room - len(b), (room + 1) // 2))
-    first = np.concatenate([[cls], cut(a, keep), [sep]], dtype=np.int32)
-    if b is None:
-        return first, np.zeros_like(first)
-    ids = np.concatenate([first, b[: room - keep], [sep]], dtype=np.int32)
-    return ids, (np.arange(len(ids)) >= len(first)).astype(np.int32)
+    return frame.join(cut(a, keep)) if b is None else frame.join(cut(a, keep), b[: room - keep])
 
 
 def label_names(names: Iterable[str], where: str) -> tuple[str, ...]:

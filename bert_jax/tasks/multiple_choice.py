@@ -73,7 +73,7 @@ class MultipleChoiceTask(RowTask):
         first = self.tokenizer.encode_ids(contexts)
         second = iter(self.tokenizer.encode_ids([text for texts in choices for text in texts]))
         encoded = [
-            [sequence(self.tokenizer, self.fields.max_length, a, next(second)) for _ in texts]
+            [sequence(self.tokenizer.frame, self.fields.max_length, a, next(second)) for _ in texts]
             for a, texts in zip(first, choices, strict=True)
         ]
         most = max((len(texts) for texts in choices), default=1)
@@ -97,7 +97,8 @@ class MultipleChoiceTask(RowTask):
                 "sequence_ids": np.concatenate(
                     [np.full(len(ids), n) for n, (ids, _) in zip(numbers, flat, strict=True)]
                 ),
-                "position_ids": np.concatenate([np.arange(len(ids)) for ids, _ in flat]),
+                "position_ids": np.concatenate([np.arange(len(ids)) for ids, _ in flat])
+                + self.tokenizer.frame.first_position,
             },
         )
 

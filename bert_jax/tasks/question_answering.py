@@ -44,10 +44,11 @@ class QuestionAnsweringTask(RowTask):
     def __init__(self, fields: QuestionAnswering, config: BertConfig, tokenizer: Tokenizer):
         super().__init__(fields, config, tokenizer)
         self.model = BertForQuestionAnswering(config)
-        if fields.max_length < fields.max_question_length + 3 + 16:
+        least = fields.max_question_length + tokenizer.frame.size(2) + 16
+        if fields.max_length < least:
             raise InputError(
                 f"task.max_length: {fields.max_length} leaves no room for a context beside questions of up to "
-                f"{fields.max_question_length} pieces; choose at least {fields.max_question_length + 19}"
+                f"{fields.max_question_length} pieces; choose at least {least}"
             )
         if fields.stride < 1:
             raise InputError(f"task.stride: {fields.stride} must be at least 1")
@@ -136,24 +137,26 @@ class QuestionAnsweringTask(RowTask):
         errors.check()
         unique = {context: i for i, context in enumerate(dict.fromkeys(contexts))}
         encodings = self.tokenizer.encode(list(unique))
-        cls, sep = [self.tokenizer.cls_id], [self.tokenizer.sep_id]
+        frame = self.tokenizer.frame
         ids, types, spans, offsets, labels, of_row = [], [], [], [], [], []
         for number, question in enumerate(self.tokenizer.encode_ids(questions)):
             encoding = encodings[unique[contexts[number]]]
-            head = np.concatenate([cls, question[: fields.max_question_length], sep])
-            size = fields.max_length - len(head) - 1
+            question = question[: fields.max_question_length]
+            size = fields.max_length - frame.size(2) - len(question)
+            before = len(frame.start) + len(question) + len(frame.between)  # tokens in front of the context
+            around = before, len(frame.end)
             parts = windows(len(encoding.ids), size, min(fields.stride, size))
             owner = owners(len(encoding.ids), parts)
             places = _pieces(encoding, answers[number])
             for window, (begin, end) in enumerate(parts):
-                width = len(head), 1
                 mine = np.where(owner[begin:end] == window, BEGINNING, INSIDE)
-                ids.append(np.concatenate([head, encoding.ids[begin:end], sep]))
-                types.append((np.arange(len(ids[-1])) >= len(head)).astype(np.int32))
-                spans.append(np.pad(mine, width))
-                offsets.append(np.pad(encoding.offsets[begin:end], (width, (0, 0))))
+                window_ids, window_types = frame.join(question, encoding.ids[begin:end])
+                ids.append(window_ids)
+                types.append(window_types)
+                spans.append(np.pad(mine, around))
+                offsets.append(np.pad(encoding.offsets[begin:end], (around, (0, 0))))
                 inside = places is not None and begin <= places[0] and places[1] < end
-                labels.append([len(head) - begin + place for place in places] if inside and places else [0, 0])
+                labels.append([before - begin + place for place in places] if inside and places else [0, 0])
                 of_row.append(number)
         return join(
             ids,
@@ -164,6 +167,7 @@ class QuestionAnsweringTask(RowTask):
             },
             token_arrays={"spans": np.concatenate(spans)},
             rows=np.array(of_row, np.int64),
+            first_position=frame.first_position,
             offsets=np.concatenate(offsets).astype(np.int32),
         )
 

@@ -148,8 +148,9 @@ class SequenceClassificationTask(RowTask):
         errors.check()
         a, *b = [encode_marked(self.tokenizer, part, self._markers) for part in parts]
         pairs = zip(a, b[0] if b else [None] * len(a), strict=True)
-        encoded = [sequence(self.tokenizer, fields.max_length, *pair, self._cut) for pair in pairs]
-        return join([ids for ids, _ in encoded], [types for _, types in encoded], arrays)
+        encoded = [sequence(self.tokenizer.frame, fields.max_length, *pair, self._cut) for pair in pairs]
+        ids, types = [ids for ids, _ in encoded], [types for _, types in encoded]
+        return join(ids, types, arrays, first_position=self.tokenizer.frame.first_position)
 
     def _cut(self, ids: np.ndarray, room: int) -> np.ndarray:
         """The first `room` pieces or, where markers stand further on, a stretch with the markers in its middle."""

@@ -38,10 +38,10 @@ class TokenClassificationTask(RowTask):
         super().__init__(fields, config, tokenizer)
         self.model = BertForTokenClassification(config, len(fields.labels))
         self._index = {name: i for i, name in enumerate(fields.labels)}
-        self._size = fields.max_length - 2  # pieces in a window
+        self._size = fields.max_length - tokenizer.frame.size(1)  # tokens in a window
         if not 0 <= fields.overlap < self._size:
             raise InputError(
-                f"task.overlap: {fields.overlap} must be at least 0 and below max_length - 2 = {self._size}"
+                f"task.overlap: {fields.overlap} must be at least 0 and below {self._size}, the tokens in a window"
             )
         tagged = [name for name in fields.labels if name != "O"]
         self.entities = bool(tagged) and all(ENTITY_TAG.fullmatch(name) for name in tagged)
@@ -115,6 +115,8 @@ class TokenClassificationTask(RowTask):
         # A word of nothing but characters that the tokenizer drops still needs a place for its tag.
         pieces = [ids if len(ids) else np.array([self.tokenizer.unk_id], np.int32) for ids in pieces]
         ids, labels, marks, of_row = [], [], [], []
+        frame = self.tokenizer.frame
+        around = len(frame.start), len(frame.end)
         for number, (words, tags) in enumerate(sentences):
             parts = [pieces[unique[word]] for word in words]
             flat = np.concatenate(parts)
@@ -126,9 +128,9 @@ class TokenClassificationTask(RowTask):
             owner = owners(len(flat), spans)
             for window, (begin, end) in enumerate(spans):
                 mine = (owner[begin:end] == window) & (word_at[begin:end] > 0)
-                ids.append(np.concatenate([[self.tokenizer.cls_id], flat[begin:end], [self.tokenizer.sep_id]]))
-                marks.append(np.pad(np.where(mine, word_at[begin:end], 0), 1))
-                labels.append(np.pad(np.where(mine, tag_at[begin:end], 0), 1))
+                ids.append(frame.join(flat[begin:end])[0])
+                marks.append(np.pad(np.where(mine, word_at[begin:end], 0), around))
+                labels.append(np.pad(np.where(mine, tag_at[begin:end], 0), around))
                 of_row.append(number)
         return join(
             ids,
@@ -136,6 +138,7 @@ class TokenClassificationTask(RowTask):
             {},
             token_arrays={"labels": np.concatenate(labels), "words": np.concatenate(marks)},
             rows=np.array(of_row, np.int64),
+            first_position=frame.first_position,
         )
 
     def _sentence(self, row: Row, labelled: bool, errors: RowErrors) -> tuple[list[str], list[int]]:

@@ -8,8 +8,9 @@ from bert_jax.errors import InputError
 from bert_jax.tokenizers import base, sentencepiece, wordpiece
 from bert_jax.tokenizers.base import Encoding, Tokenizer
 from bert_jax.tokenizers.extension import Extension, extend
+from bert_jax.tokenizers.frame import Frame
 
-__all__ = ["Encoding", "Extension", "Tokenizer", "extend", "load", "train"]
+__all__ = ["Encoding", "Extension", "Frame", "Tokenizer", "extend", "load", "train"]
 
 
 def load(folder: str | Path) -> Tokenizer:

@@ -7,8 +7,10 @@ from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
+from tokenizers import processors
 
 from bert_jax.errors import InputError
+from bert_jax.tokenizers.frame import Frame
 
 SPECIAL_ROLES = ("pad", "unk", "cls", "sep", "mask")
 SPECIAL_NAMES = {"pad": "[PAD]", "unk": "[UNK]", "cls": "[CLS]", "sep": "[SEP]", "mask": "[MASK]"}
@@ -36,6 +38,7 @@ class Tokenizer(Protocol):
     sep_id: int
     mask_id: int
     special_ids: tuple[int, ...]  # the five above, ascending
+    frame: Frame  # special tokens around one text or two; the files that `save` writes have it too
     fingerprint: str  # sha256 (hex) of everything that decides ids; survives saving, loading and export
     word_starts: np.ndarray  # bool [vocab_size]: the piece begins a word; true of no special token but WordPiece's UNK
 
@@ -100,6 +103,23 @@ def special_ids(pieces: Sequence[str], names: dict[str, str], where: str) -> dic
         if names[role] not in index:
             raise InputError(f"{where}: the vocabulary lacks the {role} token {names[role]!r}")
     return {role: index[names[role]] for role in SPECIAL_ROLES}
+
+
+def template(tokenizer: Tokenizer) -> processors.TemplateProcessing:
+    """Returns the tokenizer's frame, for one text and for two, in terms of the library `tokenizers`."""
+    frame = tokenizer.frame
+
+    def written(ids: Sequence[int], segment: int) -> list[str]:
+        return [f"{piece}:{segment}" for piece in tokenizer.pieces(ids)]
+
+    b = int(frame.segments)
+    one = [*written(frame.start, 0), "$A:0"]
+    special = sorted({*frame.start, *frame.between, *frame.end})
+    return processors.TemplateProcessing(
+        single=[*one, *written(frame.end, 0)],
+        pair=[*one, *written(frame.between, 0), f"$B:{b}", *written(frame.end, b)],
+        special_tokens=list(zip(tokenizer.pieces(special), special, strict=True)),
+    )
 
 
 def check_unique(pieces: Sequence[str], where: str) -> None:

@@ -14,10 +14,11 @@ import sentencepiece
 import tokenizers
 from google.protobuf.message import DecodeError
 from sentencepiece import sentencepiece_model_pb2
-from tokenizers import decoders, models, normalizers, pre_tokenizers, processors
+from tokenizers import decoders, models, normalizers, pre_tokenizers
 
 from bert_jax.errors import InputError
 from bert_jax.tokenizers import base
+from bert_jax.tokenizers.frame import Frame
 
 Model = Any  # a ModelProto, which protobuf makes at run time
 ModelProto: Model = sentencepiece_model_pb2.ModelProto  # type: ignore[attr-defined]
@@ -125,6 +126,7 @@ class SentencePiece:
         if model.pieces[self.unk_id].type != UNKNOWN:
             raise InputError(f"{where}: {names['unk']!r} is not the unknown piece of this model")
         self.special_ids = tuple(sorted(ids.values()))
+        self.frame = Frame(start=(self.cls_id,), between=(self.sep_id,), end=(self.sep_id,))
         self.vocab_size = len(self.vocabulary)
         self.names = dict(names)
         self._normalization = Normalization(lowercase, keep_accents)
@@ -239,12 +241,7 @@ class SentencePiece:
         )
         fast.decoder = decoders.Metaspace(SPACE, "always")
         fast.add_special_tokens([self.names[role] for role in base.SPECIAL_ROLES])
-        cls, sep = self.names["cls"], self.names["sep"]
-        fast.post_processor = processors.TemplateProcessing(
-            single=f"{cls}:0 $A:0 {sep}:0",
-            pair=f"{cls}:0 $A:0 {sep}:0 $B:1 {sep}:1",
-            special_tokens=[(cls, self.cls_id), (sep, self.sep_id)],
-        )
+        fast.post_processor = base.template(self)
         return fast
 
 

@@ -9,10 +9,11 @@ from typing import Any
 
 import numpy as np
 import tokenizers
-from tokenizers import decoders, models, normalizers, pre_tokenizers, processors, trainers
+from tokenizers import decoders, models, normalizers, pre_tokenizers, trainers
 
 from bert_jax.errors import InputError
 from bert_jax.tokenizers import base
+from bert_jax.tokenizers.frame import Frame
 
 CONTINUING = "##"
 # Rarer characters become [UNK]: each costs up to two entries, alone and inside a word.
@@ -56,6 +57,7 @@ class WordPiece:
         ids = base.special_ids(pieces, names, where)
         self.pad_id, self.unk_id, self.cls_id, self.sep_id, self.mask_id = (ids[role] for role in base.SPECIAL_ROLES)
         self.special_ids = tuple(sorted(ids.values()))
+        self.frame = Frame(start=(self.cls_id,), between=(self.sep_id,), end=(self.sep_id,))
         self.vocabulary = tuple(pieces)
         self.vocab_size = len(pieces)
         self.normalization = normalization
@@ -123,12 +125,7 @@ class WordPiece:
         (folder / "vocab.txt").write_text("".join(f"{piece}\n" for piece in self.vocabulary), encoding="utf-8")
         library = self._build()
         library.add_special_tokens([self.names[role] for role in base.SPECIAL_ROLES])
-        cls, sep = self.names["cls"], self.names["sep"]
-        library.post_processor = processors.TemplateProcessing(
-            single=f"{cls}:0 $A:0 {sep}:0",
-            pair=f"{cls}:0 $A:0 {sep}:0 $B:1 {sep}:1",
-            special_tokens=[(cls, self.cls_id), (sep, self.sep_id)],
-        )
+        library.post_processor = base.template(self)
         library.decoder = self._decoder
         (folder / "tokenizer.json").write_text(library.to_str(pretty=True), encoding="utf-8")
         base.write_json(
