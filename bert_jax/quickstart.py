@@ -4,147 +4,30 @@ The text is what every machine with this package has: the documentation inside t
 standard library, read from their source files. Nothing is downloaded.
 """
 
-import ast
-import hashlib
-import inspect
 import json
-import re
 import statistics
-import sysconfig
-import textwrap
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
-from bert_jax import report, tokenizers
+from bert_jax import report, samples, tokenizers
 from bert_jax.config import Experiment, Optimizer, Pretraining, SequenceClassification, preset
 from bert_jax.data.prepare import prepare
 from bert_jax.predict import load
 from bert_jax.runs import layout
 from bert_jax.runs.workdir import write_json
+from bert_jax.samples import LABELS, Document
 from bert_jax.training.loop import train
 
-# Package folder -> the name its documentation goes by; the standard library is read as well.
-LIBRARIES = {
-    "flax": "Flax",
-    "jax": "JAX",
-    "matplotlib": "Matplotlib",
-    "numpy": "NumPy",
-    "optax": "Optax",
-    "orbax": "Orbax",
-    "scipy": "SciPy",
-    "sklearn": "scikit-learn",
-    "tensorflow_datasets": "TensorFlow Datasets",
-}
-STANDARD_LIBRARY = "standard library"
-# What is told apart in the fine-tuning task. The others have too few descriptions, or much the same ones as JAX.
-LABELS = ("JAX", "Matplotlib", "NumPy", "Orbax", "SciPy", "TensorFlow Datasets", "scikit-learn", STANDARD_LIBRARY)
-GIVEAWAYS = re.compile(
-    r"\b(?:numpy|np|jnp|jax|lax|scipy|scikit-learn|scikit|sklearn|learn|matplotlib|mpl|pyplot|plt|orbax|ocp|flax|linen|"
-    r"optax|tensorflow_datasets|tensorflow|tfds|tf|python|xla)\b[\w.]*",
-    re.IGNORECASE,
-)
-TRAIN_PER_LABEL = 48
-TEST_PER_LABEL = 150
 SEEDS = 5  # fine-tuning runs from each start
 VOCAB_SIZE = 4096
 LENGTH = 32  # tokens in a row, in pre-training and after: positions never trained are worth nothing later
 # What two cores do in a minute. Counting steps and not seconds is what makes a run repeatable.
 STEPS_PER_MINUTE = 1800
-
-
-@dataclass(frozen=True)
-class Document:
-    """One docstring."""
-
-    library: str
-    text: str  # prose only: paragraphs between line feeds
-
-
-def prose(docstring: str) -> str:
-    """The paragraphs of a docstring that are sentences, one a line: no code, tables, headings or markup.
-
-    >>> prose("Adds `x` to it.\\n\\nUse it often,\\nor never.\\n\\n>>> add(1)\\n2\\n\\nNotes\\n-----\\n")
-    'Adds x to it.\\nUse it often, or never.'
-    """
-    kept = []
-    for block in re.split(r"\n\s*\n", inspect.cleandoc(docstring)):
-        lines = [line.strip() for line in block.splitlines()]
-        if ">>>" in block or any(re.fullmatch(r"[-=~^*+|: ]{3,}", line) for line in lines):
-            # Code, a table or a heading; under a heading's line there may be descriptions of parameters.
-            lines = _descriptions(block) if ">>>" not in block else []
-        text = " ".join(lines)
-        text = re.sub(r":[\w:]+:`~?([^`<]*)[^`]*`", r"\1", text)
-        text = re.sub(r"[`*]+|\.\. \w+::|\\\w+", "", text)
-        text = re.sub(r"\s+", " ", text).strip()
-        letters = sum(c.isalpha() or c.isspace() for c in text)
-        if len(text.split()) >= 3 and letters > 0.8 * len(text) and text[-1] in ".:!?":
-            kept.append(text)
-    return "\n".join(kept)
-
-
-def _descriptions(block: str) -> list[str]:
-    """The indented lines of a parameter list: what each parameter is, without its name and type."""
-    return [line.strip() for line in block.splitlines() if line.startswith("  ")]
-
-
-def gather() -> list[Document]:
-    """Reads the docstrings of the libraries' source files, without importing them; equal texts once."""
-    paths = sysconfig.get_paths()
-    folders = [(name, Path(paths["purelib"]) / folder) for folder, name in LIBRARIES.items()]
-    folders.append((STANDARD_LIBRARY, Path(paths["stdlib"])))
-    documents: dict[str, Document] = {}
-    for library, folder in folders:
-        for docstring in _docstrings(folder):
-            text = prose(docstring)
-            if len(text) >= 80:
-                documents.setdefault(text, Document(library, text))
-    return list(documents.values())
-
-
-def _docstrings(folder: Path) -> Iterator[str]:
-    for path in sorted(folder.rglob("*.py")):
-        if {"test", "tests", "site-packages", "idlelib", "lib2to3"} & set(path.relative_to(folder).parts):
-            continue
-        try:
-            tree = ast.parse(path.read_bytes())
-        except (SyntaxError, ValueError):  # kept as examples of what Python cannot read
-            continue
-        for node in ast.walk(tree):
-            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef | ast.Module):
-                docstring = ast.get_docstring(node, clean=False)
-                if docstring:
-                    yield docstring
-
-
-def labelled_sets(documents: list[Document]) -> dict[str, list[Document]]:
-    """Draws the labelled descriptions: {"train": ..., "test": ...}, as many of each library, names and code removed.
-
-    Which ones is decided by a hash of their text, so that it does not depend on what else is there.
-    """
-    by_text: dict[str, Document] = {}
-    for document in documents:
-        text = description(document.text)
-        if document.library in LABELS and len(text.split()) >= 8:
-            by_text.setdefault(text, Document(document.library, text))
-    shuffled = sorted(by_text.values(), key=lambda d: hashlib.sha256(d.text.encode()).digest())
-    sets: dict[str, list[Document]] = {"train": [], "test": []}
-    for label in LABELS:
-        mine = [d for d in shuffled if d.library == label]
-        sets["train"] += mine[:TRAIN_PER_LABEL]
-        sets["test"] += mine[TRAIN_PER_LABEL : TRAIN_PER_LABEL + TEST_PER_LABEL]
-    return sets
-
-
-def description(text: str) -> str:
-    """What a text says, without the words that name its library: its first sentences, as plain words."""
-    text = GIVEAWAYS.sub("", text.replace("\n", " "))
-    text = re.sub(r"\b\w*[_.]\w[\w.]*|\b\w+\(\)", "", text)  # identifiers
-    return textwrap.shorten(text, 160, placeholder="")
 
 
 def write_tfds(folder: Path, sets: dict[str, list[Document]]) -> Path:
@@ -236,11 +119,11 @@ def quickstart(workdir: Path, minutes: float = 5.0, seed: int = 0) -> dict[str, 
     workdir.mkdir(parents=True, exist_ok=True)
 
     say("[bold]1. Text[/]: the documentation inside the installed Python packages")
-    documents = gather()
-    sets = labelled_sets(documents)
+    documents = samples.documents()
+    sets = samples.labelled_sets(documents)
     kept_apart = {d.text for documents in sets.values() for d in documents}
     corpus = workdir / "corpus.jsonl"
-    texts = [d.text for d in documents if description(d.text) not in kept_apart]
+    texts = [d.text for d in documents if samples.description(d.text) not in kept_apart]
     corpus.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
     say(f"   {len(texts):,} documents, {sum(map(len, texts)) / 1e6:.1f} MB to pre-train on")
     labelled = write_tfds(workdir / "tfds", sets)

@@ -47,6 +47,6 @@ def test_a_notebook_uses_public_names_alone(path):
         if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "bert_jax":
             assert node.attr in bert_jax.__all__
         if isinstance(node, ast.ImportFrom) and str(node.module).startswith("bert_jax"):
-            assert node.module in ("bert_jax", "bert_jax.quickstart")  # the latter: the text that every machine has
+            assert node.module == "bert_jax"
         if isinstance(node, ast.Attribute):
             assert not node.attr.startswith("_")

@@ -23,7 +23,7 @@ import numpy as np
 import bert_jax
 from benchmarks import timing
 from benchmarks.training import torch_optimizer
-from bert_jax import pretrained, quickstart, tasks
+from bert_jax import pretrained, samples, tasks
 from bert_jax.config import BertConfig, Optimizer, SequenceClassification
 from bert_jax.data import rows as data_rows
 from bert_jax.data.batches import prefetch
@@ -66,7 +66,7 @@ def run(options: argparse.Namespace) -> list[dict[str, Any]]:
 @cache
 def documentation() -> list[str]:
     """Texts of the installed packages' documentation."""
-    return [document.text for document in quickstart.gather()]
+    return [document.text for document in samples.documents()]
 
 
 def write_model(folder: Path) -> Path:

@@ -17,7 +17,7 @@ from pathlib import Path
 
 os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_allow_excess_precision=false"
 
-from bert_jax import quickstart, tokenizers
+from bert_jax import samples, tokenizers
 from bert_jax.config import Experiment, Optimizer, Pretraining, preset
 from bert_jax.data.prepare import prepare
 from bert_jax.training import loop
@@ -38,7 +38,7 @@ def main() -> None:
     parser.add_argument("--preset", default="bert-mini")
     options = parser.parse_args()
     options.workdir.mkdir(parents=True)
-    texts = [document.text for document in quickstart.gather()]
+    texts = [document.text for document in samples.documents()]
     corpus, tokenizer, store = (options.workdir / name for name in ("corpus.txt", "tokenizer", "store"))
     corpus.write_text("\n\n".join(texts))
     tokenizers.train("wordpiece", texts, 4000).save(tokenizer)

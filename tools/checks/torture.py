@@ -26,7 +26,7 @@ from pathlib import Path
 
 import numpy as np
 
-from bert_jax import quickstart, tokenizers
+from bert_jax import samples, tokenizers
 from bert_jax.config import BertConfig, Experiment, Pretraining
 from bert_jax.data.prepare import prepare
 from bert_jax.devices import pretend_devices
@@ -233,7 +233,7 @@ def main() -> None:
     data, reference = options.workdir / "data", options.workdir / "reference"
     data.mkdir()
     reference.mkdir()
-    texts = [document.text for document in quickstart.gather()][:1500]
+    texts = [document.text for document in samples.documents()][:1500]
     (data / "corpus.txt").write_text("\n\n".join(texts))
     tokenizers.train("wordpiece", texts, 2000).save(data / "tokenizer")
     began = time.monotonic()
