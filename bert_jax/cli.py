@@ -135,14 +135,14 @@ def train(args: Sequence[str]) -> None:
     """Runs an experiment file, or continues it."""
     parsed = _parse_experiments(args, _Train, {"workdir": tyro.MISSING}, TRAIN_USAGE)
 
-    from bert_jax import devices
+    from bert_jax import runtime
     from bert_jax.training.loop import train as run
 
     if any(given.several_hosts for given in parsed.values()):
-        devices.join_hosts()
+        runtime.join_hosts()
     for name, given in parsed.items():
         result = run(_in_sweep(given.experiment, given.workdir), given.workdir / name, profile=given.profile)
-        if devices.is_first_host():
+        if runtime.is_first_host():
             figures = {**result.get("metrics", {}), **({"spread": result["spread"]} if "spread" in result else {})}
             print(json.dumps({"experiment": name or args[0], "step": result.get("step"), **figures}))
 
@@ -153,8 +153,8 @@ def plan(args: Sequence[str]) -> None:
     if not parsed:
         return
 
-    from bert_jax.devices import pretend_devices
     from bert_jax.plan import plan as run
+    from bert_jax.runtime import pretend_devices
 
     pretend_devices(max(given.devices for given in parsed.values()))
     sweep = load_experiments(Path(args[0]))

@@ -98,7 +98,7 @@ def plan(
     """Returns what `experiment` will take on so many devices, without taking a step.
 
     The step is compiled on this machine, for as many pretended CPU devices; they have to be asked for before JAX first
-    looks for devices, as `devices.pretend_devices` does.
+    looks for devices, as `runtime.pretend_devices` does.
 
     Args:
       accelerator: a name in `flops.ACCELERATORS`, or "cpu" for this machine.
@@ -164,10 +164,8 @@ def memory(run: Run, batch: dict[str, np.ndarray], devices: Devices, remat: bool
     """The memory of one layout, from the analysis of the compiled step."""
     task = type(run.task)(run.task.fields, replace(run.task.config, remat=remat), run.tokenizer)
     state = devices.shapes(_shapes(run))
-    traced = devices.trace_train_step(
-        state, batch, train_step, loss_fn=task.loss_fn, microbatches=run.experiment.microbatches
-    )
-    found = traced.lower().compile(KEEP_REMAT).memory_analysis()
+    step = devices.wrap(train_step, loss_fn=task.loss_fn, microbatches=run.experiment.microbatches)
+    found = step.trace(state, batch).lower().compile(KEEP_REMAT).memory_analysis()
     return Memory(
         fsdp=devices.fsdp,
         remat=remat,

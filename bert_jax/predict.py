@@ -14,14 +14,16 @@ from bert_jax import pretrained, tasks
 from bert_jax.config import BertConfig, Pretraining, TaskFields
 from bert_jax.data.batches import Arrays, Features, RowBatches
 from bert_jax.data.rows import Row
-from bert_jax.devices import Devices, set_up
+from bert_jax.devices import Devices
 from bert_jax.errors import InputError
 from bert_jax.heads import BertForPreTraining
 from bert_jax.model import Bert
 from bert_jax.runs import layout
 from bert_jax.runs.workdir import write_json
+from bert_jax.runtime import set_up
 from bert_jax.tokenizers import Tokenizer
 from bert_jax.training.evaluate import evaluate, over_seeds, run
+from bert_jax.training.step import evaluate_step
 
 MASK = "[MASK]"
 
@@ -170,7 +172,7 @@ class PretrainedBert:
 
     @cached_property
     def _predict(self) -> Callable:
-        return Devices("single", self.batch_size).evaluate_step(self._task.loss_fn)
+        return Devices("single", self.batch_size).wrap(evaluate_step, returns_state=False, loss_fn=self._task.loss_fn)
 
     @cached_property
     def _mlm(self) -> Callable:

@@ -111,7 +111,7 @@ sweep["first"] = first
 
 
 def test_a_sweep_is_planned_whose_runs_have_yet_to_be_made(folder, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr("bert_jax.devices.pretend_devices", lambda count: None)  # this process has its devices
+    monkeypatch.setattr("bert_jax.runtime.pretend_devices", lambda count: None)  # this process has its devices
     text = """
 from dataclasses import replace
 sweep = {"first": experiment, "second": replace(experiment, init_from="run:first", model=None, steps=3)}

@@ -16,7 +16,7 @@ import numpy as np
 import optax
 import pytest
 
-from bert_jax import devices, tokenizers
+from bert_jax import runtime, tokenizers
 from bert_jax.config import BertConfig, Experiment, Optimizer, Pretraining, preset
 from bert_jax.data.prepare import prepare
 from bert_jax.devices import Devices
@@ -24,6 +24,7 @@ from bert_jax.errors import InputError
 from bert_jax.runs.checkpoint import Checkpoints
 from bert_jax.tasks.pretraining import PretrainingTask
 from bert_jax.training import loop, optimizer
+from bert_jax.training.step import TrainState, train_step
 
 CONFIG = BertConfig(
     vocab_size=56,
@@ -67,10 +68,10 @@ KEEP_GRADIENT = optax.GradientTransformation(
 )
 
 
-def make_state(task: PretrainingTask, transformation: optax.GradientTransformation) -> loop.TrainState:
+def make_state(task: PretrainingTask, transformation: optax.GradientTransformation) -> TrainState:
     params = task.model.init(jax.random.key(0), uneven_batch())["params"]
     zero, key = jnp.zeros((), jnp.int32), jax.random.key(1)
-    return loop.TrainState(zero, params, transformation.init(params), key, transformation)
+    return TrainState(zero, params, transformation.init(params), key, transformation)
 
 
 @cache
@@ -78,7 +79,7 @@ def gradient(config: BertConfig, way: str, fsdp: int = 0, microbatches: int = 1,
     """Gradients of MLM and NSP, and sums, of the uneven batch."""
     task = PretrainingTask(Pretraining(), config, NoTokenizer())
     devices = Devices(way, ROWS, fsdp)
-    step = devices.train_step(loop.train_step, loss_fn=task.loss_fn, microbatches=microbatches)
+    step = devices.wrap(train_step, loss_fn=task.loss_fn, microbatches=microbatches)
     state, sums = step(devices.make(lambda: make_state(task, KEEP_GRADIENT)), uneven_batch(length))
     return jax.device_get((state.opt_state, sums))
 
@@ -125,8 +126,8 @@ def trace(config: BertConfig, devices: Devices, length: int = 12, **options):
     task = PretrainingTask(Pretraining(), config, NoTokenizer())
     transformation = optimizer.make(Optimizer(), 10)
     state = devices.shapes(jax.eval_shape(lambda: make_state(task, transformation)))
-    batch = uneven_batch(length)
-    return state, devices.trace_train_step(state, batch, loop.train_step, loss_fn=task.loss_fn, **options)
+    step = devices.wrap(train_step, loss_fn=task.loss_fn, **options)
+    return state, step.trace(state, uneven_batch(length))
 
 
 def moved(text: str) -> list[tuple[int, ...]]:
@@ -224,7 +225,7 @@ def test_devices_that_cannot_share_say_why(options, message):
 def test_a_process_that_nobody_joins_says_what_is_missing(monkeypatch):
     monkeypatch.setenv("JAX_PROCESS_ID", "0")
     with pytest.raises(InputError, match="set JAX_COORDINATOR_ADDRESS"):
-        devices.join_hosts()
+        runtime.join_hosts()
 
 
 # Several hosts ----------------------------------------------------------------------------------------------------
@@ -233,8 +234,8 @@ HOST = """
 import sys
 from pathlib import Path
 sys.path.insert(0, sys.argv[3])
-from bert_jax import devices
-devices.join_hosts()
+from bert_jax import runtime
+runtime.join_hosts()
 from test_devices import train_on_eight
 train_on_eight(Path(sys.argv[1]), Path(sys.argv[2]), "pmap", "mesh")
 """

@@ -14,7 +14,7 @@ from bert_jax.errors import InputError
 from bert_jax.interop.table import Notes
 from bert_jax.losses import Mean, Outcome
 from bert_jax.training import optimizer
-from bert_jax.training.loop import TrainState, train_step
+from bert_jax.training.step import TrainState, train_step
 
 MODEL = BertConfig(num_layers=4)
 SHARED = replace(MODEL, num_layer_groups=2)
@@ -56,8 +56,8 @@ def trained(fields, steps=3, config=MODEL):
     def of_batch(params, batch, key):
         return loss_fn(params, batch["x"], key, config)
 
-    held = optimizer.hold(of_batch, optimizer.frozen(params, fields, config))
-    step = jax.jit(partial(train_step, loss_fn=held))
+    frozen = optimizer.frozen(params, fields, config)
+    step = jax.jit(partial(train_step, loss_fn=of_batch, frozen=frozen))
     moves = []
     for _ in range(steps):
         before = state.params

@@ -14,6 +14,7 @@ from bert_jax.data.rows import Row
 from bert_jax.devices import Devices
 from bert_jax.errors import InputError
 from bert_jax.training.evaluate import run
+from bert_jax.training.step import evaluate_step
 
 SMALL = replace(MODEL, num_layers=1, max_position_embeddings=16)
 
@@ -41,7 +42,9 @@ def test_rows_may_have_different_numbers_of_choices(tokenizer):
     rows = [Row({"context": "red", "choices": NAMES[:n]}, f"f:{n}") for n in (2, 9, 3)]
     params = task.model.init(jax.random.key(0), tasks.dummy_batch(task))["params"]
     batches = task.predict_batches(rows, batch_size=4)
-    _, _, predictions = run(Devices("single", 4).evaluate_step(task.loss_fn), params, batches)
+    _, _, predictions = run(
+        Devices("single", 4).wrap(evaluate_step, returns_state=False, loss_fn=task.loss_fn), params, batches
+    )
     answers = task.decode(predictions, batches.features, rows)
     for row, answer in zip(rows, answers, strict=True):
         assert len(answer["probabilities"]) == len(row.values["choices"])

@@ -6,13 +6,11 @@ import jax
 import jax.extend
 import numpy as np
 import pytest
-from jax.sharding import NamedSharding
 from test_devices import KEEP_GRADIENT, ROWS, NoTokenizer, make_state, uneven_batch
 from tiny import MODEL, pretraining
 
 from bert_jax import flops, plan
 from bert_jax.config import BertConfig, Pretraining, preset
-from bert_jax.devices import ROWS as ROWS_SPEC
 from bert_jax.devices import Devices
 from bert_jax.errors import InputError
 from bert_jax.tasks.pretraining import PretrainingTask
@@ -58,8 +56,8 @@ def activations(config: BertConfig) -> int:
     task = PretrainingTask(Pretraining(), config, NoTokenizer())
     devices = Devices("single", ROWS)
     state = devices.shapes(jax.eval_shape(lambda: make_state(task, KEEP_GRADIENT)))
-    traced = devices.trace_train_step(state, uneven_batch(24), train_step, loss_fn=task.loss_fn)
-    return traced.lower().compile(plan.KEEP_REMAT).memory_analysis().temp_size_in_bytes
+    step = devices.wrap(train_step, loss_fn=task.loss_fn)
+    return step.trace(state, uneven_batch(24)).lower().compile(plan.KEEP_REMAT).memory_analysis().temp_size_in_bytes
 
 
 def test_remat_takes_less_memory_and_gives_the_same_gradient():
@@ -70,7 +68,7 @@ def test_remat_takes_less_memory_and_gives_the_same_gradient():
         task = PretrainingTask(Pretraining(), replace(config, remat=value), NoTokenizer())
         devices = Devices("single", ROWS)
         state = devices.make(lambda t=task: make_state(t, KEEP_GRADIENT))
-        found.append(jax.device_get(devices.train_step(train_step, loss_fn=task.loss_fn)(state, uneven_batch())[0]))
+        found.append(jax.device_get(devices.wrap(train_step, loss_fn=task.loss_fn)(state, uneven_batch())[0]))
     for a, b in zip(jax.tree.leaves(found[0].opt_state), jax.tree.leaves(found[1].opt_state), strict=True):
         np.testing.assert_allclose(b, a, rtol=1e-5, atol=1e-5 * np.abs(a).max())
 
@@ -102,10 +100,8 @@ def assert_as_compiled(run: loop.Run, batch: dict[str, np.ndarray], layout: plan
     """The step that a run would take, compiled from its real state and batch, has the arguments and needs planned."""
     devices = Devices("mesh", len(batch["input_ids"]), layout.fsdp, jax.devices()[: layout.fsdp])
     state = devices.make(lambda: loop.random_state(run, optimizer.make(run.experiment.optimizer, 100, MODEL)))
-    step = devices.compile_train_step(train_step, loss_fn=run.task.loss_fn, microbatches=1)
-    rows = NamedSharding(devices.mesh, ROWS_SPEC)
-    with jax.set_mesh(devices.mesh):
-        found = step.lower(state, jax.device_put(batch, rows)).compile().memory_analysis()
+    step = devices.wrap(train_step, loss_fn=run.task.loss_fn, microbatches=1)
+    found = step.trace(state, batch).lower().compile().memory_analysis()
     # Of `argument_size` but for the step's number and its key, of a few bytes.
     arrays = layout.parameters + layout.optimizer + sum(x.nbytes for x in batch.values()) // layout.fsdp
     assert found.argument_size_in_bytes == pytest.approx(arrays, abs=64)

@@ -16,6 +16,7 @@ from bert_jax.devices import Devices
 from bert_jax.errors import InputError
 from bert_jax.tasks.question_answering import BEGINNING, NO_SPAN
 from bert_jax.training.evaluate import run
+from bert_jax.training.step import evaluate_step
 
 SMALL = replace(MODEL, num_layers=1, max_position_embeddings=64)
 
@@ -131,7 +132,9 @@ def test_a_model_answers_with_scores_and_positions(tokenizer):
     rows = [question(context_of(n, n), [], str(n)) for n in (3, 40, 90)]
     params = task.model.init(jax.random.key(0), tasks.dummy_batch(task))["params"]
     batches = task.predict_batches(rows, batch_size=4)
-    _, _, predictions = run(Devices("single", 4).evaluate_step(task.loss_fn), params, batches)
+    _, _, predictions = run(
+        Devices("single", 4).wrap(evaluate_step, returns_state=False, loss_fn=task.loss_fn), params, batches
+    )
     for row, answer in zip(rows, task.decode(predictions, batches.features, rows), strict=True):
         assert row.values["context"][answer["start"] : answer["end"]] == answer["answer"] != ""
         assert len(answer["candidates"]) == 5

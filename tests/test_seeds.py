@@ -4,7 +4,6 @@ import json
 import shutil
 import statistics
 from dataclasses import replace
-from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -14,7 +13,7 @@ from tiny import MODEL, WORDS
 
 from bert_jax import tokenizers
 from bert_jax.config import Experiment, Optimizer, SequenceClassification
-from bert_jax.devices import Devices
+from bert_jax.devices import Devices, WrappedStep
 from bert_jax.errors import InputError
 from bert_jax.losses import Mean, Outcome
 from bert_jax.predict import evaluate_source, load
@@ -96,9 +95,10 @@ def test_several_steps_at_once_are_single_steps(sharding):
     batches = [linear_batch(seed) for seed in range(3)]
     together = {name: np.stack([batch[name] for batch in batches], axis=1) for name in batches[0]}
     states = tuple(linear_state(seed) for seed in range(3))
-    assert devices.fits(several_steps, states, together, loss_fn=linear)
-    at_once, sums = devices.train_step(several_steps, loss_fn=linear)(states, together)
-    single = devices.train_step(train_step, loss_fn=linear)
+    several = devices.wrap(several_steps, loss_fn=linear)
+    assert several.fits(states, together)
+    at_once, sums = several(states, together)
+    single = devices.wrap(train_step, loss_fn=linear)
     for seed in range(3):
         expected, expected_sums = single(linear_state(seed), batches[seed])
         np.testing.assert_allclose(at_once[seed].params["kernel"], expected.params["kernel"], rtol=1e-5)
@@ -111,23 +111,17 @@ def test_several_steps_at_once_are_single_steps(sharding):
     [(True, True, 16, True), (True, False, 16, False), (True, True, 8, False), (False, True, 16, False)],
     ids=["at once", "no memory", "other shapes", "cpu"],
 )
-def test_a_loop_takes_seeds_at_once_where_it_can(monkeypatch, parallel, fits, rows, at_once):
+def test_seeds_take_their_steps_at_once_where_that_is_possible_and_faster(monkeypatch, parallel, fits, rows, at_once):
     monkeypatch.setattr(Devices, "parallel", parallel)
-    monkeypatch.setattr(Devices, "fits", lambda *args, **options: fits)
-    trained = loop.Loop.__new__(loop.Loop)
-    trained.devices, trained.options, calls = Devices("single", 16), {}, []
-    for name, step in (("compiled", train_step), ("together", several_steps)):
-        wrapped = trained.devices.train_step(step, loss_fn=linear)
-        setattr(trained, name, lambda *args, name=name, wrapped=wrapped: calls.append(name) or wrapped(*args))
-    members = [SimpleNamespace(experiment=SimpleNamespace(seed=s), state=linear_state(s)) for s in (0, 1)]
-    batches = {0: linear_batch(0), 1: linear_batch(1, rows)}
-    sums = trained._step(members, batches)
-    assert calls == (["together"] if at_once else ["compiled", "compiled"])
-    single = trained.devices.train_step(train_step, loss_fn=linear)
-    for seed in (0, 1):
-        expected, expected_sums = single(linear_state(seed), batches[seed])
-        np.testing.assert_allclose(members[seed].state.params["kernel"], expected.params["kernel"], rtol=1e-5)
-        np.testing.assert_allclose(sums[seed]["losses"]["loss"].sum, expected_sums["losses"]["loss"].sum, rtol=1e-5)
+    monkeypatch.setattr(WrappedStep, "fits", lambda *args: fits)
+    several = Devices("single", 16).wrap(several_steps, loss_fn=linear)
+    states, batches = [linear_state(0), linear_state(1)], [linear_batch(0), linear_batch(1, rows)]
+    stacked = loop.stack_seeds(several, states, batches)
+    assert (stacked is not None) == at_once
+    if stacked is not None:
+        assert stacked["x"].shape == (16, 2, 8)
+        np.testing.assert_array_equal(stacked["x"][:, 1], batches[1]["x"])
+    assert loop.stack_seeds(several, states[:1], batches[:1]) is None
 
 
 def scripted(monkeypatch, figures):

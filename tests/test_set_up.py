@@ -8,7 +8,7 @@ import pytest
 
 COMPILES = """
 import jax
-from bert_jax.devices import set_up
+from bert_jax.runtime import set_up
 
 set_up()
 

@@ -14,6 +14,7 @@ from bert_jax.data.rows import Row
 from bert_jax.devices import Devices
 from bert_jax.errors import InputError
 from bert_jax.training.evaluate import run
+from bert_jax.training.step import evaluate_step
 
 SMALL = replace(QUIET, num_layers=1, max_position_embeddings=64)
 LABELS = ("B-LOC", "I-LOC", "O")
@@ -97,12 +98,16 @@ def test_a_model_answers_for_every_word_of_every_sentence(tokenizer):
     rows = [sentence(n, n) for n in (5, 400, 1, 17, 60)]
     params = task.model.init(jax.random.key(0), tasks.dummy_batch(task))["params"]
     batches = task.predict_batches(rows, batch_size=8)
-    _, _, predictions = run(Devices("single", 8).evaluate_step(task.loss_fn), params, batches)
+    _, _, predictions = run(
+        Devices("single", 8).wrap(evaluate_step, returns_state=False, loss_fn=task.loss_fn), params, batches
+    )
     answers = task.decode(predictions, batches.features, rows)
     assert [len(answer["words"]) for answer in answers] == [5, 400, 1, 17, 60]
     # Computed alone, and so without padding, a sentence gets the same tags with the same probabilities.
     alone = task.predict_batches(rows[3:4], batch_size=1)
-    _, _, predictions = run(Devices("single", 1).evaluate_step(task.loss_fn), params, alone)
+    _, _, predictions = run(
+        Devices("single", 1).wrap(evaluate_step, returns_state=False, loss_fn=task.loss_fn), params, alone
+    )
     (expected,) = task.decode(predictions, alone.features, rows[3:4])
     assert [word["tag"] for word in answers[3]["words"]] == [word["tag"] for word in expected["words"]]
     found = [[word["probability"] for word in answer["words"]] for answer in (answers[3], expected)]

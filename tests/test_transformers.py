@@ -12,7 +12,7 @@ from bert_jax.config import Optimizer
 from bert_jax.interop import huggingface, table
 from bert_jax.losses import Outcome
 from bert_jax.training import optimizer
-from bert_jax.training.loop import TrainState, train_step
+from bert_jax.training.step import TrainState, train_step
 
 SIZES = {
     "vocab_size": 61,

@@ -1,7 +1,6 @@
 """Checkpoints of a run: parameters, optimizer state and some JSON, each an item of its own. The only Orbax import."""
 
 import copy
-import logging
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,14 +15,6 @@ from bert_jax.errors import InputError
 
 # Old checkpoints are moved here before they are removed: a kill in the middle leaves no half one among the whole.
 DELETED = "deleted"
-
-
-def _not_of_orbax(record: logging.LogRecord) -> bool:
-    return "orbax" not in record.pathname
-
-
-# It logs a failure once for each of its threads, pages of it, and raises it too.
-logging.getLogger("absl").addFilter(_not_of_orbax)
 
 
 def _args(kind: str, **items: Any) -> ocp.args.Composite:

@@ -45,7 +45,7 @@ def evaluate(
     """Runs all of `batches` once and scores what the model says.
 
     Args:
-      step: `Devices.evaluate_step` of the task's loss function.
+      step: `training.step.evaluate_step` with the task's loss function, wrapped by `Devices.wrap`.
       progress: called with (batches done, batches in all).
     """
     losses, metrics, predictions = run(step, params, batches, progress)

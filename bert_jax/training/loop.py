@@ -15,18 +15,19 @@ import optax
 from bert_jax import flops, pretrained, tasks, tokenizers
 from bert_jax.config import Experiment
 from bert_jax.data.batches import Arrays, prefetch
-from bert_jax.devices import Devices, is_first_host, set_up
+from bert_jax.devices import Devices, WrappedStep
 from bert_jax.errors import InputError
 from bert_jax.pretrained import Source
 from bert_jax.runs import layout
 from bert_jax.runs.checkpoint import Checkpoints
 from bert_jax.runs.workdir import Workdir, write_json
+from bert_jax.runtime import is_first_host, set_up
 from bert_jax.tasks import Task
 from bert_jax.tokenizers import Tokenizer
 from bert_jax.training import optimizer
 from bert_jax.training.evaluate import Evaluation, add, divide, evaluate, mean_figures, over_seeds
 from bert_jax.training.progress import Progress, Stop, Trace
-from bert_jax.training.step import TrainState, several_steps, train_step
+from bert_jax.training.step import TrainState, evaluate_step, several_steps, train_step
 
 
 @dataclass(frozen=True)
@@ -304,6 +305,19 @@ class Member:
             self.best.close()
 
 
+def stack_seeds(several: WrappedStep, states: Sequence[TrainState], batches: Sequence[Arrays]) -> Arrays | None:
+    """Returns the batches of several seeds as one batch for `several`, or None where seeds take their steps in turn.
+
+    At once is faster on accelerators, if memory allows. Batches of different shapes are not padded to one shape: with
+    other shapes a seed gets other dropout than in a run of its own.
+    """
+    shapes = {tuple(x.shape for x in batch.values()) for batch in batches}
+    if len(states) == 1 or len(shapes) > 1 or not several.devices.parallel:
+        return None
+    stacked = {name: np.stack([batch[name] for batch in batches], axis=1) for name in batches[0]}
+    return stacked if several.fits(tuple(states), stacked) else None
+
+
 class Loop:
     """The loop of a run with one seed or several: steps, figures, evaluations and checkpoints, each when it is due."""
 
@@ -324,11 +338,11 @@ class Loop:
         self.schedule = optimizer.learning_rate(e.optimizer, e.steps)
         self.start = self._begin()
         assert e.model is not None
-        held = optimizer.frozen(self.members[0].state.params, e.optimizer, e.model)
-        self.options = {"loss_fn": optimizer.hold(self.task.loss_fn, held), "microbatches": e.microbatches}
-        self.compiled = self.devices.train_step(train_step, **self.options)
-        self.together = self.devices.train_step(several_steps, **self.options)
-        self.compiled_eval = self.devices.evaluate_step(self.task.loss_fn)
+        frozen = optimizer.frozen(self.members[0].state.params, e.optimizer, e.model)
+        options = {"loss_fn": self.task.loss_fn, "microbatches": e.microbatches, "frozen": frozen}
+        self.compiled = self.devices.wrap(train_step, **options)
+        self.together = self.devices.wrap(several_steps, **options)
+        self.compiled_eval = self.devices.wrap(evaluate_step, returns_state=False, loss_fn=self.task.loss_fn)
 
     def _begin(self) -> int:
         """Gives every seed its state, and returns the step they are at: the last that all still running ones saved."""
@@ -399,16 +413,12 @@ class Loop:
     def _step(self, active: Sequence[Member], batches: dict[int, Arrays]) -> list[Any]:
         """Takes a step with each seed and returns its sums: in one program where memory allows, else in turn."""
         mine = [batches[member.experiment.seed] for member in active]
-        # A batch padded to another one's shape would get other dropout than in a run of its own.
-        alike = len({tuple(x.shape for x in batch.values()) for batch in mine}) == 1
-        if len(active) > 1 and alike and self.devices.parallel:
-            states = tuple(member.state for member in active)
-            together = {name: np.stack([batch[name] for batch in mine], axis=1) for name in mine[0]}
-            if self.devices.fits(several_steps, states, together, **self.options):
-                states, found = self.together(states, together)
-                for member, state in zip(active, states, strict=True):
-                    member.state = state
-                return found
+        together = stack_seeds(self.together, [member.state for member in active], mine)
+        if together is not None:
+            states, found = self.together(tuple(member.state for member in active), together)
+            for member, state in zip(active, states, strict=True):
+                member.state = state
+            return found
         found = []
         for member, batch in zip(active, mine, strict=True):
             member.state, sums = self.compiled(member.state, batch)
@@ -422,7 +432,7 @@ class Loop:
         # Hosts hear of the signal at different steps; asking all of them costs a wait, so it is done now and then.
         if self.devices.hosts == 1:
             return stop.requested
-        return step % 10 == 0 and self.devices.agree(stop.requested)
+        return step % 10 == 0 and self.devices.any_host(stop.requested)
 
     def _size(self, batch: Arrays) -> tuple[int, int]:
         """Positions of the whole batch, and operations to compute it."""

@@ -1,6 +1,5 @@
 """How weights move: the learning rate over time and depth, AdamW with BERT's details, what decays, what is frozen."""
 
-from collections.abc import Callable
 from functools import lru_cache
 from typing import Any
 
@@ -93,18 +92,6 @@ def check_apart(count: int, config: BertConfig, field: str) -> None:
             f"{field}: layers {count} and {count + 1} share their weights; choose 0, {config.num_layers} or where a "
             f"group of the model's {config.layer_groups} ends"
         )
-
-
-def hold(loss_fn: Callable, held: optax.Params) -> Callable:
-    """Returns `loss_fn` with the parameters marked in `held` taken as constants, so that no gradient is computed there.
-
-    Nothing below the lowest parameter that learns is then part of the backward pass.
-    """
-
-    def constant(params: optax.Params) -> optax.Params:
-        return jax.tree.map(lambda x, stays: jax.lax.stop_gradient(x) if stays else x, params, held)
-
-    return lambda params, *args: loss_fn(constant(params), *args)
 
 
 def scale_by_depth(fields: Optimizer, steps: int, config: BertConfig) -> optax.GradientTransformation:

@@ -1,4 +1,4 @@
-"""The training step: the only one there is, for pre-training, fine-tuning and distillation alike."""
+"""The steps that devices run: one training step for every task, several of it at once, and one for evaluation."""
 
 from collections.abc import Callable
 from functools import partial
@@ -29,6 +29,7 @@ def train_step(
     loss_fn: Callable,
     axis_name: str | None = None,
     microbatches: int = 1,
+    frozen: Any = None,
 ) -> tuple[TrainState, dict[str, dict[str, Mean]]]:
     """Takes one step: the only one there is, for pre-training, fine-tuning and distillation alike.
 
@@ -41,6 +42,8 @@ def train_step(
       loss_fn: (params, batch, key) -> Outcome.
       axis_name: the mapped axis to sum over, where the batch is split over devices.
       microbatches: parts of the batch, computed one after another; must divide the rows of this device.
+      frozen: a bool for each parameter, True where no gradient is computed; None = a gradient for all. Nothing below
+        the lowest parameter that learns is then part of the backward pass.
 
     Returns:
       The new state, and {"losses": {name: Mean}, "metrics": {name: Mean}, "tokens": int32 []} over the global batch.
@@ -56,6 +59,8 @@ def train_step(
     counts = total({name: loss.count for name, loss in loss_fn(state.params, batch, key).losses.items()})
 
     def objective(params: Any, part: dict[str, jax.Array], part_key: jax.Array) -> tuple[jax.Array, Any]:
+        if frozen is not None:
+            params = jax.tree.map(lambda x, stays: jax.lax.stop_gradient(x) if stays else x, params, frozen)
         outcome = loss_fn(params, part, part_key)
         value = sum(loss.sum / jnp.maximum(counts[name], 1) for name, loss in outcome.losses.items())
         return value, {"losses": outcome.losses, "metrics": outcome.metrics}
@@ -105,3 +110,23 @@ def several_steps(
 
     parts = [of_state(i) for i in range(len(states))]
     return tuple(state for state, _ in parts), [sums for _, sums in parts]
+
+
+def evaluate_step(
+    params: Any, batch: dict[str, jax.Array], *, loss_fn: Callable, axis_name: str | None = None
+) -> tuple[Any, dict[str, jax.Array]]:
+    """Evaluates one batch, without dropout.
+
+    Args:
+      batch: arrays [rows of this device, ...].
+      axis_name: the mapped axis to sum and gather over, where the batch is split over devices.
+
+    Returns:
+      ((losses, metrics), predictions) over the global batch: two dicts of Mean, and a dict of arrays [rows, ...].
+    """
+    outcome = loss_fn(params, batch, None)
+    sums, predictions = (outcome.losses, outcome.metrics), outcome.predictions
+    if axis_name is not None:
+        gather = partial(jax.lax.all_gather, axis_name=axis_name, tiled=True)
+        sums, predictions = jax.lax.psum(sums, axis_name), jax.tree.map(gather, predictions)
+    return sums, predictions

@@ -119,7 +119,7 @@ def our_step(config: BertConfig, batch: dict[str, np.ndarray]) -> Callable[[], i
         return TrainState(jnp.zeros((), jnp.int32), params, change.init(params), jax.random.key(0), change)
 
     state = devices.make(start)
-    compiled = devices.train_step(train_step, loss_fn=task.loss_fn)
+    compiled = devices.wrap(train_step, loss_fn=task.loss_fn)
 
     def step() -> int:
         nonlocal state

@@ -116,8 +116,8 @@ def our_steps(folder: Path, texts: str, frozen_layers: int | None = None) -> Cal
     params = task.model.init(jax.random.key(0), tasks.dummy_batch(task))["params"]
     params, _ = pretrained.fit(params, source)
     state = TrainState(jax.numpy.zeros((), np.int32), params, change.init(params), jax.random.key(0), change)
-    held = optimizer.frozen(params, chosen, source.config)
-    compiled = devices.train_step(train_step, loss_fn=optimizer.hold(task.loss_fn, held))
+    frozen = optimizer.frozen(params, chosen, source.config)
+    compiled = devices.wrap(train_step, loss_fn=task.loss_fn, frozen=frozen)
     batches = prefetch(task.train_batches(batch_size=BATCH, steps=100_000, seed=0), 0, 100_000)
     before: dict[str, Any] = {}
 

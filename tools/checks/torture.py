@@ -29,8 +29,8 @@ import numpy as np
 from bert_jax import samples, tokenizers
 from bert_jax.config import BertConfig, Experiment, Pretraining
 from bert_jax.data.prepare import prepare
-from bert_jax.devices import pretend_devices
 from bert_jax.runs import checkpoint
+from bert_jax.runtime import pretend_devices
 from bert_jax.training import loop
 
 # Of each stage, which time it begins (drawn from 1 to so many) a kill waits for, and how long then, in seconds at most.

@@ -1,0 +1,120 @@
+"""What this process does to its machine: memory allocator, compilation cache, log, pretended devices, joining hosts."""
+
+import ctypes
+import hashlib
+import logging
+import os
+import platform
+import resource
+import sys
+import time
+from functools import cache
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+from jax.experimental import multihost_utils
+
+from bert_jax.errors import InputError
+
+
+@cache
+def set_up() -> None:
+    """Makes this process start fast and, on a CPU, take steps fast. A second call does nothing.
+
+    Compiled programs are stored in the user's cache folder, where the next process finds them. The environment variable
+    JAX_COMPILATION_CACHE_DIR names another folder; JAX_ENABLE_COMPILATION_CACHE=false stores nothing.
+
+    On Linux, the C library keeps freed memory. XLA allocates all its working memory again at each step, and otherwise
+    the kernel fills it with zeros, page by page: a third of a small model's step on a CPU. Threads that exist before
+    the call have a memory of their own, which is still given back. So call this before anything touches a device.
+    """
+    _keep_freed_memory()
+    _use_compilation_cache()
+    logging.getLogger("absl").addFilter(_is_not_from_orbax)
+
+
+def _keep_freed_memory() -> None:
+    libc = ctypes.CDLL(None) if sys.platform == "linux" else None
+    if libc and hasattr(libc, "gnu_get_libc_version"):
+        arena_max, mmap_max, trim_threshold = -8, -4, -1  # of glibc's malloc.h
+        libc.mallopt(arena_max, 1)
+        libc.mallopt(mmap_max, 0)
+        libc.mallopt(trim_threshold, 2**31 - 1)
+
+
+def _use_compilation_cache() -> None:
+    if jax.config.values["jax_compilation_cache_dir"] is None:
+        home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+        # One folder for each kind of processor: several machines may share a home.
+        kind = hashlib.sha256(f"{platform.machine()} {_processor_features()}".encode()).hexdigest()[:8]
+        jax.config.update("jax_compilation_cache_dir", str(home / "bert_jax" / f"compiled-{kind}"))
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
+
+
+def _processor_features() -> str:
+    """Returns the processor's instruction sets on Linux, an empty text elsewhere."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return ""
+    return next((line for line in lines if line.startswith(("flags", "Features"))), "")
+
+
+def _is_not_from_orbax(record: logging.LogRecord) -> bool:
+    # Orbax logs a failure once for each of its threads, pages of it, and raises it too.
+    return "orbax" not in record.pathname
+
+
+def join_hosts() -> None:
+    """Makes this process one of a run on several hosts. Call it before anything else touches a device.
+
+    Cloud TPU, Slurm, Kubernetes and Open MPI tell each process which others belong to the run. Elsewhere every process
+    needs the environment variables JAX_COORDINATOR_ADDRESS (host:port of the first process), JAX_NUM_PROCESSES and
+    JAX_PROCESS_ID.
+
+    Raises:
+      InputError: the processes of the run are not known, or the others did not connect in time.
+    """
+    names = ("JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
+    try:
+        processes, number = (int(os.environ[name]) if name in os.environ else None for name in names)
+        jax.config.update("jax_cpu_collectives_implementation", "gloo")
+        # A process that fails tells the others when it ends, and waits for them: at most a minute instead of five.
+        jax.distributed.initialize(num_processes=processes, process_id=number, shutdown_timeout_seconds=60)
+        multihost_utils.sync_global_devices("joined")
+    except (ValueError, RuntimeError) as error:
+        raise InputError(
+            f"several hosts: {error}; set JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID in each "
+            "process, or start it through Slurm, Open MPI, Kubernetes or a TPU pod's tools"
+        ) from None
+
+
+def pretend_devices(count: int) -> None:
+    """Makes JAX see `count` CPU devices and no others. Call it before anything touches a device."""
+    jax.config.update("jax_platforms", "cpu")
+    jax.config.update("jax_num_cpu_devices", count)
+
+
+def is_first_host() -> bool:
+    """Returns whether this process is the one that writes files."""
+    return jax.process_index() == 0
+
+
+def measured_flops(size: int = 1024) -> float:
+    """Returns floating-point operations a second of a float32 matrix product on the first device: the best of five."""
+    x = jnp.ones((size, size), jnp.float32)
+    multiply = jax.jit(jnp.matmul)
+    multiply(x, x).block_until_ready()
+    seconds = []
+    for _ in range(5):
+        began = time.perf_counter()
+        multiply(x, x).block_until_ready()
+        seconds.append(time.perf_counter() - began)
+    return 2 * size**3 / min(seconds)
+
+
+def peak_memory() -> int:
+    """Returns the most bytes that this process has had in memory at one time."""
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
