@@ -9,7 +9,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from bert_jax import tokenizers
+from bert_jax import sources, tokenizers
 from bert_jax.config import (
     BertConfig,
     Experiment,
@@ -55,6 +55,14 @@ def read_experiment(workdir: Path) -> Experiment:
         raise InputError(f"{path}: {error}; it should be as `bert_jax train` wrote it") from None
 
 
+_ELSEWHERE = {"run": "another run of the same sweep, in an experiment file", "tfds": "a data set"}
+
+
+def is_workdir(path: str | Path) -> bool:
+    """True if the folder is the workdir of a run."""
+    return Path(path, layout.EXPERIMENT).exists()
+
+
 def open_source(source: str | Path, *, strict: bool = True) -> Source:
     """Opens a SOURCE: a run's workdir, a Hugging Face folder, "hf:org/name", or a Google TensorFlow checkpoint.
 
@@ -66,12 +74,12 @@ def open_source(source: str | Path, *, strict: bool = True) -> Source:
     Raises:
       InputError: there is no such thing, it is none of these, incomplete, or its model and tokenizer disagree.
     """
-    path = huggingface.fetch(str(source)) if str(source).startswith(huggingface.PREFIX) else Path(source)
-    run, _, step = str(source).rpartition("@")
-    if (path / layout.EXPERIMENT).exists():
-        opened = _open_workdir(str(source), path)
-    elif step.isdecimal() and Path(run, layout.EXPERIMENT).exists():
-        opened = _open_workdir(str(source), Path(run), int(step))
+    parts = sources.parse(str(source), is_workdir)
+    if parts.kind not in ("path", "hub"):
+        raise InputError(f"{source}: holds no weights here; {parts.kind}: names {_ELSEWHERE[parts.kind]}")
+    path = huggingface.fetch(str(source)) if parts.kind == "hub" else Path(parts.name)
+    if is_workdir(path):
+        opened = _open_workdir(str(source), path, parts.step)
     elif (path / "config.json").exists():
         opened = _open_huggingface(str(source), path, strict)
     elif path.with_name(path.name + ".index").exists() or list(path.glob("*.index")):

@@ -25,7 +25,8 @@ import matplotlib
 matplotlib.use("svg")
 import matplotlib.pyplot as plt
 
-from bert_jax.cli import IN_SWEEP, load_experiments
+from bert_jax import sources
+from bert_jax.cli import load_experiments
 from bert_jax.config import Experiment, differences, to_json
 from bert_jax.pretrained import open_source
 from bert_jax.report.runs import Run, find_runs
@@ -125,7 +126,7 @@ def summary(runs: list[Run], name: str, experiment: Experiment | None) -> dict[s
     found = start(first.experiment.get("init_from") or "")
     if found:
         more["start"] = found
-    if experiment and (experiment.init_from or "").startswith(IN_SWEEP):  # which the workdir has as a path
+    if experiment and sources.parse(experiment.init_from or "").kind == "run":  # which the workdir has as a path
         changed.pop("init_from", None)
     return {
         "kind": first.kind,
@@ -141,11 +142,11 @@ def summary(runs: list[Run], name: str, experiment: Experiment | None) -> dict[s
 
 def start(source: str) -> dict[str, float]:
     """What a pre-training run that is spelt WORKDIR@STEP said of itself at that step; nothing of another source."""
-    workdir, _, step = source.rpartition("@")
-    if not step.isdecimal() or not Path(workdir, layout.METRICS).exists():
+    origin = sources.parse(source, lambda path: Path(path, layout.METRICS).exists())
+    if origin.step is None:
         return {}
-    said = find_runs([Path(workdir)])[0][0].figures
-    found = {name: said.get((name, "eval"), {}).get(int(step)) for name in FIGURES["Pretraining"]}
+    said = find_runs([Path(origin.name)])[0][0].figures
+    found = {name: said.get((name, "eval"), {}).get(origin.step) for name in FIGURES["Pretraining"]}
     return {name: round(value, 5) for name, value in found.items() if value is not None}
 
 

@@ -4,6 +4,8 @@ import os
 from dataclasses import dataclass
 from typing import Literal
 
+from bert_jax import sources
+
 
 @dataclass(frozen=True)
 class Pretraining:
@@ -43,7 +45,7 @@ class Labelled:
 
     def source(self, name: str) -> str:
         """`name` (`train` or `eval`), a file in `folder` where there is one."""
-        if not name or not self.folder or name.startswith("tfds:"):
+        if not name or not self.folder or sources.parse(name).kind == "tfds":
             return name
         form, colon, path = name.rpartition(":")
         return form + colon + os.path.join(self.folder, path)

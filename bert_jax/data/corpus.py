@@ -15,6 +15,7 @@ from typing import BinaryIO, NamedTuple
 
 import zstandard
 
+from bert_jax import sources
 from bert_jax.data import tfds
 from bert_jax.errors import InputError
 
@@ -33,10 +34,10 @@ class Source(NamedTuple):
 
     @property
     def is_tfds(self) -> bool:
-        return self.name.startswith(tfds.PREFIX)
+        return sources.parse(self.name).kind == "tfds"
 
 
-def find_sources(sources: Sequence[str]) -> list[Source]:
+def find_sources(names: Sequence[str]) -> list[Source]:
     """Resolves files, folders, glob patterns and `tfds:name:split` to sources, in a fixed order and each once.
 
     Folders are read whole, but for files whose names begin with a dot or an underscore.
@@ -44,11 +45,11 @@ def find_sources(sources: Sequence[str]) -> list[Source]:
     Raises:
       InputError: nothing was named, or something named is not there.
     """
-    if not sources:
+    if not names:
         raise InputError("no text was named; give files, folders, patterns such as 'texts/*.gz' or tfds:name:split")
     found: dict[str, Source] = {}
-    for name in sources:
-        if name.startswith(tfds.PREFIX):
+    for name in names:
+        if sources.parse(name).kind == "tfds":
             found[name] = Source(name, len(tfds.open_set(name)[0]))
             continue
         paths = _paths(name)
@@ -68,8 +69,8 @@ def _paths(name: str) -> list[Path]:
     return sorted(p for p in map(Path, glob.glob(name, recursive=True)) if p.is_file())
 
 
-def documents(sources: Sequence[str]) -> Iterator[str]:
-    """Yields the documents of `sources` in order.
+def documents(names: Sequence[str]) -> Iterator[str]:
+    """Yields the documents of the sources called `names`, in order.
 
     Plain text has blank lines between documents; JSON lines (.jsonl, .json, .ndjson) and Parquet have a field `text`;
     any of these may be compressed (.gz, .zst); TFDS sets have a feature `text`.
@@ -77,7 +78,7 @@ def documents(sources: Sequence[str]) -> Iterator[str]:
     Raises:
       InputError: a source is missing, empty, binary, not UTF-8 or otherwise not what its name says; with the line.
     """
-    for source in find_sources(sources):
+    for source in find_sources(names):
         for text, _ in read_source(source):
             yield text
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from bert_jax import sources
 from bert_jax.data import tfds
 from bert_jax.errors import InputError
 
@@ -62,7 +63,7 @@ def read_rows(source: str) -> list[Row]:
     Raises:
       InputError: the source is missing, empty, binary, not UTF-8 or not in its format, naming file and line.
     """
-    if source.startswith(tfds.PREFIX):
+    if sources.parse(source).kind == "tfds":
         elements, features = tfds.open_set(source)
         found = (tfds.plain(features, elements[number]) for number in range(len(elements)))
         return [Row(values, f"{source}: example {number}") for number, values in enumerate(found)]

@@ -1,14 +1,12 @@
 """Sets of TensorFlow Datasets by name, through `as_data_source`, so that reading one needs no TensorFlow."""
 
 import os
-import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from bert_jax import sources
 from bert_jax.errors import InputError
-
-PREFIX = "tfds:"
 
 
 def open_set(source: str) -> tuple[Sequence[dict[str, Any]], Any]:
@@ -25,11 +23,11 @@ def open_set(source: str) -> tuple[Sequence[dict[str, Any]], Any]:
     import tensorflow_datasets.question_answering
     import tensorflow_datasets.text  # these two make the field's sets known by name
 
-    match = re.fullmatch(rf"{PREFIX}([^:]+(?::\d+\.\d+\.\d+)?)(?::(.+))?", source)
-    if match is None:
+    parts = sources.parse(source)
+    if parts.kind != "tfds" or not parts.name:
         raise InputError(f"{source}: expected tfds:name[/config][:version]:split")
-    name, split = match.groups()
-    builder = _builder(tfds, name, source)
+    split = parts.split
+    builder = _builder(tfds, parts.name, source)
     known = ", ".join(builder.info.splits)
     if split is None:
         raise InputError(f"{source}: which split? write {source}:SPLIT; there are {known}")

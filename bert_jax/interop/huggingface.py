@@ -12,11 +12,10 @@ import numpy as np
 import safetensors
 from safetensors.numpy import save_file
 
+from bert_jax import sources
 from bert_jax.config import PRESETS, BertConfig
 from bert_jax.errors import InputError
 from bert_jax.interop.table import Notes, Row, Table, expand, rename_unique, to_ours, to_theirs
-
-PREFIX = "hf:"
 
 _HEADS: Table = (
     ("{classifier}/out/kernel", "C<D", "classifier.weight"),
@@ -188,7 +187,7 @@ def fetch(source: str) -> Path:
     Raises:
       InputError: it is not in the cache and cannot be downloaded.
     """
-    name = source.removeprefix(PREFIX)
+    name = sources.parse(source).name
     wanted = ["config.json", "vocab.txt", "spiece.model", "tokenizer*.json", "special_tokens_map.json"]
     try:
         folder = Path(huggingface_hub.snapshot_download(name, allow_patterns=[*wanted, "*.safetensors*"]))

@@ -1,0 +1,58 @@
+"""How a source of weights, text or rows is spelt. Pure: nothing is opened here."""
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+_PREFIXES: dict[str, Literal["hub", "run", "tfds"]] = {"hf:": "hub", "run:": "run", "tfds:": "tfds"}
+
+
+@dataclass(frozen=True)
+class Source:
+    """A source in its parts; see `parse`."""
+
+    kind: Literal["path", "hub", "run", "tfds"]
+    name: str  # the path; the hub's org/name; the other run of the sweep; the TFDS name[/config][:version]
+    step: int | None = None  # of a workdir or a run: the step of the checkpoint
+    split: str | None = None  # of a TFDS data set: its split, perhaps a slice such as train[:80%]
+
+
+def parse(text: str, is_workdir: Callable[[str], bool] | None = None) -> Source:
+    """Splits a source into its parts. Any text is a source: without a known prefix it is a path.
+
+        PATH                                     a file or a folder
+        WORKDIR@STEP                             the checkpoint of that step in a workdir
+        hf:ORG/NAME                              a model on the Hugging Face hub
+        run:NAME, run:NAME@STEP                  another run of the same sweep
+        tfds:NAME[/CONFIG][:VERSION][:SPLIT]     a data set of TensorFlow Datasets
+
+    Args:
+      is_workdir: tells whether a path is a workdir. If it is passed, PATH@STEP is split only where PATH is a workdir
+        and PATH@STEP is not, because the name of a folder may contain an @.
+
+    >>> parse("runs/bert@1000")
+    Source(kind='path', name='runs/bert', step=1000, split=None)
+    >>> parse("tfds:wikipedia/20230601.en:1.0.0:train[:1%]")
+    Source(kind='tfds', name='wikipedia/20230601.en:1.0.0', step=None, split='train[:1%]')
+    """
+    for prefix, kind in _PREFIXES.items():
+        if text.startswith(prefix):
+            rest = text.removeprefix(prefix)
+            if kind == "hub":
+                return Source(kind, rest)
+            if kind == "run":
+                return Source(kind, *_at_step(rest))
+            name, _, split = rest.partition(":")
+            if version := re.match(r"\d+\.\d+\.\d+(?=:|$)", split):
+                name, split = f"{name}:{version[0]}", split[version.end() + 1 :]
+            return Source(kind, name, split=split or None)
+    name, step = _at_step(text)
+    if step is None or (is_workdir is not None and (is_workdir(text) or not is_workdir(name))):
+        return Source("path", text)
+    return Source("path", name, step)
+
+
+def _at_step(text: str) -> tuple[str, int | None]:
+    name, _, step = text.rpartition("@")
+    return (name, int(step)) if name and step.isdecimal() else (text, None)
