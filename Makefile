@@ -1,4 +1,4 @@
-# Everything runs in a virtual environment beside this file; `make` sets it up by itself.
+# Everything runs in a virtual environment in this folder; `make` sets it up.
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
@@ -26,8 +26,9 @@ notebooks: $(VENV)/.installed-test
 
 results: $(VENV)/.installed
 	$(BIN)/python tools/results.py
+	$(BIN)/python tools/picture.py
 
-# Beam holds protobuf at 6, and with it SentencePiece at 0.2.2: in an environment of its own it holds nothing else back.
+# Beam needs protobuf 6, and so SentencePiece 0.2.2. A separate environment keeps these versions out of the main one.
 test-beam: $(VENV)-beam/.installed
 	$(VENV)-beam/bin/pytest tests/test_beam.py tests/test_store.py tests/test_corpus.py
 

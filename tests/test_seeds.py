@@ -18,7 +18,7 @@ from bert_jax.errors import InputError
 from bert_jax.losses import Mean, Outcome
 from bert_jax.predict import evaluate_source, load
 from bert_jax.runs.checkpoint import load_params
-from bert_jax.training import loop, optimizer
+from bert_jax.training import loop
 from bert_jax.training.step import TrainState, several_steps, train_step
 
 SMALL = replace(MODEL, num_layers=1)
@@ -79,9 +79,9 @@ def linear(params, batch, key):
 
 
 def linear_state(seed):
-    change = optimizer.make(Optimizer(learning_rate=0.1, warmup_share=0.0), 10)
+    optimizer = loop.optimizer.make(Optimizer(learning_rate=0.1, warmup_share=0.0), 10)
     params = {"kernel": jax.random.normal(jax.random.key(seed), (8, 4))}
-    return TrainState(jnp.int32(0), params, change.init(params), jax.random.key(seed), change)
+    return TrainState(jnp.int32(0), params, optimizer.init(params), jax.random.key(seed), optimizer)
 
 
 def linear_batch(seed, rows=16):
