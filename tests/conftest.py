@@ -16,10 +16,10 @@ os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.1"
 import jax
 import numpy as np
 import pytest
-from tiny import NAMES, WORDS, texts
 
 from bert_jax import tokenizers
 from bert_jax.data.prepare import prepare
+from helpers.corpora import NAMES, WORDS, texts
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
 

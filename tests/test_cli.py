@@ -11,8 +11,8 @@ import pytest
 
 from bert_jax import cli, pretrained, tokenizers
 from bert_jax.errors import InputError
-
-WORDS = ["red", "blue", "green", "small", "large", "old", "cat", "dog", "bird", "runs", "sleeps", "eats", "here", "now"]
+from helpers.cli import run
+from helpers.corpora import WORDS
 
 PRETRAIN = """
 from bert_jax.config import BertConfig, Experiment, Optimizer, Pretraining
@@ -33,14 +33,6 @@ sweep = {{
     "fast": Experiment(task=task, optimizer=Optimizer(learning_rate=1e-2), **base),
 }}
 """
-
-
-def run(*args: object) -> int:
-    """Runs a command in this process and returns its exit code, as `main` would."""
-    sys.argv = ["bert_jax", *map(str, args)]
-    with pytest.raises(SystemExit) as caught:
-        cli.main()
-    return int(caught.value.code or 0)
 
 
 @pytest.fixture(scope="module")

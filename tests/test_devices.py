@@ -11,9 +11,7 @@ from functools import cache
 from pathlib import Path
 
 import jax
-import jax.numpy as jnp
 import numpy as np
-import optax
 import pytest
 
 from bert_jax import runtime, tokenizers
@@ -24,54 +22,8 @@ from bert_jax.errors import InputError
 from bert_jax.runs.checkpoint import Checkpoints
 from bert_jax.tasks.pretraining import PretrainingTask
 from bert_jax.training import loop, optimizer
-from bert_jax.training.step import TrainState, train_step
-
-CONFIG = BertConfig(
-    vocab_size=56,
-    hidden_size=16,
-    num_layers=1,
-    num_heads=2,
-    intermediate_size=32,
-    max_position_embeddings=24,
-    hidden_dropout=0.0,
-    attention_dropout=0.0,
-)
-ROWS = 96  # no parameter has a dimension of this or of half of it
-
-
-class NoTokenizer:
-    pass
-
-
-def uneven_batch(length: int = 12, slots: int = 4) -> dict[str, np.ndarray]:
-    """Rows of unequal length with unequal numbers of masked tokens and some without a pair label."""
-    rng = np.random.default_rng(0)
-    present = (np.arange(length) < rng.integers(4, length + 1, ROWS)[:, None]).astype(np.int32)
-    return {
-        "input_ids": rng.integers(0, 50, (ROWS, length)).astype(np.int32) * present,
-        "token_type_ids": np.zeros((ROWS, length), np.int32),
-        "position_ids": np.tile(np.arange(length, dtype=np.int32), (ROWS, 1)),
-        "sequence_ids": present,
-        "cls_positions": np.zeros((ROWS, 1), np.int32),
-        "masked_positions": rng.integers(0, 4, (ROWS, slots)).astype(np.int32),
-        "masked_labels": rng.integers(0, 50, (ROWS, slots)).astype(np.int32),
-        "masked_weights": (rng.random((ROWS, slots)) < rng.random((ROWS, 1))).astype(np.float32),
-        "pair_labels": rng.integers(0, 2, (ROWS, 1)).astype(np.int32),
-        "pair_weights": (rng.random((ROWS, 1)) < 0.7).astype(np.float32),
-    }
-
-
-# An optimizer that moves nothing and keeps the gradient as its state, where a test can read it.
-KEEP_GRADIENT = optax.GradientTransformation(
-    lambda params: jax.tree.map(jnp.zeros_like, params),
-    lambda grads, state, params: (jax.tree.map(jnp.zeros_like, grads), grads),
-)
-
-
-def make_state(task: PretrainingTask, transformation: optax.GradientTransformation) -> TrainState:
-    params = task.model.init(jax.random.key(0), uneven_batch())["params"]
-    zero, key = jnp.zeros((), jnp.int32), jax.random.key(1)
-    return TrainState(zero, params, transformation.init(params), key, transformation)
+from bert_jax.training.step import train_step
+from helpers.steps import CONFIG, KEEP_GRADIENT, ROWS, NoTokenizer, make_state, uneven_batch
 
 
 @cache

@@ -1,7 +1,6 @@
 """Distillation: at its limits plain fine-tuning and pure matching; the teacher answers once and leaves no trace."""
 
 import json
-import sys
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -11,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from bert_jax import cli, tasks, tokenizers
+from bert_jax import tasks, tokenizers
 from bert_jax.config import BertConfig, Distillation, Experiment, Optimizer, SequenceClassification
 from bert_jax.errors import InputError
 from bert_jax.heads import BertForSequenceClassification
@@ -20,8 +19,9 @@ from bert_jax.losses import cross_entropy, soft_cross_entropy
 from bert_jax.predict import load
 from bert_jax.pretrained import Source, write_source
 from bert_jax.tasks.sequence_classification import SequenceClassificationTask
+from helpers.cli import run
+from helpers.corpora import WORDS
 
-WORDS = ["red", "blue", "green", "small", "large", "old", "cat", "dog", "bird", "runs", "sleeps", "eats", "here", "now"]
 TEACHER = BertConfig(
     vocab_size=0,
     hidden_size=24,
@@ -243,7 +243,7 @@ experiment = Experiment(
     model={STUDENT!r}, tokenizer={str(folder / "tokenizer")!r}, batch_size=8, epochs=1, sharding="single",
 )"""
         (tmp_path / "distil.py").write_text(text)
-        assert call("train", tmp_path / "distil.py", "--workdir", tmp_path / "student", "--task.temperature", 2) == 0
+        assert run("train", tmp_path / "distil.py", "--workdir", tmp_path / "student", "--task.temperature", 2) == 0
     finally:
         (tmp_path / "teacher").rename(folder / "teacher")
     stored = json.loads((tmp_path / "student/experiment.json").read_text())
@@ -258,18 +258,11 @@ experiment = Experiment(
     assert jax.tree.map(jnp.shape, of_student) == jax.tree.map(jnp.shape, alone)
     capsys.readouterr()
     (tmp_path / "in.jsonl").write_text('{"text": "red cat"}\n')
-    assert call("predict", tmp_path / "student", "--input", tmp_path / "in.jsonl") == 0
+    assert run("predict", tmp_path / "student", "--input", tmp_path / "in.jsonl") == 0
     assert json.loads(capsys.readouterr().out)["label"] in ("no", "yes")
-    assert call("evaluate", tmp_path / "student") == 0
-    assert call("convert", tmp_path / "student", tmp_path / "huggingface") == 0
+    assert run("evaluate", tmp_path / "student") == 0
+    assert run("convert", tmp_path / "student", tmp_path / "huggingface") == 0
     assert json.loads((tmp_path / "huggingface/config.json").read_text())["id2label"] == {"0": "no", "1": "yes"}
-
-
-def call(*args):
-    sys.argv = ["bert_jax", *map(str, args)]
-    with pytest.raises(SystemExit) as caught:
-        cli.main()
-    return int(caught.value.code or 0)
 
 
 def test_messages(folder, tmp_path):

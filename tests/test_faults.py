@@ -13,13 +13,13 @@ from dataclasses import replace
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from tiny import fine_tuning, lines, pretraining, silent
 
 from bert_jax.errors import InputError
 from bert_jax.runs import workdir
 from bert_jax.runs.checkpoint import Checkpoints
 from bert_jax.runs.workdir import Workdir, environment, git_revision
 from bert_jax.training import loop
+from helpers.experiments import fine_tuning, lines, pretraining, silent
 
 
 @contextmanager

@@ -7,8 +7,6 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import tokenizers as library
-from test_examples import BERT, PLAIN, ROBERTA, SPECIALS, batches, make_store, make_tokenizer, unmasked
-from tiny import MODEL, WORDS, texts
 
 from bert_jax import predict, tasks, tokenizers
 from bert_jax.config import MultipleChoice, QuestionAnswering, SequenceClassification, TokenClassification
@@ -18,6 +16,9 @@ from bert_jax.errors import InputError
 from bert_jax.tasks.labelled import sequence
 from bert_jax.tasks.question_answering import NO_SPAN
 from bert_jax.tokenizers import Frame
+from helpers.corpora import WORDS, texts
+from helpers.models import MODEL
+from helpers.stores import BERT, PLAIN, ROBERTA, SPECIALS, batches, make_store, make_tokenizer, unmasked
 
 
 @pytest.fixture(scope="module")

@@ -82,6 +82,15 @@ def test_no_file_is_too_long_to_read():
         assert len(path.read_text().splitlines()) <= limit, path
 
 
+TESTS = sorted(Path(__file__).parent.rglob("*.py"))
+
+
+@pytest.mark.parametrize("path", TESTS, ids=lambda path: path.name)
+def test_no_test_module_imports_another(path):
+    modules = {path.stem for path in TESTS if path.name.startswith("test_")} | {"conftest"}
+    assert not modules & {part for name in imported(path) for part in name.split(".")[:2]}, "move it to tests/helpers"
+
+
 def test_nothing_is_pickled():
     for path in FILES:
         assert not {name.split(".")[0] for name in imported(path)} & {"pickle", "cloudpickle", "dill", "joblib"}, path

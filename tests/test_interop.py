@@ -12,13 +12,21 @@ import pytest
 import torch
 import transformers
 from safetensors.numpy import load_file, save_file
-from test_transformers import HEADS, inputs, our_batch, torch_model
 
-from bert_jax import heads, tokenizers
+from bert_jax import heads
 from bert_jax.config import BertConfig
 from bert_jax.errors import InputError
-from bert_jax.interop import huggingface, table
+from bert_jax.interop import huggingface
 from bert_jax.predict import PretrainedBert
+from helpers.interop import (
+    HEADS,
+    assert_same_params,
+    assert_same_tensors,
+    inputs,
+    our_batch,
+    small_tokenizer,
+    torch_model,
+)
 
 ALL_HEADS = [
     *HEADS,
@@ -34,17 +42,6 @@ TINY = BertConfig(
 
 def tensors(folder) -> dict[str, np.ndarray]:
     return load_file(folder / "model.safetensors")
-
-
-def assert_same_tensors(one: dict[str, np.ndarray], other: dict[str, np.ndarray]):
-    assert one.keys() == other.keys()
-    for name, tensor in one.items():
-        assert tensor.dtype == other[name].dtype
-        assert tensor.tobytes() == other[name].tobytes(), name
-
-
-def assert_same_params(one, other):
-    assert_same_tensors(dict(table.flatten(one)), dict(table.flatten(other)))
 
 
 def load_in_transformers(folder):
@@ -75,12 +72,6 @@ def test_there_and_back_is_byte_equal(tmp_path, family, architecture):
     again = load_in_transformers(tmp_path / "ours")
     for field in ("hidden_act", "layer_norm_eps", "num_labels", "id2label", "hidden_dropout_prob", "type_vocab_size"):
         assert getattr(again.config, field) == getattr(model.config, field)
-
-
-def small_tokenizer(kind: str = "wordpiece") -> tokenizers.Tokenizer:
-    """A vocabulary of 61 pieces."""
-    texts = ["the cat sat on the mat, and the dog ran to the red house on a hill by the sea, as she said, reading"] * 3
-    return tokenizers.train(kind, texts, 61, model_type="bpe")  # unigram wants more text
 
 
 @pytest.mark.parametrize(

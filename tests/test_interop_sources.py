@@ -8,12 +8,12 @@ import pytest
 import torch
 import transformers
 from safetensors.numpy import load_file
-from test_interop import assert_same_params, assert_same_tensors, small_tokenizer
-from test_transformers import torch_model
 
 import bert_jax
 from bert_jax import pretrained
 from bert_jax.errors import InputError
+from helpers.google import checkpoint
+from helpers.interop import assert_same_params, assert_same_tensors, small_tokenizer, torch_model
 
 TEXTS = ["the cat sat on the mat", "she said", "reading by the red sea, the dog ran to the house"]
 
@@ -126,8 +126,6 @@ def test_what_is_no_source_is_named(tmp_path):
 
 def test_a_google_checkpoint_is_a_source(tmp_path):
     pytest.importorskip("tensorflow")
-    from test_interop_google import checkpoint
-
     theirs = checkpoint(tmp_path, "bert")
     small_tokenizer().save(tmp_path)
     (tmp_path / "tokenizer.json").unlink()

@@ -6,7 +6,6 @@ from dataclasses import replace
 import jax
 import numpy as np
 import pytest
-from tiny import MODEL, NAMES, assert_packed_learns_what_padded_does
 
 from bert_jax import tasks
 from bert_jax.config import MultipleChoice
@@ -15,6 +14,8 @@ from bert_jax.devices import Devices
 from bert_jax.errors import InputError
 from bert_jax.training.evaluate import run
 from bert_jax.training.step import evaluate_step
+from helpers.corpora import NAMES
+from helpers.models import MODEL, assert_packed_learns_what_padded_does
 
 SMALL = replace(MODEL, num_layers=1, max_position_embeddings=16)
 

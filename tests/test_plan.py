@@ -6,8 +6,6 @@ import jax
 import jax.extend
 import numpy as np
 import pytest
-from test_devices import KEEP_GRADIENT, ROWS, NoTokenizer, make_state, uneven_batch
-from tiny import MODEL, pretraining
 
 from bert_jax import flops, plan
 from bert_jax.config import BertConfig, Pretraining, preset
@@ -16,6 +14,9 @@ from bert_jax.errors import InputError
 from bert_jax.tasks.pretraining import PretrainingTask
 from bert_jax.training import loop, optimizer
 from bert_jax.training.step import train_step
+from helpers.experiments import pretraining
+from helpers.models import MODEL
+from helpers.steps import KEEP_GRADIENT, ROWS, NoTokenizer, make_state, uneven_batch
 
 
 def products(jaxpr) -> int:

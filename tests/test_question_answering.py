@@ -7,7 +7,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from tiny import MODEL, NAMES, assert_packed_learns_what_padded_does
 
 from bert_jax import metrics, tasks
 from bert_jax.config import QuestionAnswering
@@ -17,6 +16,8 @@ from bert_jax.errors import InputError
 from bert_jax.tasks.question_answering import BEGINNING, NO_SPAN
 from bert_jax.training.evaluate import run
 from bert_jax.training.step import evaluate_step
+from helpers.corpora import NAMES
+from helpers.models import MODEL, assert_packed_learns_what_padded_does
 
 SMALL = replace(MODEL, num_layers=1, max_position_embeddings=64)
 

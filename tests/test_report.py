@@ -7,7 +7,6 @@ from io import StringIO
 from pathlib import Path
 
 import pytest
-from fake_runs import classify, pretrain, write_bare, write_lines, write_quickstart, write_run
 from rich.console import Console
 
 from bert_jax.config import Optimizer
@@ -16,6 +15,7 @@ from bert_jax.report import print_summary, report, summary
 from bert_jax.report.charts import make_axis, tick_texts
 from bert_jax.report.runs import find_runs, group_seeds
 from bert_jax.report.tables import shared_table
+from helpers.fake_runs import classify, pretrain, write_bare, write_lines, write_quickstart, write_run
 
 
 class Page(HTMLParser):

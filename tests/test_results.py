@@ -6,9 +6,9 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from tiny import fine_tuning, pretraining, silent
 
 from bert_jax import train
+from helpers.experiments import fine_tuning, pretraining, silent
 
 ROOT = Path(__file__).parent.parent
 
@@ -102,7 +102,7 @@ def write_experiment(tool, data, folder, monkeypatch, text):
     """Writes the experiment file tuned.py, and has `tool` look for it, and write its results, in `folder`."""
     monkeypatch.setattr(tool, "EXPERIMENTS", folder)
     monkeypatch.setattr(tool, "RESULTS", folder / "results")
-    imports = f"from pathlib import Path\nfrom tiny import fine_tuning\ndata = Path({str(data)!r})\n"
+    imports = f"from pathlib import Path\nfrom helpers.experiments import fine_tuning\ndata = Path({str(data)!r})\n"
     (folder / "tuned.py").write_text(imports + text)
 
 

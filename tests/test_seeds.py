@@ -9,7 +9,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from tiny import MODEL, WORDS
 
 from bert_jax import tokenizers
 from bert_jax.config import Experiment, Optimizer, SequenceClassification
@@ -20,6 +19,9 @@ from bert_jax.predict import evaluate_source, load
 from bert_jax.runs.checkpoint import load_params
 from bert_jax.training import loop
 from bert_jax.training.step import TrainState, several_steps, train_step
+from helpers.corpora import WORDS
+from helpers.experiments import silent
+from helpers.models import MODEL
 
 SMALL = replace(MODEL, num_layers=1)
 
@@ -44,10 +46,6 @@ def experiment(tmp_path_factory):
         eval_every=3,
         checkpoint_every=3,
     )
-
-
-def silent(_):
-    pass
 
 
 def params_of(path):

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
-from tiny import MODEL, WORDS, assert_packed_learns_what_padded_does, fine_tuning, silent
+from bert_jax.training.run import resolve
 
 from bert_jax import tasks, tokenizers
 from bert_jax.config import Optimizer, SequenceClassification
@@ -18,7 +18,10 @@ from bert_jax.predict import load
 from bert_jax.pretrained import open_source
 from bert_jax.tasks.labelled import balanced_weights, label_names, sequence
 from bert_jax.tasks.sequence_classification import SequenceClassificationTask, encode_marked, marker_ids, markers_to_add
-from bert_jax.training.loop import resolve, train
+from bert_jax.training.loop import train
+from helpers.corpora import WORDS
+from helpers.experiments import fine_tuning, silent
+from helpers.models import MODEL, assert_packed_learns_what_padded_does
 
 SMALL = replace(MODEL, num_layers=1, max_position_embeddings=128)
 

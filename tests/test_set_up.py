@@ -70,7 +70,7 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
-from tiny import pretraining
+from helpers.experiments import pretraining
 from bert_jax import train
 
 def say(text):

@@ -6,7 +6,6 @@ from dataclasses import replace
 import jax
 import numpy as np
 import pytest
-from tiny import NAMES, QUIET, assert_packed_learns_what_padded_does
 
 from bert_jax import tasks
 from bert_jax.config import TokenClassification
@@ -15,6 +14,8 @@ from bert_jax.devices import Devices
 from bert_jax.errors import InputError
 from bert_jax.training.evaluate import run
 from bert_jax.training.step import evaluate_step
+from helpers.corpora import NAMES
+from helpers.models import QUIET, assert_packed_learns_what_padded_does
 
 SMALL = replace(QUIET, num_layers=1, max_position_embeddings=64)
 LABELS = ("B-LOC", "I-LOC", "O")

@@ -11,12 +11,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from tiny import MODEL, WORDS, fine_tuning, lines, pretraining, silent
 
 from bert_jax.config import Optimizer, SequenceClassification
 from bert_jax.errors import InputError
 from bert_jax.losses import Mean, Outcome
 from bert_jax.training import loop, optimizer, progress
+from helpers.corpora import WORDS
+from helpers.experiments import fine_tuning, lines, pretraining, silent
+from helpers.models import MODEL
 
 # The step --------------------------------------------------------------------------------------------------------
 

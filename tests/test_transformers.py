@@ -13,20 +13,8 @@ from bert_jax.interop import huggingface, table
 from bert_jax.losses import Outcome
 from bert_jax.training import optimizer
 from bert_jax.training.step import TrainState, train_step
+from helpers.interop import HEADS, as_torch, assert_close, inputs, our_batch, torch_model
 
-SIZES = {
-    "vocab_size": 61,
-    "hidden_size": 24,
-    "num_hidden_layers": 3,
-    "num_attention_heads": 4,
-    "intermediate_size": 40,
-    "max_position_embeddings": 19,
-    "attn_implementation": "eager",
-}
-NO_DROPOUT = {
-    "bert": {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0, "classifier_dropout": 0.0},
-    "albert": {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0, "classifier_dropout_prob": 0.0},
-}
 CHOICES = 3
 
 VARIANTS = [
@@ -37,58 +25,6 @@ VARIANTS = [
     ("albert", {"embedding_size": 24, "num_hidden_groups": 3, "hidden_act": "gelu"}),
     ("albert", {"embedding_size": 7, "num_hidden_layers": 4, "num_hidden_groups": 2, "hidden_act": "relu"}),
 ]
-HEADS = [
-    ("bert", "ForPreTraining"),
-    ("bert", "ForMaskedLM"),
-    ("bert", "ForNextSentencePrediction"),
-    ("bert", "ForSequenceClassification"),
-    ("bert", "ForTokenClassification"),
-    ("bert", "ForQuestionAnswering"),
-    ("albert", "ForPreTraining"),
-    ("albert", "ForMaskedLM"),
-    ("albert", "ForSequenceClassification"),
-    ("albert", "ForTokenClassification"),
-    ("albert", "ForQuestionAnswering"),
-]
-
-
-def torch_model(family: str, architecture: str, seed: int = 0, **changes) -> torch.nn.Module:
-    """A model whose every parameter is random: biases of 0 and scales of 1 would hide mistakes."""
-    kind = family.capitalize()
-    if family == "albert":
-        changes = {"embedding_size": 10} | changes
-    config = getattr(transformers, f"{kind}Config")(**SIZES | NO_DROPOUT[family] | changes)
-    model = getattr(transformers, f"{kind}{architecture}")(config)
-    generator = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            center = 1.0 if "norm" in name.lower() and name.endswith("weight") else 0.0
-            parameter.copy_(center + 0.15 * torch.randn(parameter.shape, generator=generator))
-    return model.eval()
-
-
-def inputs(config, padded: bool = True, rows: int = 4, length: int = 13, seed: int = 1) -> dict[str, np.ndarray]:
-    """Rows of odd lengths, one of them full, padded with piece 0, in all segments."""
-    rng = np.random.default_rng(seed)
-    lengths = np.array([length, *rng.integers(2, length, rows - 1)]) if padded else np.full(rows, length)
-    mask = (np.arange(length) < lengths[:, None]).astype(np.int32)
-    return {
-        "input_ids": rng.integers(1, config.vocab_size, (rows, length), dtype=np.int32) * mask,
-        "token_type_ids": rng.integers(0, config.type_vocab_size, (rows, length), dtype=np.int32) * mask,
-        "attention_mask": mask,
-    }
-
-
-def our_batch(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    rows, length = arrays["input_ids"].shape
-    return {
-        "input_ids": arrays["input_ids"],
-        "token_type_ids": arrays["token_type_ids"],
-        "position_ids": np.broadcast_to(np.arange(length, dtype=np.int32), (rows, length)),
-        "sequence_ids": arrays["attention_mask"],
-        "cls_positions": np.zeros((rows, 1), np.int32),
-        "masked_positions": np.broadcast_to(np.arange(length, dtype=np.int32), (rows, length)),
-    }
 
 
 def saved(model: torch.nn.Module, folder):
@@ -97,17 +33,6 @@ def saved(model: torch.nn.Module, folder):
     params, notes = huggingface.read_params(folder)
     assert notes == ((), ())
     return config, details, params
-
-
-def as_torch(arrays):
-    return {name: torch.tensor(array, dtype=torch.long) for name, array in arrays.items()}
-
-
-def assert_close(ours, theirs, tolerance: float):
-    ours = np.asarray(ours)
-    theirs = theirs.detach().numpy() if isinstance(theirs, torch.Tensor) else np.asarray(theirs)
-    assert ours.shape == theirs.shape
-    assert np.abs(ours - theirs).max() <= tolerance
 
 
 @pytest.mark.parametrize(("family", "changes"), VARIANTS)

