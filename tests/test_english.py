@@ -67,7 +67,6 @@ NOT_YET_CLEAN = (  # shrinks to nothing
     "tests",
     "tools",
     "CHANGELOG.md",
-    "CONTRIBUTING.md",
 )
 
 
