@@ -13,7 +13,7 @@ from bert_jax.config import Experiment
 from bert_jax.devices import Devices
 from bert_jax.errors import InputError
 from bert_jax.training import optimizer
-from bert_jax.training.loop import Run, random_state, resolve
+from bert_jax.training.run import Run, random_state, resolve
 from bert_jax.training.step import train_step
 
 SAMPLED_BATCHES = 8

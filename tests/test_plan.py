@@ -12,7 +12,8 @@ from bert_jax.config import BertConfig, Pretraining, preset
 from bert_jax.devices import Devices
 from bert_jax.errors import InputError
 from bert_jax.tasks.pretraining import PretrainingTask
-from bert_jax.training import loop, optimizer
+from bert_jax.training import optimizer
+from bert_jax.training.run import Run, random_state
 from bert_jax.training.step import train_step
 from helpers.experiments import pretraining
 from helpers.models import MODEL
@@ -97,10 +98,10 @@ def test_the_plan_says_what_the_compiled_step_and_the_model_say(name, devices, d
     assert found.fits(whole)
 
 
-def assert_as_compiled(run: loop.Run, batch: dict[str, np.ndarray], layout: plan.Memory):
+def assert_as_compiled(run: Run, batch: dict[str, np.ndarray], layout: plan.Memory):
     """The step that a run would take, compiled from its real state and batch, has the arguments and needs planned."""
     devices = Devices("mesh", len(batch["input_ids"]), layout.fsdp, jax.devices()[: layout.fsdp])
-    state = devices.make(lambda: loop.random_state(run, optimizer.make(run.experiment.optimizer, 100, MODEL)))
+    state = devices.make(lambda: random_state(run, optimizer.make(run.experiment.optimizer, 100, MODEL)))
     step = devices.wrap(train_step, loss_fn=run.task.loss_fn, microbatches=1)
     found = step.trace(state, batch).lower().compile().memory_analysis()
     # Of `argument_size` but for the step's number and its key, of a few bytes.

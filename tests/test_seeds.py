@@ -17,7 +17,7 @@ from bert_jax.errors import InputError
 from bert_jax.losses import Mean, Outcome
 from bert_jax.predict import evaluate_source, load
 from bert_jax.runs.checkpoint import load_params
-from bert_jax.training import loop
+from bert_jax.training import loop, optimizer
 from bert_jax.training.step import TrainState, several_steps, train_step
 from helpers.corpora import WORDS
 from helpers.experiments import silent
@@ -77,9 +77,9 @@ def linear(params, batch, key):
 
 
 def linear_state(seed):
-    optimizer = loop.optimizer.make(Optimizer(learning_rate=0.1, warmup_share=0.0), 10)
+    change = optimizer.make(Optimizer(learning_rate=0.1, warmup_share=0.0), 10)
     params = {"kernel": jax.random.normal(jax.random.key(seed), (8, 4))}
-    return TrainState(jnp.int32(0), params, optimizer.init(params), jax.random.key(seed), optimizer)
+    return TrainState(jnp.int32(0), params, change.init(params), jax.random.key(seed), change)
 
 
 def linear_batch(seed, rows=16):

@@ -8,7 +8,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
-from bert_jax.training.run import resolve
 
 from bert_jax import tasks, tokenizers
 from bert_jax.config import Optimizer, SequenceClassification
@@ -19,6 +18,7 @@ from bert_jax.pretrained import open_source
 from bert_jax.tasks.labelled import balanced_weights, label_names, sequence
 from bert_jax.tasks.sequence_classification import SequenceClassificationTask, encode_marked, marker_ids, markers_to_add
 from bert_jax.training.loop import train
+from bert_jax.training.run import resolve
 from helpers.corpora import WORDS
 from helpers.experiments import fine_tuning, silent
 from helpers.models import MODEL, assert_packed_learns_what_padded_does

@@ -382,7 +382,7 @@ def assemble(
       input_ids, token_type_ids, position_ids, sequence_ids, int32 [B, T]; cls_positions, int32 [B, N].
     """
     frame, opens = tokenizer.frame, segments.opens
-    joined = np.append(~opens[1:], False)  # the next segment belongs to the same sequence
+    joined = ~np.roll(opens, -1)  # the next segment belongs to the same sequence; that after the last one opens one
     prefix = len(frame.start) * opens
     suffix = np.where(joined, len(frame.between), len(frame.end))
     span = prefix + segments.size + suffix

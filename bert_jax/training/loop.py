@@ -1,125 +1,29 @@
-"""From an experiment to a trained model: what a run starts from, and the loop that every kind of run shares."""
+"""The loop that every kind of run shares."""
 
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
-from functools import partial
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 
-from bert_jax import flops, pretrained, tasks, tokenizers
+from bert_jax import flops
 from bert_jax.config import Experiment
 from bert_jax.data.batches import Arrays, prefetch
 from bert_jax.devices import Devices, WrappedStep
 from bert_jax.errors import InputError
-from bert_jax.pretrained import Source
 from bert_jax.runs import layout
 from bert_jax.runs.checkpoint import Checkpoints
 from bert_jax.runs.workdir import Workdir, write_json
 from bert_jax.runtime import is_first_host, set_up
-from bert_jax.tasks import Task
-from bert_jax.tokenizers import Tokenizer
 from bert_jax.training import optimizer
 from bert_jax.training.evaluate import Evaluation, add, divide, evaluate, mean_figures, over_seeds
 from bert_jax.training.progress import Progress, Stop, Trace
+from bert_jax.training.run import Run, initial_state, resolve
 from bert_jax.training.step import TrainState, evaluate_step, several_steps, train_step
-
-
-@dataclass(frozen=True)
-class Run:
-    """An experiment with everything it left open filled in, and what it needs."""
-
-    experiment: Experiment  # model, label names and number of steps included
-    task: Task
-    tokenizer: Tokenizer
-    source: Source | None  # what init_from names, where it is still needed
-
-
-def resolve(experiment: Experiment, workdir: Workdir | None = None) -> Run:
-    """Fills in what the experiment leaves to its sources: model, vocabulary size, label names, number of steps.
-
-    Where `workdir` has a checkpoint, the run's own tokenizer and model are the sources.
-
-    Raises:
-      InputError: something is missing, or two sides disagree.
-    """
-    resuming = workdir is not None and workdir.latest_step() is not None
-    source = None if resuming or experiment.init_from is None else pretrained.open_source(experiment.init_from)
-    if workdir is not None and resuming:
-        tokenizer = tokenizers.load(workdir.tokenizer)
-        stored = pretrained.read_experiment(workdir.path).model
-    else:
-        tokenizer = _find_tokenizer(experiment, source)
-        added = tasks.pieces_to_add(experiment.task, tokenizer)
-        if added:
-            tokenizer = tokenizer.with_pieces(added)
-            source = source and pretrained.add_pieces(source, added)
-        stored = source.config if source else None
-    config = experiment.model or stored
-    if config is None:
-        raise InputError("experiment: give `model` (a BertConfig), or `init_from` to take the model from there")
-    config = replace(config, vocab_size=config.vocab_size or tokenizer.vocab_size)
-    if config.vocab_size != tokenizer.vocab_size:
-        raise InputError(
-            f"model.vocab_size: the model has {config.vocab_size} pieces and the tokenizer {tokenizer.vocab_size}; "
-            "set it to 0 to take the tokenizer's"
-        )
-    fields = tasks.TASKS[type(experiment.task).__name__].resolve(experiment.task)
-    task = tasks.make(fields, config, tokenizer)
-    steps = experiment.steps
-    if steps <= 0:
-        if experiment.epochs <= 0:
-            raise InputError("experiment: give `steps` or `epochs`")
-        batches = task.train_batches(batch_size=experiment.batch_size, steps=1, seed=experiment.seed)
-        steps = max(1, round(experiment.epochs * batches.num_examples / experiment.batch_size))
-    return Run(replace(experiment, task=fields, model=config, steps=steps), task, tokenizer, source)
-
-
-def _find_tokenizer(experiment: Experiment, source: Source | None) -> Tokenizer:
-    if experiment.tokenizer is not None:
-        tokenizer = tokenizers.load(Path(experiment.tokenizer))
-        if source is not None and source.tokenizer.fingerprint != tokenizer.fingerprint:
-            raise InputError(
-                f"tokenizer: {experiment.tokenizer} is not the one {source.where} was trained with; leave it out"
-            )
-        return tokenizer
-    if source is not None:
-        return source.tokenizer
-    stores = getattr(experiment.task, "stores", ())
-    if stores:
-        return tokenizers.load(Path(stores[0]) / "tokenizer")
-    raise InputError("experiment: give `tokenizer` (a folder written by `bert_jax tokenizer`) or `init_from`")
-
-
-def initial_state(run: Run, devices: Devices, say: Callable[[str], None]) -> TrainState:
-    """The state before the first step: random, and from `init_from` whatever is there."""
-    e = run.experiment
-    assert e.model is not None
-    state = devices.make(partial(random_state, run, optimizer.make(e.optimizer, e.steps, e.model)))
-    if run.source is None:
-        return state
-    params, report = pretrained.fit(state.params, run.source, pretrained.top_layers(e.model, e.reinit_layers))
-    say(str(report))
-    params = devices.place(params)
-    return state.replace(params=params, opt_state=devices.make(state.optimizer.init, params))
-
-
-def random_state(run: Run, transformation: optax.GradientTransformation) -> TrainState:
-    """The state before the first step of a run from scratch."""
-    key = jax.random.fold_in(jax.random.key(run.experiment.seed), 0x1717)
-    params = run.task.model.init(key, tasks.dummy_batch(run.task))["params"]
-    return TrainState(
-        step=jnp.zeros((), jnp.int32),
-        params=params,
-        opt_state=transformation.init(params),
-        key=jax.random.key(run.experiment.seed),
-        optimizer=transformation,
-    )
 
 
 def train(
