@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-import runpy
 import sys
 from argparse import ArgumentParser
 from collections.abc import Callable, Sequence
@@ -12,11 +11,11 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
-from bert_jax.config import BertConfig, Distillation, Experiment
+from bert_jax import sweeps
+from bert_jax.config import Experiment
 from bert_jax.errors import InputError
 
 Paths = tuple[str, ...]
-IN_SWEEP = "run:"  # how a source that is another run of the same sweep begins
 
 
 def tokenizer(
@@ -133,15 +132,16 @@ Says what a run would take without running it: parameters, memory on each device
 
 def train(args: Sequence[str]) -> None:
     """Runs an experiment file, or continues it."""
-    parsed = _parse_experiments(args, _Train, {"workdir": tyro.MISSING}, TRAIN_USAGE)
+    parsed = _parse_experiments("train", args, _Train, {"workdir": tyro.MISSING}, TRAIN_USAGE)
 
     from bert_jax import runtime
     from bert_jax.training.loop import train as run
 
-    if any(given.several_hosts for given in parsed.values()):
+    if any(options.several_hosts for options in parsed.values()):
         runtime.join_hosts()
-    for name, given in parsed.items():
-        result = run(_in_sweep(given.experiment, given.workdir), given.workdir / name, profile=given.profile)
+    for name, options in parsed.items():
+        experiment = sweeps.for_training(options.experiment, options.workdir)
+        result = run(experiment, options.workdir / name, profile=options.profile)
         if runtime.is_first_host():
             figures = {**result.get("metrics", {}), **({"spread": result["spread"]} if "spread" in result else {})}
             print(json.dumps({"experiment": name or args[0], "step": result.get("step"), **figures}))
@@ -149,121 +149,51 @@ def train(args: Sequence[str]) -> None:
 
 def plan(args: Sequence[str]) -> None:
     """Says what a run would take: memory, operations, hours."""
-    parsed = _parse_experiments(args, _Plan, {}, PLAN_USAGE)
+    parsed = _parse_experiments("plan", args, _Plan, {}, PLAN_USAGE)
     if not parsed:
         return
 
     from bert_jax.plan import plan as run
     from bert_jax.runtime import pretend_devices
 
-    pretend_devices(max(given.devices for given in parsed.values()))
-    sweep = load_experiments(Path(args[0]))
-    for name, given in parsed.items():
+    pretend_devices(max(options.devices for options in parsed.values()))
+    sweep = sweeps.load_experiments(args[0])
+    for name, options in parsed.items():
         if name:
             print(name)
-        print(run(_as_from_origin(given.experiment, sweep), given.accelerator, given.devices, given.mfu))
+        print(run(sweeps.for_planning(options.experiment, sweep), options.accelerator, options.devices, options.mfu))
 
 
-def _parse_experiments(args: Sequence[str], kind: Any, fields: dict[str, Any], usage: str) -> dict[str, Any]:
+def _parse_experiments(
+    command: str, args: Sequence[str], kind: Any, fields: dict[str, Any], usage: str
+) -> dict[str, Any]:
+    """Returns the parsed options, a `kind`, of each experiment by its name; empty if only the usage was asked for."""
     if not args or args[0].startswith("-"):
         print(usage)
         if not args or args[0] not in ("-h", "--help"):
-            raise InputError("name an experiment file first")
+            raise InputError("the first argument must be an experiment file")
         return {}
+    path, flags = args[0], args[1:]
+    # --init-from decides which model the flags --model... change, so it is read before the others.
     first = ArgumentParser(add_help=False, allow_abbrev=False)
     first.add_argument("--init-from")
     first.add_argument("--only")
-    early, rest = first.parse_known_args(args[1:])
-    sweep = every = load_experiments(Path(args[0]))
-    if early.only is not None:
-        if early.only not in sweep:
-            raise InputError(f"{args[0]}: no experiment is called {early.only!r}; there are {', '.join(sweep)}")
-        sweep = {early.only: sweep[early.only]}
-    prog = f"bert_jax {kind.__name__.strip('_').lower()} {args[0]}"
+    early, rest = first.parse_known_args(flags)
+    sweep = sweeps.load_experiments(path)
     parsed = {}
-    for name, experiment in sweep.items():
-        default = kind(experiment=_with_source(experiment, early.init_from, rest, every), **fields)
-        parsed[name] = tyro.cli(kind, config=(tyro.conf.AvoidSubcommands,), default=default, args=rest, prog=prog)
+    for name, experiment in sweeps.select(sweep, early.only, path).items():
+        if early.init_from is not None:
+            experiment = dataclasses.replace(experiment, init_from=early.init_from)
+        if any(flag.startswith("--model.") for flag in rest):
+            experiment = dataclasses.replace(experiment, model=sweeps.model_of(experiment, sweep))
+        parsed[name] = tyro.cli(
+            kind,
+            config=(tyro.conf.AvoidSubcommands,),
+            default=kind(experiment=experiment, **fields),
+            args=rest,
+            prog=f"bert_jax {command} {path}",
+        )
     return parsed
-
-
-def load_experiments(path: Path) -> dict[str, Experiment]:
-    """Runs an experiment file and returns its sweep; a single experiment is a sweep with the name "".
-
-    Raises:
-      InputError: there is no such file, it fails, or it defines neither `experiment` nor `sweep`.
-    """
-    if not path.is_file():
-        raise InputError(f"{path}: no such experiment file")
-    try:
-        names = runpy.run_path(str(path))
-    except InputError:
-        raise
-    except Exception as error:
-        raise InputError(f"{path}: {type(error).__name__}: {error}") from error
-    found = names.get("sweep", {"": names.get("experiment")})
-    if not isinstance(found, dict) or not found or not all(isinstance(e, Experiment) for e in found.values()):
-        raise InputError(f"{path}: define `experiment = Experiment(...)` or `sweep = {{name: Experiment(...)}}` in it")
-    return found
-
-
-def _with_source(
-    experiment: Experiment, init_from: str | None, flags: Sequence[str], sweep: dict[str, Experiment]
-) -> Experiment:
-    # Which model the --model flags change depends on init_from, so that one is settled first.
-    if init_from is not None:
-        experiment = dataclasses.replace(experiment, init_from=init_from)
-    if any(flag.startswith("--model.") for flag in flags):
-        experiment = dataclasses.replace(experiment, model=_model(experiment, sweep))
-    return experiment
-
-
-def _model(experiment: Experiment, sweep: dict[str, Experiment]) -> BertConfig | None:
-    """The experiment's model, or that of its source, which may be a run of its sweep that has yet to be made."""
-    origin = _origin(experiment, sweep)
-    if experiment.model is not None or origin.model is not None or origin.init_from is None:
-        return experiment.model or origin.model
-
-    from bert_jax.pretrained import open_source
-
-    # 0, for the task may have markers to add to the source's vocabulary.
-    return dataclasses.replace(open_source(origin.init_from).config, vocab_size=0)
-
-
-def _origin(experiment: Experiment, sweep: dict[str, Experiment]) -> Experiment:
-    """The experiment itself or, where its source is a run of its sweep, the one with which that chain begins."""
-    source = experiment.init_from or ""
-    name = source.removeprefix(IN_SWEEP).partition("@")[0]
-    if not source.startswith(IN_SWEEP) or name not in sweep:
-        return experiment
-    return _origin(sweep[name], {other: sweep[other] for other in sweep if other != name})
-
-
-def _as_from_origin(experiment: Experiment, sweep: dict[str, Experiment]) -> Experiment:
-    """The experiment with the model, tokenizer and source of its origin, as far as planning goes the same run."""
-    origin = _origin(experiment, sweep)
-    if origin is experiment:
-        return experiment
-    stores = getattr(origin.task, "stores", ())
-    return dataclasses.replace(
-        experiment,
-        model=_model(experiment, sweep),
-        init_from=origin.init_from,
-        tokenizer=experiment.tokenizer or origin.tokenizer or (f"{stores[0]}/tokenizer" if stores else None),
-    )
-
-
-def _in_sweep(experiment: Experiment, workdir: Path) -> Experiment:
-    """The experiment with run:NAME, another run of its sweep as a source, as the folder that run has in `workdir`."""
-
-    def found(source: str) -> str:
-        return str(workdir / source.removeprefix(IN_SWEEP)) if source.startswith(IN_SWEEP) else source
-
-    task = experiment.task
-    if isinstance(task, Distillation):
-        task = dataclasses.replace(task, teacher=found(task.teacher))
-    source = experiment.init_from
-    return dataclasses.replace(experiment, task=task, init_from=None if source is None else found(source))
 
 
 def evaluate(source: Annotated[str, tyro.conf.Positional], data: str | None = None) -> None:

@@ -11,7 +11,7 @@ import jax
 import pytest
 import tiny
 
-from bert_jax import cli, tokenizers
+from bert_jax import cli, sweeps, tokenizers
 from bert_jax.config import Experiment
 from bert_jax.data.prepare import prepare
 from bert_jax.training.loop import train
@@ -79,7 +79,7 @@ def test_the_first_example_runs_as_printed(tmp_path, monkeypatch, capsys):
 def test_the_experiment_of_the_example_is_a_sweep(tmp_path):
     path = tmp_path / "sweep.py"
     path.write_text(python_blocks()[1])
-    assert list(cli.load_experiments(path)) == ["bert", "shared"]
+    assert list(sweeps.load_experiments(path)) == ["bert", "shared"]
 
 
 def spreads(path: Path) -> set[str]:
@@ -122,7 +122,7 @@ def test_the_file_tree_lists_every_unit_and_nothing_that_is_missing():
 
 @pytest.mark.parametrize("path", EXPERIMENTS, ids=lambda path: path.stem)
 def test_every_experiment_file_says_its_claim_time_and_command(path):
-    experiments = cli.load_experiments(path)
+    experiments = sweeps.load_experiments(path)
     assert all(isinstance(experiment, Experiment) for experiment in experiments.values())
     text = ast.get_docstring(ast.parse(path.read_text())) or ""
     assert "Claim" in text

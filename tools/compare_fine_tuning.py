@@ -24,8 +24,8 @@ import transformers
 from benchmarks.training import decay_groups
 
 from bert_jax import pretrained, tasks
-from bert_jax.cli import load_experiments
 from bert_jax.config import Experiment, TokenClassification
+from bert_jax.sweeps import load_experiments
 from bert_jax.training import optimizer
 
 Model = transformers.PreTrainedModel

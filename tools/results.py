@@ -26,11 +26,11 @@ matplotlib.use("svg")
 import matplotlib.pyplot as plt
 
 from bert_jax import sources
-from bert_jax.cli import load_experiments
 from bert_jax.config import Experiment, differences, to_json
 from bert_jax.pretrained import open_source
 from bert_jax.report.runs import Run, find_runs
 from bert_jax.runs import layout
+from bert_jax.sweeps import load_experiments
 
 EXPERIMENTS = Path(__file__).parent.parent / "experiments"
 RESULTS = EXPERIMENTS / "results"

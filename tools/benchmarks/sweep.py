@@ -5,8 +5,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from benchmarks import timing, training
-from bert_jax.cli import load_experiments
 from bert_jax.config import BertConfig, Pretraining
+from bert_jax.sweeps import load_experiments
 
 VOCABULARY = 8000  # where the experiment takes it from a tokenizer
 

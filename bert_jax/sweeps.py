@@ -1,0 +1,99 @@
+"""Experiment files, and the sweeps in them: several experiments, some of which start from another's result."""
+
+import posixpath
+import runpy
+from dataclasses import replace
+from pathlib import Path
+
+from bert_jax import sources
+from bert_jax.config import BertConfig, Distillation, Experiment
+from bert_jax.errors import InputError
+
+Sweep = dict[str, Experiment]  # by name; a single experiment has the name ""
+
+
+def load_experiments(path: str | Path) -> Sweep:
+    """Runs an experiment file and returns its sweep; a single experiment is a sweep with the name "".
+
+    Raises:
+      InputError: the file does not exist, fails, or defines neither `experiment` nor `sweep`.
+    """
+    if not Path(path).is_file():
+        raise InputError(f"{path}: no such experiment file")
+    try:
+        names = runpy.run_path(str(path))
+    except InputError:
+        raise
+    except Exception as error:
+        raise InputError(f"{path}: {type(error).__name__}: {error}") from error
+    sweep = names.get("sweep", {"": names.get("experiment")})
+    if not isinstance(sweep, dict) or not sweep or not all(isinstance(e, Experiment) for e in sweep.values()):
+        raise InputError(f"{path}: define `experiment = Experiment(...)` or `sweep = {{name: Experiment(...)}}` in it")
+    return sweep
+
+
+def select(sweep: Sweep, name: str | None, path: str | Path) -> Sweep:
+    """Returns the one experiment called `name`, or the whole sweep for None.
+
+    Raises:
+      InputError: no experiment of the file `path` has that name.
+    """
+    if name is None:
+        return sweep
+    if name not in sweep:
+        raise InputError(f"{path}: no experiment is called {name!r}; the names are {', '.join(sweep)}")
+    return {name: sweep[name]}
+
+
+def origin_of(experiment: Experiment, sweep: Sweep) -> Experiment:
+    """Follows `run:NAME` through the sweep, and returns the experiment that the chain begins with."""
+    source = sources.parse(experiment.init_from or "")
+    if source.kind != "run" or source.name not in sweep:
+        return experiment
+    return origin_of(sweep[source.name], {name: sweep[name] for name in sweep if name != source.name})
+
+
+def model_of(experiment: Experiment, sweep: Sweep) -> BertConfig | None:
+    """Returns the experiment's model, or its source's, which may be a run of the sweep that does not exist yet.
+
+    Raises:
+      InputError: the source cannot be opened.
+    """
+    origin = origin_of(experiment, sweep)
+    if experiment.model is not None or origin.model is not None or origin.init_from is None:
+        return experiment.model or origin.model
+
+    from bert_jax.pretrained import open_source  # imports JAX
+
+    # 0, because the task may have to add markers to the source's vocabulary.
+    return replace(open_source(origin.init_from).config, vocab_size=0)
+
+
+def for_planning(experiment: Experiment, sweep: Sweep) -> Experiment:
+    """Returns an experiment that costs the same and needs no other run: it starts where its chain begins."""
+    origin = origin_of(experiment, sweep)
+    if origin is experiment:
+        return experiment
+    stores = getattr(origin.task, "stores", ())
+    return replace(
+        experiment,
+        model=model_of(experiment, sweep),
+        init_from=origin.init_from,
+        tokenizer=experiment.tokenizer or origin.tokenizer or (f"{stores[0]}/tokenizer" if stores else None),
+    )
+
+
+def for_training(experiment: Experiment, workdir: str | Path) -> Experiment:
+    """Returns the experiment with each source `run:NAME` replaced by that run's folder in the sweep's `workdir`."""
+
+    def folder(text: str) -> str:
+        source = sources.parse(text)
+        if source.kind != "run":
+            return text
+        return posixpath.join(str(workdir), source.name) + ("" if source.step is None else f"@{source.step}")
+
+    task = experiment.task
+    if isinstance(task, Distillation):
+        task = replace(task, teacher=folder(task.teacher))
+    source = experiment.init_from
+    return replace(experiment, task=task, init_from=None if source is None else folder(source))
