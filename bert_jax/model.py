@@ -7,6 +7,7 @@ Letters in array names are explained in `bert_jax.config`.
 
 import math
 from collections.abc import Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -227,3 +228,9 @@ class Bert(nn.Module):
     def word_table(self) -> jax.Array:
         """The piece embeddings, [V, E] in param_dtype, which the MLM head shares."""
         return self.embeddings.word.embedding
+
+
+def attention_probabilities(config: BertConfig, intermediates: Mapping[str, Any]) -> list[jax.Array]:
+    """Returns each layer's attention probabilities [B, H, T, S], from the intermediates of `Bert`."""
+    blocks = [f"blocks_{config.group(layer)}" for layer in range(config.num_layers)]
+    return [intermediates[block]["attention"]["attention"][blocks[:i].count(block)] for i, block in enumerate(blocks)]

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple, cast
 import jax
 import numpy as np
 
+from bert_jax import params as named
 from bert_jax import pretrained, tasks
 from bert_jax.config import BertConfig, Pretraining, TaskFields
 from bert_jax.data.batches import Arrays, Features, RowBatches
@@ -17,7 +18,7 @@ from bert_jax.data.rows import Row
 from bert_jax.devices import Devices
 from bert_jax.errors import InputError
 from bert_jax.heads import BertForPreTraining
-from bert_jax.model import Bert
+from bert_jax.model import Bert, attention_probabilities
 from bert_jax.runs import layout
 from bert_jax.runs.workdir import write_json
 from bert_jax.runtime import set_up
@@ -57,7 +58,7 @@ class PretrainedBert:
         Raises:
           InputError: there is no [MASK] in the text, the text is too long, or the source has no MLM head.
         """
-        if "mlm" not in self.params:
+        if named.MLM not in self.params:
             raise InputError("fill_mask needs an MLM head, which this source lacks; load a pre-training run")
         if MASK not in text:
             raise InputError(f"fill_mask: no {MASK} in {text!r}; put it where a piece is to be guessed")
@@ -93,9 +94,9 @@ class PretrainedBert:
         hidden: list[Any] = [None] * count
         every: list[Any] = [None] * count
         maps: list[Any] = [None] * count
-        pooled = np.zeros((count, width), np.float32) if "pooler" in self.params["bert"] else None
+        pooled = np.zeros((count, width), np.float32) if named.has_pooler(self.params) else None
         for batch, rows in self._batches(ids):
-            found = jax.device_get(self._encode(self.params["bert"], batch, layers, attentions))
+            found = jax.device_get(self._encode(self.params[named.ENCODER], batch, layers, attentions))
             last, pools, states, attention = jax.tree.map(lambda x: x.astype(np.float32), found)
             for slot, row in enumerate(rows):
                 length = len(ids[row])
@@ -177,7 +178,7 @@ class PretrainedBert:
     @cached_property
     def _mlm(self) -> Callable:
         model = BertForPreTraining(self.config, pairs=False)
-        return jax.jit(lambda params, batch: cast(dict, model.apply({"params": params}, batch))["mlm"])
+        return jax.jit(lambda params, batch: cast(dict, model.apply({"params": params}, batch))[named.MLM])
 
     @cached_property
     def _encode(self) -> Callable:
@@ -187,14 +188,9 @@ class PretrainedBert:
             """Last layer, pooled [CLS], every layer, attentions; what is not asked for is not computed."""
             x_BTD, variables = cast(Any, model.apply({"params": params}, batch, mutable="intermediates"))
             kept = variables["intermediates"]
-            uses = [0] * config.layer_groups
-            probs: list[jax.Array] = []
-            for layer in range(config.num_layers if attentions else 0):
-                group = config.group(layer)
-                probs.append(kept[f"blocks_{group}"]["attention"]["attention"][uses[group]])
-                uses[group] += 1
+            probs = attention_probabilities(config, kept) if attentions else []
             pooled = None
-            if "pooler" in params:
+            if named.POOLER in params:
                 pooled = model.apply({"params": params}, x_BTD, batch["cls_positions"], method="pool")
             return x_BTD, pooled, kept["hidden"] if layers else (), probs
 

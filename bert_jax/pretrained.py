@@ -6,9 +6,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
 
+from bert_jax import params as named
 from bert_jax import sources, tokenizers
 from bert_jax.config import (
     BertConfig,
@@ -221,14 +221,14 @@ def add_pieces(source: Source, pieces: Sequence[str]) -> Source:
 def _lengthened(source: Source, tokenizer: Tokenizer, added: Callable[[np.ndarray], np.ndarray]) -> Source:
     """The source with `tokenizer`, whose vocabulary is longer; `added` makes the new rows from the old ones."""
 
-    def longer(path: Any, rows: np.ndarray) -> np.ndarray:
-        if "/".join(key.key for key in path[-2:]) not in {"word/embedding", "mlm/bias"}:
+    def longer(name: str, rows: np.ndarray) -> np.ndarray:
+        if not named.grows_with_vocabulary(name):
             return rows
         return np.concatenate([rows, added(rows).astype(rows.dtype)])
 
     def read_params() -> tuple[Any, Notes]:
         params, notes = source.read_params()
-        return jax.tree.map_with_path(longer, params), notes
+        return named.map_named(longer, params), notes
 
     config = replace(source.config, vocab_size=tokenizer.vocab_size)
     return replace(source, config=config, tokenizer=tokenizer, read_params=read_params)
@@ -261,10 +261,6 @@ class LoadingReport:
         return "\n".join(lines)
 
 
-def _flat(params: Any) -> dict[str, Any]:
-    return {"/".join(key.key for key in path): leaf for path, leaf in jax.tree.leaves_with_path(params)}
-
-
 def top_layers(config: BertConfig, count: int) -> list[str]:
     """Returns the paths of the `count` top layers and of the pooler; none where `count` is 0.
 
@@ -283,7 +279,7 @@ def top_layers(config: BertConfig, count: int) -> list[str]:
             f"reinit_layers: layers {rest} and {rest + 1} share their weights, so {count} cannot start anew"
         )
     groups = sorted({config.group(layer) for layer in range(rest, config.num_layers)})
-    return ["bert/pooler", *(f"bert/blocks_{group}" for group in groups)]
+    return [named.pooler_path(), *(named.block_path(group) for group in groups)]
 
 
 def fit(params: Any, source: Source, anew: Sequence[str] = ()) -> tuple[Any, LoadingReport]:
@@ -298,15 +294,15 @@ def fit(params: Any, source: Source, anew: Sequence[str] = ()) -> tuple[Any, Loa
       InputError: an array of the encoder has another shape there, or the source holds nothing of the encoder.
     """
     found, notes = source.read_params()
-    theirs = _flat(found)
-    ours = _flat(params)
+    theirs = named.flatten(found)
+    ours = named.flatten(params)
     report = LoadingReport(source.where, ignored=list(notes.ignored))
     for name, array in ours.items():
         if name not in theirs or any(name.startswith(path + "/") for path in anew):
             report.new.append(name)
         elif theirs[name].shape == array.shape:
             report.loaded.append(name)
-        elif name.startswith(("bert/", "mlm/")):
+        elif named.follows_config(name):
             raise InputError(
                 f"{source.where}: {name} has shape {theirs[name].shape} there and {array.shape} in this experiment's "
                 "model; leave the experiment's `model` out to take the source's"
@@ -314,12 +310,11 @@ def fit(params: Any, source: Source, anew: Sequence[str] = ()) -> tuple[Any, Loa
         else:
             report.new.append(f"{name} ({theirs[name].shape} there, {array.shape} here)")
     report.left_out = sorted({*(theirs.keys() - ours.keys()), *notes.left_out})
-    if not any(name.startswith("bert/") for name in report.loaded):
+    if not any(named.is_encoder(name) for name in report.loaded):
         raise InputError(f"{source.where}: none of the encoder's arrays is there, only {', '.join(sorted(theirs))}")
     taken = set(report.loaded)
 
-    def choose(path: Any, array: Any) -> Any:
-        name = "/".join(key.key for key in path)
+    def choose(name: str, array: Any) -> Any:
         return np.asarray(theirs[name], dtype=array.dtype) if name in taken else array
 
-    return jax.tree.map_with_path(choose, params), report
+    return named.map_named(choose, params), report

@@ -11,6 +11,8 @@ from bert_jax import heads, losses
 from bert_jax.config import Optimizer
 from bert_jax.interop import huggingface, table
 from bert_jax.losses import Outcome
+from bert_jax.model import attention_probabilities
+from bert_jax.params import flatten
 from bert_jax.training import optimizer
 from bert_jax.training.step import TrainState, train_step
 from helpers.interop import HEADS, as_torch, assert_close, inputs, our_batch, torch_model
@@ -56,11 +58,7 @@ def test_every_layer_agrees(tmp_path, family, changes):
         assert_close(np.asarray(ours)[real], theirs.detach().numpy()[real], 1e-5)
     assert_close(np.asarray(x_BTD)[real], out.last_hidden_state.detach().numpy()[real], 1e-4)
     assert_close(pooled[:, 0], out.pooler_output, 1e-4)
-    uses = [0] * config.layer_groups
-    for layer, theirs in enumerate(out.attentions):
-        group = config.group(layer)
-        ours = np.asarray(kept[f"blocks_{group}"]["attention"]["attention"][uses[group]])
-        uses[group] += 1
+    for ours, theirs in zip(map(np.asarray, attention_probabilities(config, kept)), out.attentions, strict=True):
         rows = real[:, None, :, None] & np.ones_like(ours, bool)
         assert_close(ours[rows], theirs.detach().numpy()[rows], 1e-5)
 
@@ -138,7 +136,7 @@ def assert_gradients_agree(ours, theirs):
 
     The floor is for gradients that are 0 but for rounding, such as that of a bias which moves all scores of a softmax.
     """
-    ours, theirs = dict(table.flatten(ours)), dict(table.flatten(theirs))
+    ours, theirs = flatten(ours), flatten(theirs)
     assert ours.keys() == theirs.keys()
     largest = max(np.abs(leaf).max() for leaf in theirs.values())
     for name, leaf in theirs.items():
@@ -269,6 +267,6 @@ def test_ten_training_steps_agree(tmp_path):
         adam.step()
         schedule.step()
     model.save_pretrained(tmp_path / "after")
-    theirs = dict(table.flatten(huggingface.read_params(tmp_path / "after")[0]))
-    for name, leaf in table.flatten(state.params):
+    theirs = flatten(huggingface.read_params(tmp_path / "after")[0])
+    for name, leaf in flatten(state.params).items():
         assert_close(leaf, theirs[name], 1e-4)

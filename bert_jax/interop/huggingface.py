@@ -12,6 +12,7 @@ import numpy as np
 import safetensors
 from safetensors.numpy import save_file
 
+from bert_jax import params as named
 from bert_jax import sources
 from bert_jax.config import PRESETS, BertConfig
 from bert_jax.errors import InputError
@@ -128,18 +129,18 @@ BUFFERS = re.compile(r"(^|\.)embeddings\.(position_ids|token_type_ids)$")
 # Heads of the parameters -> the end of the class name in config.json.
 ARCHITECTURES = {
     frozenset(): "Model",
-    frozenset({"mlm", "pair"}): "ForPreTraining",
-    frozenset({"mlm"}): "ForMaskedLM",
-    frozenset({"pair"}): "ForNextSentencePrediction",
-    frozenset({"sequence"}): "ForSequenceClassification",
-    frozenset({"token"}): "ForTokenClassification",
-    frozenset({"span"}): "ForQuestionAnswering",
-    frozenset({"choice"}): "ForMultipleChoice",
+    frozenset({named.MLM, named.PAIR}): "ForPreTraining",
+    frozenset({named.MLM}): "ForMaskedLM",
+    frozenset({named.PAIR}): "ForNextSentencePrediction",
+    frozenset({named.SEQUENCE}): "ForSequenceClassification",
+    frozenset({named.TOKEN}): "ForTokenClassification",
+    frozenset({named.SPAN}): "ForQuestionAnswering",
+    frozenset({named.CHOICE}): "ForMultipleChoice",
 }
 CLASSIFIERS = {
-    "ForSequenceClassification": "sequence",
-    "ForTokenClassification": "token",
-    "ForMultipleChoice": "choice",
+    "ForSequenceClassification": named.SEQUENCE,
+    "ForTokenClassification": named.TOKEN,
+    "ForMultipleChoice": named.CHOICE,
 }
 NAMED_CLASSES = {"ForSequenceClassification", "ForTokenClassification"}
 WITHOUT_POOLER = {"ForMaskedLM", "ForTokenClassification", "ForQuestionAnswering"}
@@ -309,7 +310,7 @@ def read_params(folder: Path, *, strict: bool = True) -> tuple[dict[str, Any], N
 
 
 def _rows(config: BertConfig, architecture: str, prefix: str) -> list[Row]:
-    classifier = CLASSIFIERS.get(architecture, "sequence")
+    classifier = CLASSIFIERS.get(architecture, named.SEQUENCE)
     return expand(TABLES[family(config)], config, p=prefix, classifier=classifier)
 
 
@@ -399,12 +400,12 @@ def write(folder: Path, config: BertConfig, params: Mapping[str, Any], details: 
     Raises:
       InputError: no class of transformers has these heads, or arrays are missing or left over.
     """
-    heads = frozenset(params) - {"bert"}
+    heads = named.heads(params)
     kind = family(config)
-    if heads not in ARCHITECTURES or (kind == "albert" and heads == {"pair"}):
+    if heads not in ARCHITECTURES or (kind == "albert" and heads == {named.PAIR}):
         raise InputError(f"no {kind.upper()} class of transformers has just the heads {', '.join(sorted(heads))}")
     architecture = ARCHITECTURES[heads]
-    if heads and ("pooler" in params["bert"]) == (architecture in WITHOUT_POOLER):
+    if heads and named.has_pooler(params) == (architecture in WITHOUT_POOLER):
         has = "has no" if architecture in WITHOUT_POOLER else "needs a"
         raise InputError(f"{kind.capitalize()}{architecture} of transformers {has} pooler; these parameters differ")
     details = replace(details, architecture=architecture, labels=_labels(params, heads, details.labels))
@@ -419,8 +420,8 @@ def write(folder: Path, config: BertConfig, params: Mapping[str, Any], details: 
 
 def _labels(params: Mapping[str, Any], heads: frozenset[str], labels: tuple[str, ...]) -> tuple[str, ...]:
     """Returns a name for each class of a head with classes: transformers counts the names to size the head."""
-    for head in heads & {"sequence", "token"}:
-        classes = params[head]["out"]["kernel"].shape[-1]
+    for head in heads & {named.SEQUENCE, named.TOKEN}:
+        classes = named.num_classes(params, head)
         if labels and len(labels) != classes:
             raise InputError(f"{len(labels)} labels are named, and the {head} head has {classes} outputs")
         return labels or tuple(f"LABEL_{i}" for i in range(classes))

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from bert_jax import params as named
 from bert_jax.config import BertConfig
 from bert_jax.errors import InputError
 
@@ -53,11 +54,6 @@ def expand(table: Table, config: BertConfig, **names: str) -> list[Row]:
     return list(rows)
 
 
-def part(ours: str) -> str:
-    """What stands or falls together: "bert", "bert/pooler", or a head."""
-    return "bert/pooler" if ours.startswith("bert/pooler/") else ours.split("/")[0]
-
-
 def to_ours(
     rows: Sequence[Row], tensors: Mapping[str, np.ndarray], config: BertConfig, where: str, strict: bool
 ) -> tuple[dict[str, Any], tuple[str, ...]]:
@@ -79,8 +75,8 @@ def to_ours(
       InputError: names are missing, or left over where `strict`; a shape is not what the config says. Both lists, or
         both shapes, are in the message.
     """
-    present = {part(row.ours) for row in rows if any(name in tensors for name in row.theirs)} | {"bert"}
-    wanted = [row for row in rows if part(row.ours) in present]
+    present = {named.part(row.ours) for row in rows if any(name in tensors for name in row.theirs)} | {named.ENCODER}
+    wanted = [row for row in rows if named.part(row.ours) in present]
     known = {name for row in wanted for name in row.theirs}
     missing, extra = sorted(known - tensors.keys()), sorted(tensors.keys() - known)
     if missing or (extra and strict):
@@ -107,9 +103,9 @@ def to_theirs(rows: Sequence[Row], params: Mapping[str, Any], config: BertConfig
       InputError: there is a parameter that the table lacks, one of a part is missing, or a shape is not what the config
         says.
     """
-    flat = dict(flatten(params))
-    parts = {part(name) for name in flat} | {"bert"}
-    wanted = [row for row in rows if part(row.ours) in parts]
+    flat = named.flatten(params)
+    parts = {named.part(name) for name in flat} | {named.ENCODER}
+    wanted = [row for row in rows if named.part(row.ours) in parts]
     known = {row.ours for row in wanted}
     missing, extra = sorted(known - flat.keys()), sorted(flat.keys() - known)
     if missing or extra:
@@ -124,15 +120,6 @@ def to_theirs(rows: Sequence[Row], params: Mapping[str, Any], config: BertConfig
                 raise InputError(f"{name} is set twice, the second time by {row.ours}")
             tensors[name] = np.ascontiguousarray(tensor)
     return tensors
-
-
-def flatten(params: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, Any]]:
-    """Yields (path, array) of nested dicts, paths like "bert/pooler/kernel"."""
-    for name, value in params.items():
-        if isinstance(value, Mapping):
-            yield from flatten(value, f"{prefix}{name}/")
-        else:
-            yield prefix + name, value
 
 
 def rename_unique(tensors: Mapping[str, np.ndarray], new_names: Mapping[str, str], where: str) -> dict[str, np.ndarray]:

@@ -1,12 +1,12 @@
 """How weights move: the learning rate over time and depth, AdamW with BERT's details, what decays, what is frozen."""
 
 from functools import lru_cache
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
 
+from bert_jax import params as named
 from bert_jax.config import BertConfig, Optimizer
 from bert_jax.errors import InputError
 
@@ -26,7 +26,7 @@ def learning_rate(fields: Optimizer, steps: int) -> optax.Schedule:
 
 def decay_mask(params: optax.Params) -> optax.Params:
     """True for matrices and embedding tables; False for biases and LayerNorm, which BERT does not decay."""
-    return jax.tree.map_with_path(lambda path, _: path[-1].key in ("kernel", "embedding"), params)
+    return named.map_named(lambda name, _: named.is_decayed(name), params)
 
 
 def scale_by_uncorrected_adam(b1: float, b2: float, epsilon: float) -> optax.GradientTransformation:
@@ -53,19 +53,8 @@ def scale_by_uncorrected_adam(b1: float, b2: float, epsilon: float) -> optax.Gra
 
 
 def depths(params: optax.Params, config: BertConfig) -> optax.Params:
-    """Returns how high in the model each parameter stands: 0 embeddings, k layer k, num_layers + 1 pooler and heads.
-
-    A block that several layers share stands as high as the last of them.
-    """
-    above = config.num_layers + 1
-    last_use = {f"blocks_{config.group(layer)}": layer + 1 for layer in range(config.num_layers)}
-
-    def depth(path: Any, _: Any) -> int:
-        if path[0].key != "bert":
-            return above
-        return 0 if path[1].key == "embeddings" else last_use.get(path[1].key, above)
-
-    return jax.tree.map_with_path(depth, params)
+    """Returns how high in the model each parameter is, as `params.depth` counts."""
+    return named.map_named(lambda name, _: named.depth(name, config), params)
 
 
 def frozen(params: optax.Params, fields: Optimizer, config: BertConfig) -> optax.Params:
@@ -76,7 +65,7 @@ def frozen(params: optax.Params, fields: Optimizer, config: BertConfig) -> optax
     """
     count = fields.frozen_layers
     if fields.head_only:
-        return jax.tree.map_with_path(lambda path, _: path[0].key == "bert", params)
+        return named.map_named(lambda name, _: named.is_encoder(name), params)
     if count is None:
         return jax.tree.map(lambda _: False, params)
     if not 0 <= count <= config.num_layers:

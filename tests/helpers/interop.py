@@ -5,7 +5,7 @@ import torch
 import transformers
 
 from bert_jax import tokenizers
-from bert_jax.interop import table
+from bert_jax.params import flatten
 
 SIZES = {
     "vocab_size": 61,
@@ -93,7 +93,7 @@ def assert_same_tensors(one: dict[str, np.ndarray], other: dict[str, np.ndarray]
 
 
 def assert_same_params(one, other):
-    assert_same_tensors(dict(table.flatten(one)), dict(table.flatten(other)))
+    assert_same_tensors(flatten(one), flatten(other))
 
 
 def small_tokenizer(kind: str = "wordpiece") -> tokenizers.Tokenizer:

@@ -1,0 +1,117 @@
+"""The names in a parameter tree, and the questions that other code asks of them. Nobody else spells these names.
+
+A model's parameters are nested dicts, {"bert": encoder, HEAD: head, ...}. A parameter's name is its path, such as
+"bert/blocks_0/attention/qkv/kernel". Flax takes the names from the modules in `model.py` and `heads.py`; the tables of
+`families/` spell them once more, next to the names that other projects use.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+
+from bert_jax.config import BertConfig
+
+ENCODER = "bert"
+# A model may hold a second encoder, as ELECTRA's small generator. It is frozen and its layers count as the first one's.
+ENCODERS = frozenset({ENCODER, "generator"})
+EMBEDDINGS = "embeddings"
+POOLER = "pooler"
+
+# Heads, by what they predict from.
+MLM, PAIR, SEQUENCE, TOKEN, SPAN, CHOICE = "mlm", "pair", "sequence", "token", "span", "choice"
+
+DECAYED = frozenset({"kernel", "embedding"})
+VOCABULARY = frozenset({"word/embedding", "mlm/bias"})
+
+
+def block(group: int) -> str:
+    """Returns what the encoder calls the weights of block `group`."""
+    return f"blocks_{group}"
+
+
+def block_path(group: int) -> str:
+    """Returns the path of block `group`, such as "bert/blocks_0"."""
+    return f"{ENCODER}/{block(group)}"
+
+
+def pooler_path() -> str:
+    """Returns the path of the pooler."""
+    return f"{ENCODER}/{POOLER}"
+
+
+def flatten(params: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Returns {name: array} of nested dicts.
+
+    >>> flatten({"bert": {"pooler": {"bias": 0}}})
+    {'bert/pooler/bias': 0}
+    """
+    flat: dict[str, Any] = {}
+    for key, value in params.items():
+        flat |= flatten(value, f"{prefix}{key}/") if isinstance(value, Mapping) else {prefix + key: value}
+    return flat
+
+
+def map_named(function: Callable[..., Any], params: Any, *others: Any) -> Any:
+    """Returns the tree of function(name, array), or of function(name, array, ...) with arrays of further trees."""
+    return jax.tree.map_with_path(
+        lambda path, *arrays: function("/".join(key.key for key in path), *arrays), params, *others
+    )
+
+
+def is_encoder(name: str) -> bool:
+    """Returns whether the parameter belongs to an encoder rather than to a head."""
+    return name.split("/")[0] in ENCODERS
+
+
+def part(name: str) -> str:
+    """Returns the part that a checkpoint has whole or not at all: an encoder without its pooler, the pooler, or a head.
+
+    >>> part("bert/pooler/kernel"), part("bert/embeddings/norm/bias"), part("mlm/bias")
+    ('bert/pooler', 'bert', 'mlm')
+    """
+    first, second = name.split("/")[:2]
+    return f"{first}/{second}" if first in ENCODERS and second == POOLER else first
+
+
+def depth(name: str, config: BertConfig) -> int:
+    """Returns how high in the model a parameter is: 0 embeddings, k layer k, num_layers + 1 pooler and heads.
+
+    A block that several layers share is as high as the last of them.
+    """
+    above = config.num_layers + 1
+    if not is_encoder(name):
+        return above
+    section = name.split("/")[1]
+    last_use = {block(config.group(layer)): layer + 1 for layer in range(config.num_layers)}
+    return 0 if section == EMBEDDINGS else last_use.get(section, above)
+
+
+def is_decayed(name: str) -> bool:
+    """Returns whether weight decay applies: to matrices and embedding tables, but not to biases and LayerNorm."""
+    return name.split("/")[-1] in DECAYED
+
+
+def grows_with_vocabulary(name: str) -> bool:
+    """Returns whether the parameter has a row, or a number, for each token of the vocabulary."""
+    return "/".join(name.split("/")[-2:]) in VOCABULARY
+
+
+def follows_config(name: str) -> bool:
+    """Returns whether the model's config decides the parameter's shape; for other heads the task's classes do."""
+    return is_encoder(name) or part(name) == MLM
+
+
+def heads(params: Mapping[str, Any]) -> frozenset[str]:
+    """Returns the names of a model's heads."""
+    return frozenset(params) - ENCODERS
+
+
+def has_pooler(params: Mapping[str, Any]) -> bool:
+    """Returns whether the model's encoder has a pooler."""
+    return POOLER in params[ENCODER]
+
+
+def num_classes(params: Mapping[str, Any], head: str) -> int:
+    """Returns the number of outputs of a head with classes."""
+    return params[head]["out"]["kernel"].shape[-1]
