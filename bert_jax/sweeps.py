@@ -1,7 +1,10 @@
 """Experiment files, and the sweeps in them: several experiments, some of which start from another's result."""
 
+import contextlib
 import posixpath
 import runpy
+import sys
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,13 +18,16 @@ Sweep = dict[str, Experiment]  # by name; a single experiment has the name ""
 def load_experiments(path: str | Path) -> Sweep:
     """Runs an experiment file and returns its sweep; a single experiment is a sweep with the name "".
 
+    The file may import the files in its folder.
+
     Raises:
       InputError: the file does not exist, fails, or defines neither `experiment` nor `sweep`.
     """
     if not Path(path).is_file():
         raise InputError(f"{path}: no such experiment file")
     try:
-        names = runpy.run_path(str(path))
+        with _neighbours_importable(Path(path).resolve().parent):
+            names = runpy.run_path(str(path))
     except InputError:
         raise
     except Exception as error:
@@ -30,6 +36,20 @@ def load_experiments(path: str | Path) -> Sweep:
     if not isinstance(sweep, dict) or not sweep or not all(isinstance(e, Experiment) for e in sweep.values()):
         raise InputError(f"{path}: define `experiment = Experiment(...)` or `sweep = {{name: Experiment(...)}}` in it")
     return sweep
+
+
+@contextlib.contextmanager
+def _neighbours_importable(folder: Path) -> Iterator[None]:
+    # Like `python FILE`. Modules are removed afterwards: another folder may have a file with the same name.
+    before = set(sys.modules)
+    sys.path.insert(0, str(folder))
+    try:
+        yield
+    finally:
+        sys.path.remove(str(folder))
+        for name in set(sys.modules) - before:
+            if Path(getattr(sys.modules[name], "__file__", None) or "/").parent == folder:
+                del sys.modules[name]
 
 
 def select(sweep: Sweep, name: str | None, path: str | Path) -> Sweep:

@@ -1,14 +1,15 @@
 """How good a BERT do 20 minutes of one GPU give?
 
-Claim: bert-small (4 layers of 512), pre-trained on books and film reviews with the recipe that did best on small
-models, comes to lie above the pre-trained curves of from_scratch_or_pretrained.py and in_domain_or_general.py; expect
-SST-2 in the middle eighties (published: 89.7, Turc et al. 2019, after far more text).
-Time: 20 minutes on one GPU such as an H100 or H200, and 10 for the fine-tunings. Nobody has run it yet: there is no
-figure. On 2 CPU cores it takes days; `bert_jax plan` says how many.
+Expected: bert-small (4 layers of 512), pre-trained on books and film reviews with the recipe that did best on small
+models, lies above the pre-trained curves of from_scratch_or_pretrained.py and in_domain_or_general.py. SST-2 is in the
+middle eighties (published: 89.7, Turc et al. 2019, after far more text).
+
+Time: 20 minutes on one GPU such as an H100 or H200, and 10 for the fine-tunings. Nobody has run it yet. On 2 CPU cores
+it takes days: `bert_jax plan` estimates how many.
 
     bert_jax train experiments/bert_small.py --workdir runs/bert_small
 
-For another size change the preset; for bert-base, the learning rate to 4e-4.
+For another size, change the preset. For bert-base, also change the learning rate to 4e-4.
 """
 
 from bert_jax.config import Experiment, Optimizer, Pretraining, SequenceClassification, TokenClassification, preset

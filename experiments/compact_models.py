@@ -1,16 +1,18 @@
-"""How does a compact model learn best: pre-training, distillation, or one after the other?
+"""How does a compact model learn best: by pre-training, by distillation, or by one after the other?
 
-Claim (Turc et al. 2019, "Well-Read Students"): pre-training, then distillation on unlabelled text beats each alone. The
-teacher is MiniLM (6 layers of 384), fine-tuned on 1,000 labels; the students know the same 1,000 labels, or what the
-teacher says of 10,000 texts, whose labels nobody looks at.
-Time: the teacher 2 minutes on 2 quiet CPU cores, its answers 1 for each student, five seeds of a student 2.
+Expected: pre-training, then distillation on unlabelled text beats each alone (Turc et al. 2019, "Well-Read Students").
+
+The teacher is MiniLM (6 layers of 384), fine-tuned on 1,000 labels. The students learn from the same 1,000 labels, or
+from the teacher's answers for 10,000 texts, whose own labels are not used.
+
+Time: on 2 CPU cores, the teacher 2 minutes, its answers 1 minute for each student, five seeds of a student 2 minutes.
 
     bert_jax convert hf:sentence-transformers/all-MiniLM-L6-v2 runs/minilm
     bert_jax train experiments/in_domain_or_general.py --workdir runs/in_domain_or_general --only imdb
     bert_jax train experiments/compact_models.py --workdir runs/compact_models
 
-At full scale the teacher is bert-large, the students are bert-tiny to bert-medium, each pre-trained first, and the
-transfer text is as large as can be had.
+At full scale the teacher is bert-large, the students are bert-tiny to bert-medium, each pre-trained first, and there is
+as much transfer text as possible.
 """
 
 from bert_jax.config import Distillation, Experiment, Optimizer, SequenceClassification, preset

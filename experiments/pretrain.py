@@ -1,14 +1,17 @@
 """Pre-train BERT from scratch on your own text.
 
-Claim: on a token store of ordinary prose, a tiny model leaves the plateau where it only knows how frequent words are,
-and guesses masked words at least twice as well as the commonest piece would. Short sequences first, long ones at the
-end, as BERT did it: for a model this small that is what gets it off the plateau.
+Expected: on a token store of ordinary prose, a tiny model leaves the plateau where it has learnt only how frequent
+tokens are. It guesses masked tokens at least twice as well as the commonest token would.
+
+Short sequences come first and long ones at the end, as in BERT's paper. This is what gets a model this small off the
+plateau.
+
 Time: bert-tiny, 6,000 steps of 64 sequences of 32, then 128 tokens, about 12 minutes on 2 CPU cores.
 
     bert_jax train experiments/pretrain.py --workdir runs/pretrain --task.stores runs/store
 
 At full scale, on a TPU VM or GPU node, change the preset to bert-base with BERT's dropout and initializer_range, the
-schedule to ((0.9, 128), (0.1, 512)), and give
+schedule to ((0.9, 128), (0.1, 512)), and add
 --batch-size 256 --steps 1000000 --optimizer.learning-rate 1e-4 --optimizer.warmup-share 0.01 --model.dtype bfloat16
 """
 

@@ -1,9 +1,12 @@
-"""What is in the weights after so many steps of pre-training, as two fine-tuned tasks see it?
+"""How good a start for fine-tuning are the checkpoints along one pre-training run?
 
-Claim: pre-training is a better initialisation, and one can watch it become one: from the checkpoints along one run,
-entities are found the better the higher its MLM accuracy, most of the gain early. The class of a sentence (SST-2),
-which is read off [CLS] alone, gains nothing from so short a run: next-sentence prediction, which would teach [CLS], has
-hardly begun to be learnt.
+Expected: pre-training is a better initialisation, and one can watch it become one. The fine-tuned score of the
+checkpoints along one run rises with its MLM accuracy, most of it early, and next-sentence accuracy comes later than
+both.
+
+Two tasks are fine-tuned from each checkpoint: entities (CoNLL-2003), and the class of a sentence (SST-2), which is read
+from [CLS] alone. Next-sentence prediction is what trains [CLS] in pre-training.
+
 Time: bert-tiny, five seeds from each checkpoint: one or two minutes each on one CPU core.
 
     bert_jax train experiments/in_domain_or_general.py --workdir runs/in_domain_or_general --only imdb
@@ -16,6 +19,7 @@ from dataclasses import replace
 
 from bert_jax.config import Experiment, Optimizer, SequenceClassification, TokenClassification, preset
 
+REPORT = {"curves": r"(?P<panel>.+)-after-(?P<x>\d+)", "x": "steps of pre-training"}
 RUN = "runs/in_domain_or_general/imdb"
 STEPS = (1000, 2000, 4000, 7000, 10_000)  # where the run was evaluated
 FEW = {"max_length": 64, "packing": True}

@@ -1,6 +1,5 @@
 """What the README shows is true: commands, flags, the Python example, figures and the file tree."""
 
-import ast
 import json
 import re
 import shlex
@@ -12,13 +11,11 @@ import pytest
 import tiny
 
 from bert_jax import cli, sweeps, tokenizers
-from bert_jax.config import Experiment
 from bert_jax.data.prepare import prepare
 from bert_jax.training.loop import train
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
-EXPERIMENTS = sorted((ROOT / "experiments").glob("*.py"))
 RESULTS = ROOT / "experiments" / "results"
 PLACEHOLDER = re.compile(r"[A-Z]+\.py")  # a file of the reader's own, such as EXPERIMENT.py
 
@@ -118,13 +115,3 @@ def test_the_file_tree_lists_every_unit_and_nothing_that_is_missing():
     units |= {f"{path.parent.name}/" for path in package.glob("*/__init__.py")}
     assert listed == units
     assert all((ROOT / folder).is_dir() for folder in re.findall(r"(?m)^ {4}(\w+/) ", tree))
-
-
-@pytest.mark.parametrize("path", EXPERIMENTS, ids=lambda path: path.stem)
-def test_every_experiment_file_says_its_claim_time_and_command(path):
-    experiments = sweeps.load_experiments(path)
-    assert all(isinstance(experiment, Experiment) for experiment in experiments.values())
-    text = ast.get_docstring(ast.parse(path.read_text())) or ""
-    assert "Claim" in text
-    assert "Time" in text
-    assert f"bert_jax train experiments/{path.name} --workdir" in text

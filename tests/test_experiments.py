@@ -1,0 +1,48 @@
+"""Experiment files: what each docstring contains, and what a file may import."""
+
+import ast
+import re
+from pathlib import Path
+
+import pytest
+
+from bert_jax import sweeps
+from bert_jax.config import Experiment
+
+FOLDER = Path(__file__).parent.parent / "experiments"
+FILES = sorted(path for path in FOLDER.glob("*.py") if path.name != "common.py")
+
+
+def docstring(path: Path) -> str:
+    return ast.get_docstring(ast.parse(path.read_text())) or ""
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+def test_a_docstring_has_question_expectation_time_and_command(path):
+    experiments = sweeps.load_experiments(path)
+    assert all(isinstance(experiment, Experiment) for experiment in experiments.values())
+    first, blank, *rest = docstring(path).splitlines()
+    assert first[-1] in "?."
+    assert blank == ""
+    starts = [line.partition(": ")[0] for line in rest if line.startswith(("Expected: ", "Time: "))]
+    assert starts == ["Expected", "Time"]
+    assert f"    bert_jax train experiments/{path.name} --workdir runs/" in docstring(path)
+
+
+@pytest.mark.parametrize("path", [*FILES, FOLDER / "README.md"], ids=lambda path: path.stem)
+def test_a_documented_workdir_has_the_name_of_its_file(path):
+    text = path.read_text().replace("\\\n", " ")
+    commands = re.findall(r"bert_jax train experiments/(\w+)\.py.*?--workdir runs/(\w[\w/.-]*)", text)
+    assert all(workdir == name for name, workdir in commands if name != "FILE")
+
+
+def test_a_file_imports_its_neighbours_from_any_workdir(tmp_path, monkeypatch):
+    for folder, steps in (("a", 3), ("b", 4)):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "shared_recipe.py").write_text(
+            "from bert_jax import Experiment, Pretraining, preset\n"
+            f"run = Experiment(Pretraining(('store',)), model=preset('bert-tiny'), steps={steps})\n"
+        )
+        (tmp_path / folder / "file.py").write_text("from shared_recipe import run\nexperiment = run\n")
+    monkeypatch.chdir(tmp_path)
+    assert [sweeps.load_experiments(Path(folder, "file.py"))[""].steps for folder in "ab"] == [3, 4]
