@@ -1,7 +1,7 @@
-"""The main job as one short story: text, vocabulary, pre-training, fine-tuning with and without it, a report.
+"""`bert_jax quickstart`: text, vocabulary, pre-training, fine-tuning with and without pre-training, a report.
 
-The text is what every machine with this package has: the documentation inside the Python packages it depends on and the
-standard library, read from their source files. Nothing is downloaded.
+The text is the documentation in the source files of the installed Python packages and the standard library. Nothing is
+downloaded.
 """
 
 import json
@@ -25,14 +25,14 @@ from bert_jax.training.loop import train
 
 SEEDS = 5  # fine-tuning runs from each start
 VOCAB_SIZE = 4096
-LENGTH = 32  # tokens in a row, in pre-training and after: positions never trained are worth nothing later
-# What two cores do in a minute. Counting steps and not seconds is what makes a run repeatable.
+LENGTH = 32  # tokens in a row, in pre-training and fine-tuning: a position that was never trained is useless later
+# Steps per minute on two cores. A run is repeatable because it counts steps, not seconds.
 STEPS_PER_MINUTE = 1800
 
 
 def write_tfds(folder: Path, sets: dict[str, list[Document]]) -> Path:
     """Writes the labelled sets as a data set of TensorFlow Datasets, and returns its folder."""
-    import tensorflow_datasets as tfds  # slow to import, and needed here alone
+    import tensorflow_datasets as tfds  # slow to import, and needed only here
 
     class LibraryDocs(tfds.core.GeneratorBasedBuilder):
         """Descriptions of functions and classes, labelled with the library they come from."""
@@ -57,11 +57,11 @@ def write_tfds(folder: Path, sets: dict[str, list[Document]]) -> Path:
 
 
 def pretraining(store: Path, minutes: float, seed: int) -> Experiment:
-    """MLM and NSP for `minutes`.
+    """Returns the pre-training experiment: MLM and NSP for about `minutes` on two cores.
 
-    Sequences of 32 tokens get a model this small off the plateau where it only knows how frequent words are, within a
-    thousand steps; with 64 tokens it was still there after three thousand. Weights begin larger than BERT's 0.02, which
-    suits widths of 768 and more.
+    At first, a model learns only how frequent words are. With sequences of 32 tokens, this small model gets past that
+    plateau within 1,000 steps; with 64 tokens it had not after 3,000. The initial weights are larger than BERT's 0.02,
+    which suits widths of 768 and more.
     """
     steps = max(20, round(minutes * STEPS_PER_MINUTE))
     return Experiment(
@@ -85,7 +85,7 @@ def pretraining(store: Path, minutes: float, seed: int) -> Experiment:
 
 
 def fine_tuning(pretrained: Path, labelled: Path, start: str, seed: int) -> Experiment:
-    """The labelled task, from the pre-trained encoder or from random weights; all else is the same."""
+    """Returns a fine-tuning experiment. Only the first weights differ: pre-trained or random."""
     model = replace(load(pretrained).config, classifier_dropout=0.1, hidden_dropout=0.1)
     return Experiment(
         task=SequenceClassification(
@@ -113,7 +113,7 @@ BLANKS = (
 
 
 def quickstart(workdir: Path, minutes: float = 5.0, seed: int = 0) -> dict[str, Any]:
-    """Runs the whole story in `workdir`, shows it, and returns its figures; run again, it goes on where it stopped."""
+    """Runs all stages in `workdir`, prints the results and returns them. A second call continues an interrupted one."""
     console = Console()
     say = console.print
     workdir.mkdir(parents=True, exist_ok=True)
@@ -121,13 +121,13 @@ def quickstart(workdir: Path, minutes: float = 5.0, seed: int = 0) -> dict[str, 
     say("[bold]1. Text[/]: the documentation inside the installed Python packages")
     documents = samples.documents()
     sets = samples.labelled_sets(documents)
-    kept_apart = {d.text for documents in sets.values() for d in documents}
+    labelled_texts = {d.text for documents in sets.values() for d in documents}
     corpus = workdir / "corpus.jsonl"
-    texts = [d.text for d in documents if samples.description(d.text) not in kept_apart]
+    texts = [d.text for d in documents if samples.description(d.text) not in labelled_texts]
     corpus.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
     say(f"   {len(texts):,} documents, {sum(map(len, texts)) / 1e6:.1f} MB to pre-train on")
     labelled = write_tfds(workdir / "tfds", sets)
-    say(f"   {len(sets['train'])} + {len(sets['test']):,} labelled descriptions, which are kept apart, as {labelled}")
+    say(f"   {len(sets['train'])} + {len(sets['test']):,} labelled descriptions, not used in pre-training: {labelled}")
 
     say(f"[bold]2. Vocabulary[/]: {VOCAB_SIZE:,} WordPieces, and the text as a token store")
     if not (workdir / "tokenizer").exists():
@@ -140,12 +140,12 @@ def quickstart(workdir: Path, minutes: float = 5.0, seed: int = 0) -> dict[str, 
 
     accuracies: dict[str, list[float]] = {}
     for start in ("pre-trained", "random"):
-        say(f"[bold]4. Fine-tuning[/] from {start} weights: which library is described? {SEEDS} seeds")
+        say(f"[bold]4. Fine-tuning[/] from {start} weights, {SEEDS} seeds: which library is described?")
         for number in range(SEEDS):
             folder = workdir / "finetune" / f"{start}-{number}"
             tuned = train(fine_tuning(workdir / "pretrain", labelled, start, seed + number), folder, say=quiet)
             if "metrics" not in tuned:
-                raise SystemExit("Stopped; the same command goes on from there")
+                raise SystemExit("Stopped; run the same command to continue")
             accuracies.setdefault(start, []).append(tuned["metrics"]["accuracy"])
             say(f"   seed {seed + number}: accuracy {accuracies[start][-1]:.1%}")
 
@@ -158,26 +158,26 @@ def quickstart(workdir: Path, minutes: float = 5.0, seed: int = 0) -> dict[str, 
     }
     write_json(workdir / layout.NOTES, notes)
     report.report([workdir], workdir / "report.html")
-    say(f"Curves and all the rest: {workdir / 'report.html'}")
+    say(f"Full report with curves: {workdir / 'report.html'}")
     return {"pretrained": pretrained, "accuracy": accuracies}
 
 
 def quiet(text: str) -> None:
-    """Says nothing."""
+    """Prints nothing."""
 
 
 def guesses(pretrained: Path) -> list[str]:
-    """What the pre-trained model puts into the blanks, a line each."""
+    """Returns one line per blank with the pre-trained model's most probable tokens."""
     bert = load(pretrained)
     lines = []
     for text in BLANKS:
-        best = ", ".join(f"{piece} {probability:.0%}" for piece, probability in bert.fill_mask(text, 4))
+        best = ", ".join(f"{token} {probability:.0%}" for token, probability in bert.fill_mask(text, 4))
         lines.append(f"{text}  ->  {best}")
     return lines
 
 
 def summary(pretrained: dict[str, float], accuracies: dict[str, list[float]]) -> list[list[str]]:
-    """The rows of the closing table: figure, value, what to compare it with."""
+    """Returns the rows of the final table: figure, value, what to compare it with."""
 
     def spread(start: str) -> str:
         scores = accuracies[start]
@@ -185,18 +185,18 @@ def summary(pretrained: dict[str, float], accuracies: dict[str, list[float]]) ->
 
     return [
         [
-            "masked words guessed right",
+            "MLM accuracy",
             f"{pretrained['mlm_accuracy']:.1%}",
-            f"{pretrained['unigram_accuracy']:.1%} by always saying the commonest",
+            f"{pretrained['unigram_accuracy']:.1%} for always answering with the most frequent token",
         ],
-        ["next sentence told from another", f"{pretrained['pair_accuracy']:.1%}", "50.0% by chance"],
-        ["library told, pre-trained start", spread("pre-trained"), f"{1 / len(LABELS):.1%} by chance"],
-        ["library told, random start", spread("random"), f"the same {SEEDS} seeds, data and steps"],
+        ["NSP accuracy", f"{pretrained['pair_accuracy']:.1%}", "50.0% by chance"],
+        ["library accuracy, pre-trained start", spread("pre-trained"), f"{1 / len(LABELS):.1%} by chance"],
+        ["library accuracy, random start", spread("random"), f"the same {SEEDS} seeds, data and steps"],
     ]
 
 
 def show(console: Console, rows: list[list[str]], blanks: list[str]) -> None:
-    """Prints the closing table and the blanks."""
+    """Prints the final table and the filled blanks."""
     table = Table("figure", "value", "compare", title="What pre-training gained")
     for row in rows:
         table.add_row(*row)

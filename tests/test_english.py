@@ -62,7 +62,7 @@ PATTERNS = {re.compile(rf"\b(?:{turn})\b", re.IGNORECASE): better for turn, bett
 VAGUE_NAMES = {"found", "kept", "given", "told", "said"}
 NOT_YET_CLEAN = (  # shrinks to nothing
     "bert_jax",
-    "docs",
+    "docs/architecture.md",
     "experiments",
     "tests",
     "tools",
@@ -95,7 +95,9 @@ def python_text(source: str) -> str:
         if token.type in strings:
             shown = source[start:end]
             if re.match(r"[rR]?[fF]", shown) and token.type == tokenize.STRING:  # before Python 3.12
-                shown = re.sub(r"\{[^{}]*\}", lambda m: "\0" * len(m[0]), shown)
+                previous = ""
+                while shown != previous:  # braces in braces
+                    previous, shown = shown, re.sub(r"\{[^{}]*\}", lambda m: "\0" * len(m[0]), shown)
             mark = r"^#+|^[rbfuRBFU]*(\"\"\"|'''|\"|')|(\"\"\"|'''|\"|')$|\\n"
             text[start:end] = re.sub(mark, lambda m: " " * len(m[0]), shown)
         elif token.type in edges:
@@ -187,6 +189,7 @@ def test_a_turn_is_found_in_comments_docstrings_and_strings(source, line):
         "# Nothing else is needed, as long as elsewhere it is as many.\n",
         '"""Adds.\n\n>>> 1 if True else 2\n1\n"""\n',
         "x = f'{1 if y else z} rows'\n",
+        """x = f"{a}{'' if b else f'<b>{c}</b>'}"\n""",
     ],
 )
 def test_code_and_plain_english_pass(source):

@@ -176,8 +176,8 @@ def test_an_axis_holds_its_values_between_a_few_round_ticks(values):
     assert 3 <= len(axis.ticks) <= 7
     assert len(set(tick_texts(axis.ticks))) == len(axis.ticks)
     assert max(map(len, tick_texts(axis.ticks))) <= 6
-    assert axis.place(axis.low) == 0
-    assert axis.place(axis.high) == 1
+    assert axis.position(axis.low) == 0
+    assert axis.position(axis.high) == 1
 
 
 def test_a_run_that_blew_up_leaves_the_others_readable(tmp_path):
@@ -294,7 +294,7 @@ def test_what_is_no_workdir_is_refused_by_name(tmp_path):
     empty.mkdir()
     file.write_text("text")
     out = tmp_path / "out.html"
-    for path, why in ((empty, "no run"), (file, "is a file"), (tmp_path / "none", "does not exist")):
+    for path, why in ((empty, "contains no run"), (file, "is a file"), (tmp_path / "none", "does not exist")):
         with pytest.raises(InputError, match=f"{re.escape(str(path))}: {why}"):
             report([good, path], out)
     assert not out.exists()
@@ -304,7 +304,7 @@ def test_an_output_that_cannot_be_written_is_refused_by_name(tmp_path):
     run = write_run(tmp_path / "run", classify(), 0.8)
     with pytest.raises(InputError, match="is a folder"):
         report([run], tmp_path)
-    with pytest.raises(InputError, match="there is no folder"):
+    with pytest.raises(InputError, match="is not a folder"):
         report([run], tmp_path / "nowhere/report.html")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["run"]
 

@@ -46,7 +46,7 @@ def test_watching_a_run_in_progress_tells_time_left_and_speed(tmp_path):
     assert "8.0 s left" in printed  # 200 steps of 0.04 seconds
     assert "padding 12.0%" in printed
     assert "memory 868 MiB" in printed
-    assert "nothing written for" in printed
+    assert "nothing was written for" in printed
 
 
 def test_watching_a_folder_follows_the_run_written_to_last(tmp_path):
@@ -66,4 +66,4 @@ def test_watching_ends_quietly_on_an_interrupt(tmp_path, monkeypatch):
         raise KeyboardInterrupt
 
     monkeypatch.setattr("bert_jax.report.watching.time.sleep", interrupt)
-    assert "the run goes on" in watched(folder)
+    assert "the run continues" in watched(folder)

@@ -28,7 +28,7 @@ import matplotlib.pyplot as plt
 from bert_jax import sources
 from bert_jax.config import Experiment, differences, to_json
 from bert_jax.pretrained import open_source
-from bert_jax.report.runs import Run, find_runs
+from bert_jax.report.runs import RunRecord, find_runs
 from bert_jax.runs import layout
 from bert_jax.sweeps import load_experiments
 
@@ -79,14 +79,14 @@ def collect(workdir: Path, pytorch: Path | None = None, add: bool = False) -> Pa
     stages: dict[str, Experiment | None] = dict.fromkeys(STAGES)
     experiments = stages if name == QUICKSTART else dict(load_experiments(EXPERIMENTS / f"{name}.py"))
 
-    def entry_of(run: Run) -> str:
+    def entry_of(run: RunRecord) -> str:
         if name == QUICKSTART:
             return re.sub(r"-\d+$", "", run.path.name)
         # An experiment that is alone in its file has the workdir to itself.
         return "" if "" in experiments else run.path.relative_to(workdir.resolve()).parts[0]
 
     # By folder: seeds that were trained one by one may differ in their steps, which follow from the rows they draw.
-    seeds: dict[str, list[Run]] = defaultdict(list)
+    seeds: dict[str, list[RunRecord]] = defaultdict(list)
     for run in find_runs([workdir])[0]:
         if run.finished:
             seeds[entry_of(run)].append(run)
@@ -114,7 +114,7 @@ def collect(workdir: Path, pytorch: Path | None = None, add: bool = False) -> Pa
     return path
 
 
-def summary(runs: list[Run], name: str, experiment: Experiment | None) -> dict[str, Any]:
+def summary(runs: list[RunRecord], name: str, experiment: Experiment | None) -> dict[str, Any]:
     """The figures of each seed, in their order, the mean cost of one, and the flags that were given."""
     first = runs[0]
     scores = [run.scores for run in runs]

@@ -1,7 +1,7 @@
-"""`bert_jax report`: runs put side by side, as one HTML page, as tables in the terminal, or while they are running.
+"""`bert_jax report`: compares runs on one HTML page, as tables in the terminal, or live while they are running.
 
-Everything comes from the files in the workdirs, so a report can be made anywhere the folders were copied to, without an
-accelerator and without the data. Runs that differ only in their seed are one experiment, shown with its spread.
+A report needs only the files in the workdirs. So it can be made on another machine, without an accelerator and without
+the data. Runs that differ only in their seed are one experiment, shown with its spread.
 """
 
 import os
@@ -24,13 +24,13 @@ __all__ = ["Measure", "Table", "print_summary", "report", "summary", "watch"]
 
 
 def report(workdirs: Sequence[str | Path], out: str | Path) -> None:
-    """Writes one HTML file that shows the runs in `workdirs`, and in the folders below them, side by side.
+    """Writes one HTML file that compares the runs in `workdirs` and in the folders below them.
 
-    The page loads nothing, from the network or from beside it. A file that is missing or half-written is named on the
-    page. A `notes.json` in any of the folders adds tables and texts at the top.
+    The page loads no other file, neither from the network nor from its folder. It names files that are missing or cut
+    off. A `notes.json` in any of the folders adds tables and texts at the top.
 
     Raises:
-      InputError: a workdir is no folder or holds no run, or `out` cannot be written.
+      InputError: a workdir is not a folder or contains no run, or `out` cannot be written.
     """
     paths = [Path(workdir) for workdir in workdirs]
     runs, notes = find_runs(paths)
@@ -38,9 +38,9 @@ def report(workdirs: Sequence[str | Path], out: str | Path) -> None:
     title = ", ".join(names) if len(names) <= 3 else f"{', '.join(names[:2])} and {len(names) - 2} more"
     out = Path(out)
     if not out.parent.is_dir():
-        raise InputError(f"{out}: there is no folder {out.parent} to write the report into")
+        raise InputError(f"{out}: cannot write the report: {out.parent} is not a folder")
     if out.is_dir():
-        raise InputError(f"{out}: is a folder; name a file, such as {out / 'report.html'}")
+        raise InputError(f"{out}: is a folder; give a file, such as {out / 'report.html'}")
     partial = out.with_name(out.name + ".partial")
     try:
         partial.write_text(render(title, group_seeds(runs), notes), encoding="utf-8", errors="replace")
@@ -51,12 +51,12 @@ def report(workdirs: Sequence[str | Path], out: str | Path) -> None:
 
 
 def summary(workdirs: Sequence[str | Path]) -> list[Table]:
-    """Returns the tables of final scores, differing fields and cost, three for each kind of task.
+    """Returns three tables per kind of task: final scores, fields that differ, and cost.
 
-    A score is a `Measure`: its values, a run each, with their mean and standard deviation.
+    A score is a `Measure`: one value per run, with mean and standard deviation.
 
     Raises:
-      InputError: a workdir is no folder or holds no run.
+      InputError: a workdir is not a folder or contains no run.
     """
     runs, _ = find_runs([Path(workdir) for workdir in workdirs])
     tables = []
@@ -68,19 +68,19 @@ def summary(workdirs: Sequence[str | Path]) -> list[Table]:
 
 
 def print_summary(workdirs: Sequence[str | Path], console: Console | None = None) -> None:
-    """Prints what `summary` returns; tables that have nothing to tell are left out."""
+    """Prints the tables of `summary` that are not empty."""
     console = console or Console()
     for table in summary(workdirs):
         if len(table.columns) < 2 or not table.rows:
             continue
         texts = table.texts()
         columns = list(zip(table.columns, *texts, strict=True))
-        # Names of experiments may be folded in a narrow terminal; other words stay whole.
+        # In a narrow terminal, names of experiments are folded. Other words stay whole.
         name_width = min(12, max(map(len, columns[0])))
         widths = [name_width] + [max(len(word) for text in column for word in text.split()) for column in columns[1:]]
         wanted = [max(map(len, column)) for column in columns]
         if sum(width + 3 for width in widths) + 2 > console.width:
-            # No room for columns that can be read: a paragraph for each row.
+            # Too narrow for columns: one paragraph per row.
             console.print(Text(table.title, style="bold"))
             for first, *rest in texts:
                 named = (f"{name} {text}" for name, text in zip(table.columns[1:], rest, strict=True) if text)

@@ -1,4 +1,4 @@
-"""The report page's style sheet and its few lines of script, both put into the page itself."""
+"""The style sheet and the script of the report page. Both are part of the page."""
 
 # Colours c0 to c6 after Okabe and Ito (2008), "Color Universal Design", shifted for contrast with either page.
 CSS = """
@@ -58,7 +58,7 @@ tr.hot>* { background: var(--well) }
 .rest { --k: var(--rest) }
 .train { --k: var(--train) }
 .strip { display: block; width: 120px; height: 16px; margin: 3px 0 0 auto }
-.beside .strip { float: left; margin: 2px 16px 0 0 }
+.inline .strip { float: left; margin: 2px 16px 0 0 }
 .strip path { fill: none; stroke: var(--k) }
 .strip .base { stroke: var(--rule) }
 .strip .dots { stroke-width: 6; stroke-linecap: round; opacity: .55 }
@@ -130,7 +130,7 @@ code { font: .88em ui-monospace,SFMono-Regular,Menlo,Consolas,monospace }
   th,td { padding-right: 16px }
   .strip { width: 96px }
   tbody th { min-width: 13ch; max-width: 42vw }
-  .beside .strip { float: none; margin: 3px 0 0 auto }
+  .inline .strip { float: none; margin: 3px 0 0 auto }
   .plot { margin-left: 42px; margin-right: calc(min(var(--names),15ch) + 18px); font-size: 11px }
   .names span { width: calc(min(var(--names),15ch) + 12px) }
 }

@@ -1,7 +1,7 @@
-"""Curves and dot strips as SVG that needs no script, font or picture from elsewhere.
+"""Curves and dot strips as SVG that needs no other file.
 
-A curve is drawn in a box of 1000 x 1000 that the page stretches to whatever room there is; strokes keep their width,
-and all text is HTML beside the drawing, so it is as large on a phone as on a laptop.
+A curve is drawn in a box of 1000 x 1000, which the page stretches to the available width. Strokes keep their width. All
+text is HTML next to the drawing, so it has the same size on a phone and on a laptop.
 """
 
 import dataclasses
@@ -15,12 +15,12 @@ from dataclasses import dataclass
 from bert_jax.report.runs import Variant
 from bert_jax.report.tables import REFERENCES, Measure, count_text, figure_names, lower_is_better
 
-NUM_COLOURS = 7  # that stay apart for colour-blind readers, as --c0 to --c6 in the style sheet
-_MAX_POINTS = 160  # of a curve; more than a screen shows
+NUM_COLOURS = 7  # distinct for colour-blind readers; --c0 to --c6 in the style sheet
+_MAX_POINTS = 160  # per curve; a screen cannot show more
 _HEIGHT = 190  # pixels of a plot, as in the style sheet
 _LABEL_HEIGHT = 15  # pixels between two labels
-_MAX_LABEL = 22  # characters of a label that have room beside a plot
-_LAST_FIGURES = ("learning_rate", "grad_norm", "skipped")  # how a run went, rather than how well
+_MAX_LABEL = 22  # characters of a label that fit next to a plot
+_LAST_FIGURES = ("learning_rate", "grad_norm", "skipped")  # these describe the run, not the model's quality
 
 
 @dataclass(frozen=True)
@@ -28,31 +28,31 @@ class Series:
     """One line of a chart."""
 
     name: str  # its variant, or its split
-    label: str  # its name, short enough to stand at its end
+    label: str  # its name, shortened for the end of the line
     colour: str  # a CSS class: c0 to c6, rest, or train
-    variant: int | None  # place of its variant in the section, which links it to table rows; None = all of them
+    variant: int | None  # index of its variant in the section, which links it to table rows; None = all variants
     points: tuple[tuple[float, float, float], ...]  # (step, mean over seeds, standard deviation over seeds)
 
 
 @dataclass(frozen=True)
 class Axis:
-    """A scale from values to 0..1, linear or logarithmic, and where it is labelled."""
+    """A linear or logarithmic scale from values to 0..1, with its ticks."""
 
     low: float
     high: float
     ticks: tuple[float, ...]
     logarithmic: bool = False
 
-    def place(self, value: float) -> float:
-        """Returns where `value` lies, as a share of the axis; values beyond it land on its ends."""
+    def position(self, value: float) -> float:
+        """Returns the position of `value` as a share of the axis, at least 0 and at most 1."""
         low, high, value = (math.log10(max(x, 1e-300)) if self.logarithmic else x for x in (self.low, self.high, value))
         return min(1.0, max(0.0, (value - low) / (high - low)))
 
 
 def curves(variants: Sequence[Variant]) -> str:
-    """Returns a grid of charts: a figure each, held-out figures first, bands of one standard deviation over seeds.
+    """Returns a grid of charts, one per figure, held-out figures first. Bands are one standard deviation over seeds.
 
-    One variant: training and evaluation share a chart. Several: each has a chart of its own, a line a variant.
+    With one variant, training and evaluation share a chart. With several, each has its own, with one line per variant.
     """
     colours = rank_colours(variants)
     keys = [key for variant in variants for run in variant.runs for key in run.figures]
@@ -65,22 +65,22 @@ def curves(variants: Sequence[Variant]) -> str:
         for figure in figures:
             series = _series(variants, colours, figure, split)
             points = tuple(line.points for line in series)
-            # Left out: what was measured once, which the table says; what is nought throughout; and a loss that is the
-            # whole objective under a second name.
+            # Omitted: figures measured only once, which the table shows; figures that are always zero; and a loss that
+            # equals the objective and has a second name.
             measured_again = any(len(line) > 1 for line in points)
             if measured_again and any(y for line in points for _, y, _ in line) and points not in drawn:
                 of = "" if split is None else {"eval": "evaluation", "train": "training"}[split]
                 drawn[points] = _chart(figure, of, series)
                 widest = max([widest, *(len(line.label) for line in series if line.colour != "rest")])
-    # Labels have equal room in every chart, so that the plots of a column line up.
+    # The labels have the same width in every chart, so that the plots of a column are aligned.
     style = f"--names:{widest}ch"
     return f'<div class="charts" style="{style}">{"".join(drawn.values())}</div>' if drawn else ""
 
 
 def rank_colours(variants: Sequence[Variant]) -> list[str]:
-    """Gives each variant a CSS class: a colour of its own to the best ones, a common grey to the rest.
+    """Returns a CSS class per variant: its own colour for each of the best NUM_COLOURS, grey for the rest.
 
-    The best are those with the best mean of the first score; up to NUM_COLOURS variants all have a colour.
+    The best are those with the best mean of the first score.
     """
     order = list(range(len(variants)))
     scores = [[run.scores for run in variant.runs] for variant in variants]
@@ -98,9 +98,9 @@ def rank_colours(variants: Sequence[Variant]) -> list[str]:
 
 
 def short_labels(names: Sequence[str]) -> list[str]:
-    """Returns names that fit beside a plot: without the words all of them begin with, and cut in the middle.
+    """Returns names that fit next to a plot: without the words that all share at the start, and cut in the middle.
 
-    Of a run in a folder, the folder is cut first.
+    If a run is in a folder, the folder's name is cut first.
 
     >>> short_labels(["bert-tiny-limit100", "bert-tiny-limit1000"])
     ['limit100', 'limit1000']
@@ -123,8 +123,8 @@ def _cut(name: str) -> str:
 
 def strip(measure: Measure, axis: Axis, colour: str) -> str:
     """Returns a score's runs as dots and their mean as a bar, on the axis of its column."""
-    dots = "".join(f"M{4 + 112 * axis.place(value):.1f} 8h0" for value in measure.values)
-    mean = f'<path class="mean" d="M{4 + 112 * axis.place(measure.mean):.1f} 2v12"/>' if measure.deviation else ""
+    dots = "".join(f"M{4 + 112 * axis.position(value):.1f} 8h0" for value in measure.values)
+    mean = f'<path class="mean" d="M{4 + 112 * axis.position(measure.mean):.1f} 2v12"/>' if measure.deviation else ""
     return (
         f'<svg class="strip {colour}" viewBox="0 0 120 16" aria-hidden="true"><path class="base" d="M4 8h112"/>'
         f'<path class="dots" d="{dots}"/>{mean}</svg>'
@@ -132,7 +132,7 @@ def strip(measure: Measure, axis: Axis, colour: str) -> str:
 
 
 def strip_axis(measures: Sequence[Measure]) -> Axis | None:
-    """Returns the axis that a column of scores shares; None where there is nothing to compare."""
+    """Returns the axis that a column of scores shares; None if all values are equal."""
     values = [value for measure in measures for value in measure.values]
     if len(values) < 2 or min(values) == max(values):
         return None
@@ -140,7 +140,7 @@ def strip_axis(measures: Sequence[Measure]) -> Axis | None:
 
 
 def figure_title(name: str) -> str:
-    """Returns a figure's name as people write it.
+    """Returns a figure's name for readers.
 
     >>> figure_title("mlm_accuracy")
     'MLM accuracy'
@@ -150,7 +150,7 @@ def figure_title(name: str) -> str:
 
 
 def make_axis(values: Sequence[float], logarithmic: bool = False) -> Axis:
-    """Returns an axis that holds all of `values`, from round number to round number, with 3 to 6 ticks."""
+    """Returns an axis that contains all `values`, from one round number to another, with 3 to 6 ticks."""
     low, high = min(values), max(values)
     if logarithmic:
         first, last = math.floor(math.log10(low)), math.ceil(math.log10(high))
@@ -166,7 +166,7 @@ def make_axis(values: Sequence[float], logarithmic: bool = False) -> Axis:
 
 
 def _series(variants: Sequence[Variant], colours: Sequence[str], figure: str, split: str | None) -> list[Series]:
-    found = []
+    series = []
     labels = short_labels([variant.name for variant in variants])
     for number, (variant, colour) in enumerate(zip(variants, colours, strict=True)):
         for part in ("train", "eval") if split is None else (split,):
@@ -182,16 +182,16 @@ def _series(variants: Sequence[Variant], colours: Sequence[str], figure: str, sp
             name, label = (variant.name, labels[number]) if split else (whole, whole)
             shade = "train" if split is None and part == "train" else colour
             if points:
-                found.append(Series(name, label, shade, number, tuple(_thin(points))))
-    if split and len(found) > 1 and len({line.points for line in found}) == 1:
-        every = f"all {len(found)}"
-        return [dataclasses.replace(found[0], name=every, label=every, colour="train", variant=None)]
-    # Grey lines first: what has a colour lies on top.
-    return sorted(found, key=lambda line: line.colour not in ("rest", "train"))
+                series.append(Series(name, label, shade, number, tuple(_thin(points))))
+    if split and len(series) > 1 and len({line.points for line in series}) == 1:
+        every = f"all {len(series)}"
+        return [dataclasses.replace(series[0], name=every, label=every, colour="train", variant=None)]
+    # Grey lines first, so that coloured lines are drawn over them.
+    return sorted(series, key=lambda line: line.colour not in ("rest", "train"))
 
 
 def _thin(points: list[tuple[float, float, float]]) -> list[tuple[float, float, float]]:
-    """Averages neighbours where a curve has more points than a screen can show."""
+    """Averages neighbouring points if a curve has more points than a screen can show."""
     size = math.ceil(len(points) / _MAX_POINTS)
     groups = [points[i : i + size] for i in range(0, len(points), size)]
     return [tuple(map(statistics.fmean, zip(*group, strict=True))) for group in groups]  # type: ignore[misc]
@@ -200,13 +200,13 @@ def _thin(points: list[tuple[float, float, float]]) -> list[tuple[float, float, 
 def _chart(figure: str, of: str, series: Sequence[Series]) -> str:
     means = [y for line in series for _, y, _ in line.points]
     ends = [y + side * spread for line in series for _, y, spread in line.points for side in (-1, 1)]
-    # One run that blew up, or a spike, would press everything else flat on a linear axis.
+    # On a linear axis, one diverged run or a spike would make all other lines look flat.
     logarithmic = min(ends) > 0 and max(ends) > 30 * statistics.median(means)
     y_axis = make_axis(ends, logarithmic)
     last_step = max(x for line in series for x, _, _ in line.points)
     x_axis = Axis(0, last_step or 1, tuple(t for t in make_axis([0, last_step or 1]).ticks if t <= (last_step or 1)))
 
-    grid = "".join(f'<path class="grid" d="M0 {1000 - 1000 * y_axis.place(t):.1f}h1000"/>' for t in y_axis.ticks)
+    grid = "".join(f'<path class="grid" d="M0 {1000 - 1000 * y_axis.position(t):.1f}h1000"/>' for t in y_axis.ticks)
     lines = "".join(_line(line, x_axis, y_axis) for line in series)
     title = f"<b>{html.escape(figure_title(figure))}</b> {of}{', logarithmic' if logarithmic else ''}"
     axes = f"{x_axis.high:g} {y_axis.low:g} {y_axis.high:g} {int(logarithmic)}"
@@ -223,7 +223,7 @@ def _chart(figure: str, of: str, series: Sequence[Series]) -> str:
 
 def _line(line: Series, x_axis: Axis, y_axis: Axis) -> str:
     def at(x: float, y: float) -> str:
-        return f"{1000 * x_axis.place(x):.1f} {1000 - 1000 * y_axis.place(y):.1f}"
+        return f"{1000 * x_axis.position(x):.1f} {1000 - 1000 * y_axis.position(y):.1f}"
 
     path = "M" + "L".join(at(x, y) for x, y, _ in line.points)
     drawn = f'<path class="line" d="{path}"/>'
@@ -237,13 +237,13 @@ def _line(line: Series, x_axis: Axis, y_axis: Axis) -> str:
 
 
 def _names(series: Sequence[Series], y_axis: Axis) -> str:
-    """Labels at the lines' ends, moved apart where they would overlap."""
-    ends = [(_HEIGHT * (1 - y_axis.place(line.points[-1][1])), line) for line in series if line.colour != "rest"]
+    """Returns the labels at the ends of the lines, moved apart if they would overlap."""
+    ends = [(_HEIGHT * (1 - y_axis.position(line.points[-1][1])), line) for line in series if line.colour != "rest"]
     ends.sort(key=lambda end: end[0])
     tops: list[float] = []
-    for wanted, _ in ends:
-        tops.append(max(wanted, tops[-1] + _LABEL_HEIGHT if tops else wanted))
-    limit = _HEIGHT - 4.0  # clear of the word "steps"
+    for end, _ in ends:
+        tops.append(max(end, tops[-1] + _LABEL_HEIGHT if tops else end))
+    limit = _HEIGHT - 4.0  # above the word "steps"
     for i in reversed(range(len(tops))):
         tops[i] = min(tops[i], limit)
         limit = tops[i] - _LABEL_HEIGHT
@@ -259,7 +259,7 @@ def _link(line: Series) -> str:
 
 
 def tick_texts(ticks: Sequence[float]) -> list[str]:
-    """Returns ticks as printed, with the decimals it takes to tell them apart.
+    """Returns ticks as text, with enough decimals to distinguish them.
 
     >>> tick_texts([0, 0.25, 0.5]), tick_texts([0, 2.5e-5, 5e-5]), tick_texts([0, 1000, 2000])
     (['0', '0.25', '0.5'], ['0', '2.5e-5', '5e-5'], ['0', '1k', '2k'])
@@ -275,7 +275,7 @@ def tick_texts(ticks: Sequence[float]) -> list[str]:
 
 
 def _ticks(axis: Axis, side: str) -> str:
-    placed = (100 * axis.place(tick) if side == "left" else 100 - 100 * axis.place(tick) for tick in axis.ticks)
+    placed = (100 * axis.position(tick) if side == "left" else 100 - 100 * axis.position(tick) for tick in axis.ticks)
     texts = tick_texts(axis.ticks)
     return "".join(f'<i style="{side}:{at:.2f}%">{text}</i>' for at, text in zip(placed, texts, strict=True))
 

@@ -1,4 +1,4 @@
-"""The report as one HTML page that loads nothing: notes, then a section for each kind of task."""
+"""The report as one HTML page that loads no other file: notes, then one section per kind of task."""
 
 import html
 import importlib.metadata
@@ -9,7 +9,7 @@ from typing import Any
 
 from bert_jax.report import charts
 from bert_jax.report.assets import CSS, SCRIPT
-from bert_jax.report.runs import Notes, Run, Variant, is_number
+from bert_jax.report.runs import RunNotes, RunRecord, Variant, is_number
 from bert_jax.report.tables import (
     REFERENCES,
     Measure,
@@ -34,12 +34,12 @@ _KIND_TITLES = {
     "QuestionAnswering": "Question answering",
     "MultipleChoice": "Multiple choice",
 }
-_MAX_PROBLEMS = 6  # that are shown before a reader asks for the rest
-_MAX_TEXT = 700  # characters of a predicted text that are shown
-_MAX_PROBABILITIES = 5  # most probable labels of a prediction that are shown
+_MAX_PROBLEMS = 6  # shown at first; the rest is folded
+_MAX_TEXT = 700  # characters shown of a text
+_MAX_PROBABILITIES = 5  # labels shown per prediction, most probable first
 
 
-def render(title: str, variants: Sequence[Variant], notes: Notes) -> str:
+def render(title: str, variants: Sequence[Variant], notes: RunNotes) -> str:
     """Returns the whole page."""
     kinds = by_kind(variants)
     runs = [run for variant in variants for run in variant.runs]
@@ -55,7 +55,7 @@ def render(title: str, variants: Sequence[Variant], notes: Notes) -> str:
         f"<footer>Made by bert_jax {importlib.metadata.version('bert_jax')} on {datetime.now():%d %B %Y, %H:%M}. "
         "Everything is in this file.</footer>",
     ]
-    # The policy makes a browser refuse whatever a bug, or text in the data, might try to load.
+    # With this policy, a browser refuses to load anything, even if text in the data tries to.
     policy = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'"
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
@@ -66,7 +66,7 @@ def render(title: str, variants: Sequence[Variant], notes: Notes) -> str:
     )
 
 
-def _lead(variants: Sequence[Variant], runs: Sequence[Run]) -> str:
+def _lead(variants: Sequence[Variant], runs: Sequence[RunRecord]) -> str:
     finished = sum(run.finished for run in runs)
     counted = _plural(len(runs), "run")
     if len(runs) > len(variants):
@@ -76,7 +76,7 @@ def _lead(variants: Sequence[Variant], runs: Sequence[Run]) -> str:
     return f"{counted}." if finished == len(runs) else f"{counted}. {finished} of {len(runs)} finished so far."
 
 
-def _problems(runs: Sequence[Run], notes: Notes) -> str:
+def _problems(runs: Sequence[RunRecord], notes: RunNotes) -> str:
     lines = [f"<b>{_escape(run.name)}</b>: {_escape('; '.join(run.problems))}" for run in runs if run.problems]
     lines += [_escape(problem) for problem in notes.problems]
     items = [f"<li>{line}</li>" for line in lines]
@@ -92,20 +92,22 @@ def _section(kind: str, variants: Sequence[Variant]) -> str:
     differing = difference_table(variants)
     if len(variants) > 1:
         parts.append("<h3>What differs</h3>")
-        parts.append(_table(differing) if len(differing.columns) > 1 else "<p>Nothing but the workdir.</p>")
+        parts.append(_table(differing) if len(differing.columns) > 1 else "<p>Only the workdir.</p>")
     if drawn := charts.curves(variants):
         grey = "rest" in colours
-        hint = f"Coloured: the {charts.NUM_COLOURS} best by the first score. Point at a line or a row to pick it out."
+        hint = (
+            f"The {charts.NUM_COLOURS} best by the first score are coloured. Point at a line or a row to highlight it."
+        )
         parts += ["<h3>Curves</h3>", f'<p class="hint screen">{hint}</p>' if grey else "", drawn]
     cost = cost_table(variants)
     if len(cost.columns) > 1:
-        mean = "Mean of one run. " if len(cost.rows) > 1 else ""
-        hint = f'<p class="hint">{mean}Tokens leave padding out; tokens/s, padding and MFU are medians.</p>'
+        mean = "Mean per run. " if len(cost.rows) > 1 else ""
+        hint = f'<p class="hint">{mean}Tokens do not include padding. Tokens/s, padding and MFU are medians.</p>'
         parts += ["<h3>Cost</h3>", _table(cost, sums=len(cost.rows) > len(variants)), hint]
     parts += [_by_label(variants), _examples(variants)]
     if any(len(variant.runs) > 1 for variant in variants):
         parts.append(_fold("Each run", _table(run_table(variants))))
-    what = "Fields all experiments share" if len(variants) > 1 else "The experiment as run"
+    what = "Fields that all experiments share" if len(variants) > 1 else "The experiment's fields"
     parts.append(_fold(what, _table(shared_table(variants))))
     return f'<section id="{_anchor(kind)}"><h2>{_escape(_kind_title(kind))}</h2>{"".join(parts)}</section>'
 
@@ -113,7 +115,7 @@ def _section(kind: str, variants: Sequence[Variant]) -> str:
 def _scores(variants: Sequence[Variant], colours: Sequence[str]) -> str:
     table = score_table(variants)
     if len(table.columns) == 2:
-        return "<h3>Final scores</h3><p>No evaluation yet.</p>"
+        return "<h3>Final scores</h3><p>Not evaluated yet.</p>"
     columns = list(zip(*table.rows, strict=True))
     best: dict[int, float] = {}
     axes: dict[int, charts.Axis] = {}
@@ -136,10 +138,10 @@ def _scores(variants: Sequence[Variant], colours: Sequence[str]) -> str:
             cells.append(f'<td class="n{marked}">{mean}<small>{plus_minus}{spread}</small>{drawn}</td>')
         rows.append(f'<tr data-v="{number}">{"".join(cells)}</tr>')
     head = [table.columns[0], table.columns[1], *map(charts.figure_title, table.columns[2:])]
-    hint = '<p class="hint">Dots are runs, bars their mean, on one scale a column; bold is the best mean.</p>'
+    hint = '<p class="hint">Each dot is a run, each bar a mean; a column has one scale. The best mean is bold.</p>'
     drawn_hint = hint if len(variants) > 1 and axes else ""
-    beside = "beside" if len(head) <= 5 else ""  # there is room for the strips in the line of their figures
-    return f"<h3>Final scores</h3>{_wrap(head, rows, numeric=range(1, len(head)), look=beside)}{drawn_hint}"
+    look = "inline" if len(head) <= 5 else ""  # few columns: strips fit on the line of their figures
+    return f"<h3>Final scores</h3>{_wrap(head, rows, numeric=range(1, len(head)), look=look)}{drawn_hint}"
 
 
 def _by_label(variants: Sequence[Variant]) -> str:
@@ -166,8 +168,8 @@ def _confusion(labels: list[str], counts: list[list[float]]) -> str:
     head = "".join(f"<th>{_escape(label)}</th>" for label in labels)
     return (
         f'<div class="scroll"><table class="heat{tall}"><thead><tr><th></th>{head}</tr></thead>'
-        f'<tbody>{"".join(rows)}</tbody></table></div><p class="hint">A row is a true label, a column a predicted one; '
-        "counts over all runs, shaded by their share of the row.</p>"
+        f'<tbody>{"".join(rows)}</tbody></table></div><p class="hint">Rows are true labels, columns predicted labels. '
+        "Counts are over all runs, shaded by their share of the row.</p>"
     )
 
 
@@ -185,21 +187,21 @@ def _examples(variants: Sequence[Variant]) -> str:
 
 
 def _card(example: dict[str, Any], truth: Any) -> str:
-    """One prediction: what was read, then what was answered, with the true label where the input holds it."""
-    given = example.get("input")
-    given = given if isinstance(given, dict) else {"input": given} if given is not None else {}
-    words = given.get("tokens")
+    """Returns one prediction: the input, then the answer, with the true label if the input has it."""
+    inputs = example.get("input")
+    inputs = inputs if isinstance(inputs, dict) else {"input": inputs} if inputs is not None else {}
+    words = inputs.get("tokens")
     texts = [f"<p>{_tagged(words, example)}</p>"] if isinstance(words, list) else []
     texts += [
-        f"<p>{_escape(_cut(value))}</p>" for value in given.values() if isinstance(value, str) and " " in value.strip()
+        f"<p>{_escape(_cut(value))}</p>" for value in inputs.values() if isinstance(value, str) and " " in value.strip()
     ]
     answered = {key: value for key, value in example.items() if key != "input"}
     rows = []
-    if isinstance(truth, str) and truth in given:
-        rows.append(("true label", _escape(cell_text(given[truth]))))
+    if isinstance(truth, str) and truth in inputs:
+        rows.append(("true label", _escape(cell_text(inputs[truth]))))
     for key, value in answered.items():
         shown = _value(value)
-        if key == "label" and isinstance(truth, str) and truth in given and str(given[truth]) != str(value):
+        if key == "label" and isinstance(truth, str) and truth in inputs and str(inputs[truth]) != str(value):
             shown = f'<span class="wrong">{shown}</span>'
         rows.append((charts.figure_title(str(key)), shown))
     listed = "".join(f"<dt>{_escape(key)}</dt><dd>{value}</dd>" for key, value in rows)
@@ -207,7 +209,7 @@ def _card(example: dict[str, Any], truth: Any) -> str:
 
 
 def _tagged(words: list[Any], example: dict[str, Any]) -> str:
-    """Words with their tags above them, where a prediction has a tag for each word."""
+    """Returns words with their tags above them, if a prediction has one tag per word."""
     tags = next((v for v in example.values() if isinstance(v, list) and len(v) == len(words)), [])
     return "".join(
         f"<ruby>{_escape(str(word))}{'' if tag == 'O' else f'<rt>{_escape(str(tag))}</rt>'}</ruby> "
@@ -249,7 +251,7 @@ def _note_text(item: dict[str, Any]) -> str:
 
 
 def _table(table: Table, sums: bool = False, head: Any = None) -> str:
-    """A table whose first column names the row; a column is set to the right if all it holds are figures."""
+    """Returns a table whose first column names the row. Columns that hold only numbers are aligned right."""
     columns = list(zip(*table.rows, strict=True))
     numeric = [
         i
@@ -269,10 +271,6 @@ def _table(table: Table, sums: bool = False, head: Any = None) -> str:
     return _wrap([head(name) if head and i else name for i, name in enumerate(table.columns)], rows, numeric)
 
 
-def _is_figure(cell: Any) -> bool:
-    return cell is None or isinstance(cell, Measure) or is_number(cell)
-
-
 def _wrap(head: Sequence[str], rows: Iterable[str], numeric: Iterable[int], look: str = "") -> str:
     numeric = set(numeric)
     cells = "".join(f"<th{' class=n' if i in numeric else ''}>{_path(name)}</th>" for i, name in enumerate(head))
@@ -283,7 +281,7 @@ def _wrap(head: Sequence[str], rows: Iterable[str], numeric: Iterable[int], look
 
 
 def _path(name: str) -> str:
-    # A field's path takes two lines, so that a column is as wide as its values rather than its name.
+    # A field's path takes two lines, so that its name does not make a column wider than the values need.
     folder, dot, last = name.rpartition(".")
     return f"<small>{_escape(folder)}</small>{_escape(last)}" if dot and " " not in name else _escape(name)
 
@@ -293,7 +291,7 @@ def _fold(title: str, content: str, is_open: bool = False) -> str:
 
 
 def _unfold_first(title: str, blocks: Sequence[tuple[str, str]]) -> str:
-    """A block alone stands open; of several, each folds, and the first is open."""
+    """Returns the blocks: a single one unfolded, several ones folded except for the first."""
     if not blocks:
         return ""
     if len(blocks) == 1:

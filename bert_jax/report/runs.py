@@ -1,7 +1,7 @@
-"""Workdirs as found on disk: runs, read leniently, and variants, which are runs that differ only in their seed.
+"""Reads workdirs: records of runs, and variants, which are runs that differ only in their seed.
 
-A report is often wanted while work is still going on, or after it was killed. So a file that is missing, cut off or of
-another shape costs what it held and nothing more: the run says so in `Run.problems`.
+Reports are often made while runs are still training or after they were killed. So a file that is missing, cut off or
+malformed is not an error: only its content is missing, and `RunRecord.problems` lists it.
 """
 
 import dataclasses
@@ -18,22 +18,22 @@ from typing import Any
 from bert_jax.errors import InputError
 from bert_jax.runs import layout
 
-# Folders inside a workdir that hold no runs and may hold very many files.
+# Folders inside a workdir that contain no runs and possibly very many files.
 _NOT_RUNS = frozenset({layout.CHECKPOINTS, layout.TOKENIZER, "store"})
 _RUN_FILES = (layout.EXPERIMENT, layout.METRICS, layout.RESULT)
 
 
 @dataclass(frozen=True)
-class Run:
-    """One workdir of `bert_jax train`."""
+class RunRecord:
+    """The files of one workdir of `bert_jax train`."""
 
     path: Path  # the folder
-    name: str  # the folder, as short as tells it from the others of a report
+    name: str  # the folder's path, shortened but still unique in the report
     experiment: dict[str, Any]  # experiment.json; empty if it could not be read
     figures: dict[tuple[str, str], dict[int, float]]  # {(figure, split): {step: value}}, from metrics.jsonl
     speed: list[dict[str, float]]  # the lines of speed.jsonl
     result: dict[str, Any]  # result.json; empty if there is none yet
-    problems: tuple[str, ...]  # what was missing, cut off or not a number, a sentence each
+    problems: tuple[str, ...]  # one sentence for each missing or broken file, or value that is not finite
 
     @property
     def kind(self) -> str:
@@ -43,24 +43,24 @@ class Run:
 
     @property
     def step(self) -> int:
-        """The last step that any file tells of."""
+        """The last step in any of the files."""
         steps = [step for curve in self.figures.values() for step in curve]
         steps += [int(line["step"]) for line in self.speed if "step" in line]
         return max([*steps, _whole(self.result.get("step"))])
 
     @property
     def planned_steps(self) -> int | None:
-        """The steps the experiment asks for; None where it counts in epochs."""
+        """The experiment's number of steps; None if it is given in epochs."""
         return _whole(self.experiment.get("steps")) or None
 
     @property
     def finished(self) -> bool:
-        """Whether the last step planned was evaluated; where no number was planned, whether any evaluation was kept."""
+        """True if the last planned step was evaluated; without planned steps, if there is a result."""
         return bool(self.result) and _whole(self.result.get("step")) >= (self.planned_steps or 0)
 
     @property
     def scores(self) -> dict[str, float]:
-        """The result's metrics, or, while there is no result, the last evaluation in metrics.jsonl."""
+        """The metrics of result.json or, before that exists, of the last evaluation in metrics.jsonl."""
         if self.result:
             return numbers(self.result.get("metrics"))
         return {name: curve[max(curve)] for (name, split), curve in self.figures.items() if split == "eval"}
@@ -70,8 +70,8 @@ class Run:
 class Variant:
     """One experiment, run with one seed or with several."""
 
-    name: str  # what its runs' names have in common
-    runs: tuple[Run, ...]  # in the order of their names
+    name: str  # the common part of its runs' names
+    runs: tuple[RunRecord, ...]  # in the order of their names
 
     @property
     def fields(self) -> dict[str, Any]:
@@ -80,19 +80,19 @@ class Variant:
 
 
 @dataclass(frozen=True)
-class Notes:
-    """What a notes.json adds at the top of a report."""
+class RunNotes:
+    """Tables and texts of notes.json files, shown at the top of a report."""
 
     tables: list[dict[str, Any]] = field(default_factory=list)  # each with "title", "columns" and "rows"
     texts: list[dict[str, Any]] = field(default_factory=list)  # each with "title" and "lines"
-    problems: tuple[str, ...] = ()  # why a notes.json is not shown
+    problems: tuple[str, ...] = ()  # why a notes.json, or a part of it, is not shown
 
 
-def find_runs(workdirs: Sequence[Path]) -> tuple[list[Run], Notes]:
+def find_runs(workdirs: Sequence[Path]) -> tuple[list[RunRecord], RunNotes]:
     """Reads every run in the given folders and in the folders below them, in natural order of their names.
 
     Raises:
-      InputError: a path is no folder, or holds neither a run nor a notes.json.
+      InputError: a path is not a folder, or contains neither a run nor a notes.json.
     """
     folders, noted = find_folders(workdirs)
     top = Path(os.path.commonpath(folders or noted))
@@ -101,10 +101,10 @@ def find_runs(workdirs: Sequence[Path]) -> tuple[list[Run], Notes]:
 
 
 def find_folders(workdirs: Sequence[Path]) -> tuple[list[Path], list[Path]]:
-    """Returns the folders that hold a run and those that hold a notes.json, each once, without reading them.
+    """Returns the folders with a run and those with a notes.json, each once, without reading the files.
 
     Raises:
-      InputError: a path is no folder, or holds neither a run nor a notes.json.
+      InputError: a path is not a folder, or contains neither a run nor a notes.json.
     """
     runs: dict[Path, None] = {}
     noted: dict[Path, None] = {}
@@ -117,7 +117,7 @@ def find_folders(workdirs: Sequence[Path]) -> tuple[list[Path], list[Path]]:
         with_notes = [folder for folder in folders if (folder / layout.NOTES).is_file()]
         if not here and not with_notes:
             raise InputError(
-                f"{workdir}: no run in this folder or below it; a run has the {layout.EXPERIMENT} "
+                f"{workdir}: contains no run, and neither do its subfolders; a run has the file {layout.EXPERIMENT} "
                 "that `bert_jax train --workdir` writes"
             )
         runs |= dict.fromkeys(here)
@@ -125,8 +125,8 @@ def find_folders(workdirs: Sequence[Path]) -> tuple[list[Path], list[Path]]:
     return list(runs), list(noted)
 
 
-def read_run(path: Path, name: str) -> Run:
-    """Reads one workdir, whatever state it is in."""
+def read_run(path: Path, name: str) -> RunRecord:
+    """Reads one workdir, in any state."""
     problems: list[str] = []
     figures: dict[tuple[str, str], dict[int, float]] = defaultdict(dict)
     not_finite: dict[str, int] = {}
@@ -141,7 +141,7 @@ def read_run(path: Path, name: str) -> Run:
     problems += [f"{figure} was not a finite number at step {step:,}" for figure, step in not_finite.items()]
     speed = path / layout.SPEED
     result = path / layout.RESULT
-    run = Run(
+    run = RunRecord(
         path,
         name,
         _read_object(path / layout.EXPERIMENT, problems),
@@ -152,23 +152,23 @@ def read_run(path: Path, name: str) -> Run:
     )
     if not run.finished:
         steps = f"{run.step:,} of {run.planned_steps:,}" if run.planned_steps else f"{run.step:,}"
-        scores = "its scores are those of the last evaluation" if run.scores else "not evaluated yet"
-        problems.insert(0, f"still running, or stopped, at step {steps}: {scores}")
+        scores = "scores are from the last evaluation" if run.scores else "not evaluated yet"
+        problems.insert(0, f"still running or stopped at step {steps}: {scores}")
     return dataclasses.replace(run, problems=tuple(problems))
 
 
-def group_seeds(runs: Iterable[Run]) -> list[Variant]:
-    """Puts runs together whose experiments differ only in `seed`, in the order of their first run.
+def group_seeds(runs: Iterable[RunRecord]) -> list[Variant]:
+    """Groups runs whose experiments differ only in `seed`, in the order of each group's first run.
 
-    Where one seed occurs twice, the runs are repetitions rather than a sample, and each folder counts by itself.
+    If a seed occurs twice in a group, the runs are repetitions and not a sample. Then each folder is a group.
     """
-    same: dict[str, list[Run]] = defaultdict(list)
+    same: dict[str, list[RunRecord]] = defaultdict(list)
     for run in runs:
         rest = {key: value for key, value in run.experiment.items() if key != "seed"}
         same[json.dumps(rest, sort_keys=True) if rest else run.name].append(run)
     variants = []
     for group in same.values():
-        by_folder: dict[Path, list[Run]] = defaultdict(list)
+        by_folder: dict[Path, list[RunRecord]] = defaultdict(list)
         repeated = len({str(run.experiment.get("seed")) for run in group}) < len(group)
         for run in group:
             by_folder[run.path.parent if repeated else Path()].append(run)
@@ -178,14 +178,14 @@ def group_seeds(runs: Iterable[Run]) -> list[Variant]:
 
 
 def numbers(value: Any) -> dict[str, float]:
-    """Returns the entries of an object that are finite numbers; {} for anything that is no object."""
+    """Returns the entries of a dict that are finite numbers; {} for any other value."""
     if not isinstance(value, dict):
         return {}
     return {str(key): item for key, item in value.items() if is_number(item) and _is_finite(item)}
 
 
 def is_number(value: Any) -> bool:
-    """Whether a JSON value is a number that a float can hold; true and false are none."""
+    """Returns True if a JSON value is a number that fits in a float; booleans are not numbers."""
     if isinstance(value, int):
         return not isinstance(value, bool) and abs(value) < 2**63
     return isinstance(value, float)
@@ -196,12 +196,12 @@ def _whole(value: Any) -> int:
 
 
 def _is_finite(value: float) -> bool:
-    # Beyond any float32: only a broken file holds such numbers, and their squares overflow.
+    # Larger than any float32: only a broken file contains such numbers, and their squares overflow.
     return math.isfinite(value) and abs(value) < 1e100
 
 
 def _natural(name: str) -> list[tuple[float, str]]:
-    # Digits compare as numbers, so that limit-1000 follows limit-100, and lr3e-5 stands before lr1e-4.
+    # Digits compare as numbers: limit-1000 follows limit-100, and lr3e-5 precedes lr1e-4.
     parts = re.split(r"(\d+(?:\.\d+)?(?:e-?\d+)?)", name)
     return [(float(part), "") if i % 2 else (-1.0, part) for i, part in enumerate(parts)]
 
@@ -220,17 +220,17 @@ def _flatten(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
         yield from _flatten(item, f"{path}.{key}" if path else str(key))
 
 
-def _common_name(runs: list[Run]) -> str:
-    """Names a group of seeds: its runs' names without the part that counts the seeds."""
+def _common_name(runs: list[RunRecord]) -> str:
+    """Returns the name of a group of seeds: its runs' names without the seed's number."""
     if len(runs) == 1:
         return runs[0].name
-    kept = []
+    common = []
     for column in zip(*(run.name.split("/") for run in runs), strict=False):
         parts = set(column)
         if len(parts) > 1:
             parts = {re.sub(r"(?:(?:^|[-_ .]+)(?:seed|s)?)?[-_ .=]*\d+$", "", part) for part in parts}
-        kept.append(parts.pop() if len(parts) == 1 else "")
-    return "/".join(filter(None, kept)) or runs[0].path.parent.name
+        common.append(parts.pop() if len(parts) == 1 else "")
+    return "/".join(filter(None, common)) or runs[0].path.parent.name
 
 
 def _read_object(path: Path, problems: list[str]) -> dict[str, Any]:
@@ -243,7 +243,7 @@ def _read_object(path: Path, problems: list[str]) -> dict[str, Any]:
         problems.append(f"{path.name} could not be read as JSON: it may be half-written")
         return {}
     if not isinstance(value, dict):
-        problems.append(f"{path.name} holds no JSON object")
+        problems.append(f"{path.name} is not a JSON object")
         return {}
     return value
 
@@ -254,23 +254,23 @@ def _read_lines(path: Path, problems: list[str]) -> list[dict[str, Any]]:
     except OSError:
         problems.append(f"{path.name} is missing")
         return []
-    found = []
+    objects = []
     for number, line in enumerate(lines, start=1):
         try:
             value = json.loads(line)
             if not isinstance(value, dict):
                 raise ValueError
-            found.append(value)
+            objects.append(value)
         except (ValueError, RecursionError):
             problems.append(
                 f"{path.name}: its last line is cut off"
                 if number == len(lines)
-                else f"{path.name}:{number} is no JSON object"
+                else f"{path.name}:{number} is not a JSON object"
             )
-    return found
+    return objects
 
 
-def _read_notes(folders: Iterable[Path]) -> Notes:
+def _read_notes(folders: Iterable[Path]) -> RunNotes:
     tables: list[dict[str, Any]] = []
     texts: list[dict[str, Any]] = []
     problems: list[str] = []
@@ -285,4 +285,4 @@ def _read_notes(folders: Iterable[Path]) -> Notes:
                     into.append(item)
                 else:
                     problems.append(f'{folder.name}: {layout.NOTES}: an entry of "{key}" has no list of {content}')
-    return Notes(tables, texts, tuple(problems))
+    return RunNotes(tables, texts, tuple(problems))

@@ -1,4 +1,4 @@
-"""A report's tables as data: final scores, what differs between experiments, cost, each run, and figures by label."""
+"""The tables of a report as data: final scores, fields that differ, cost, each run, and figures per label."""
 
 import math
 import statistics
@@ -6,14 +6,14 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from bert_jax.report.runs import Run, Variant, numbers
+from bert_jax.report.runs import RunRecord, Variant, numbers
 
 
 @dataclass(frozen=True)
 class Measure:
-    """A figure of one variant: a value for each of its runs."""
+    """A figure of one variant: one value per run."""
 
-    values: tuple[float, ...]  # in the order of the runs that have it; never empty
+    values: tuple[float, ...]  # one per run that has the figure, in the order of the runs; never empty
     unit: str = ""  # "" a score, "count", "seconds", "flop", "bytes" or "share"
 
     @property
@@ -27,7 +27,7 @@ class Measure:
         return statistics.stdev(self.values) if len(self.values) > 1 else None
 
     def text(self, decimals: int | None = None) -> str:
-        """Returns the figure as printed: scores with their spread, everything else as a mean with its unit.
+        """Returns the figure as text: a score with its spread, any other figure as a mean with its unit.
 
         >>> Measure((0.91, 0.93)).text()
         '0.9200 ± 0.0141'
@@ -45,14 +45,14 @@ class Measure:
 
 @dataclass(frozen=True)
 class Table:
-    """A titled table; a cell is text, a number, a `Measure`, or None where there is nothing to say."""
+    """A table with a title. A cell is text, a number, a `Measure`, or None if it is empty."""
 
     title: str
     columns: tuple[str, ...]
     rows: tuple[tuple[Any, ...], ...]
 
     def texts(self) -> list[list[str]]:
-        """Returns every cell as printed, the scores of a column all with the same number of decimals."""
+        """Returns every cell as text. The scores of a column have the same number of decimals."""
         columns = []
         for column in zip(*self.rows, strict=True):
             scores = [cell.mean for cell in column if isinstance(cell, Measure) and not cell.unit]
@@ -62,7 +62,7 @@ class Table:
 
 
 def by_kind(variants: Iterable[Variant]) -> dict[str, list[Variant]]:
-    """Parts variants by the kind of their task, pre-training first: figures of one kind alone can be compared."""
+    """Groups variants by kind of task, pre-training first. Only figures of the same kind can be compared."""
     kinds: dict[str, list[Variant]] = {}
     for variant in sorted(variants, key=lambda variant: variant.runs[0].kind != "Pretraining"):
         kinds.setdefault(variant.runs[0].kind, []).append(variant)
@@ -70,7 +70,7 @@ def by_kind(variants: Iterable[Variant]) -> dict[str, list[Variant]]:
 
 
 def score_table(variants: Sequence[Variant]) -> Table:
-    """The final scores: a row a variant, a column a figure, losses after scores."""
+    """Returns the final scores: one row per variant, one column per figure, losses after scores."""
     names = figure_names([run.scores for variant in variants for run in variant.runs])
     rows = [
         (v.name, len(v.runs), *(_measure(run.scores.get(name) for run in v.runs) for name in names)) for v in variants
@@ -79,10 +79,10 @@ def score_table(variants: Sequence[Variant]) -> Table:
 
 
 def difference_table(variants: Sequence[Variant]) -> Table:
-    """The fields in which the experiments differ, and only those; the longer side of the table runs downwards."""
-    paths, given = _fields(variants)
-    differing = [path for path in paths if _differs([fields.get(path, _ABSENT) for fields in given])]
-    cells = [tuple(_field_text(fields.get(path, _ABSENT)) for fields in given) for path in differing]
+    """Returns the fields that differ between the experiments. The longer dimension becomes the rows."""
+    paths, all_fields = _fields(variants)
+    differing = [path for path in paths if _differs([fields.get(path, _ABSENT) for fields in all_fields])]
+    cells = [tuple(_field_text(fields.get(path, _ABSENT)) for fields in all_fields) for path in differing]
     title = "What differs"
     if len(differing) > len(variants):
         rows = [(path, *row) for path, row in zip(differing, cells, strict=True)]
@@ -93,15 +93,15 @@ def difference_table(variants: Sequence[Variant]) -> Table:
 
 
 def shared_table(variants: Sequence[Variant]) -> Table:
-    """The fields all the experiments have in common, in the order of the configuration."""
-    paths, given = _fields(variants)
-    same = [path for path in paths if not _differs([fields.get(path, _ABSENT) for fields in given])]
-    values = [next(fields[path] for fields in given if path in fields) for path in same]
+    """Returns the fields that are the same in all experiments, in the order of the configuration."""
+    paths, all_fields = _fields(variants)
+    same = [path for path in paths if not _differs([fields.get(path, _ABSENT) for fields in all_fields])]
+    values = [next(fields[path] for fields in all_fields if path in fields) for path in same]
     return Table("Fields", ("field", "value"), tuple(zip(same, map(_field_text, values), strict=True)))
 
 
 def cost_table(variants: Sequence[Variant]) -> Table:
-    """What one run cost, as the mean over a variant's runs; the last row adds up all of them."""
+    """Returns the cost of one run, as the mean over a variant's runs; the last row is the sum over all runs."""
     columns = {
         "steps": ("count", lambda run: run.step),
         "tokens": ("count", lambda run: run.result.get("tokens")),
@@ -116,22 +116,22 @@ def cost_table(variants: Sequence[Variant]) -> Table:
         ),
     }
     rows = [(v.name, *(_measure(map(of, v.runs), unit) for unit, of in columns.values())) for v in variants]
-    kept = [i for i in range(1, len(columns) + 1) if any(row[i] is not None for row in rows)]
+    filled = [i for i in range(1, len(columns) + 1) if any(row[i] is not None for row in rows)]
     names = ["", *columns]
-    rows = [(row[0], *(row[i] for i in kept)) for row in rows]
+    rows = [(row[0], *(row[i] for i in filled)) for row in rows]
     runs = [run for variant in variants for run in variant.runs]
     if len(runs) > 1:
         totals = []
-        for name in (names[i] for i in kept):
+        for name in (names[i] for i in filled):
             unit, of = columns[name]
             whole = _measure(map(of, runs), unit) if name in ("tokens", "time", "compute") else None
             totals.append(whole and Measure((math.fsum(whole.values),), unit))
         rows.append((f"all {len(runs)} runs", *totals))
-    return Table("Cost", ("experiment", *(names[i] for i in kept)), tuple(rows))
+    return Table("Cost", ("experiment", *(names[i] for i in filled)), tuple(rows))
 
 
 def run_table(variants: Sequence[Variant]) -> Table:
-    """Every run by itself: its seed, the step it reached and its scores."""
+    """Returns one row per run: its seed, its last step and its scores."""
     runs = [run for variant in variants for run in variant.runs]
     names = figure_names([run.scores for run in runs])
     rows = [
@@ -142,22 +142,22 @@ def run_table(variants: Sequence[Variant]) -> Table:
 
 
 def label_table(variant: Variant) -> Table | None:
-    """The result's figures by label, over a variant's runs; None where no run has any."""
-    given = [run.result["tables"]["per_label"] for run in variant.runs if _has_table(run, "per_label")]
-    given = [{str(k): v if isinstance(v, dict) else {"value": v} for k, v in table.items()} for table in given]
-    labels = list(dict.fromkeys(label for table in given for label in table))
-    columns = list(dict.fromkeys(name for table in given for row in table.values() for name in numbers(row)))
+    """Returns the figures per label over a variant's runs; None if no run has any."""
+    tables = [run.result["tables"]["per_label"] for run in variant.runs if _has_table(run, "per_label")]
+    tables = [{str(k): v if isinstance(v, dict) else {"value": v} for k, v in table.items()} for table in tables]
+    labels = list(dict.fromkeys(label for table in tables for label in table))
+    columns = list(dict.fromkeys(name for table in tables for row in table.values() for name in numbers(row)))
     if not labels or not columns:
         return None
     rows = [
-        (label, *(_measure(numbers(table.get(label)).get(name) for table in given) for name in columns))
+        (label, *(_measure(numbers(table.get(label)).get(name) for table in tables) for name in columns))
         for label in labels
     ]
     return Table(f"By label: {variant.name}", ("label", *columns), tuple(rows))
 
 
 def confusion_counts(variant: Variant) -> tuple[list[str], list[list[float]]] | None:
-    """The confusion matrix added up over a variant's runs, as (labels, counts[true][predicted]); None without one."""
+    """Returns the sum of the runs' confusion matrices as (labels, counts[true][predicted]); None if there are none."""
     labels: list[str] = []
     total: list[list[float]] = []
     for run in variant.runs:
@@ -173,12 +173,12 @@ def confusion_counts(variant: Variant) -> tuple[list[str], list[list[float]]] | 
     return (labels, total) if total else None
 
 
-# What the data gives away to one who knows nothing: shown, but nothing to be better in.
+# Baselines that depend only on the data: they are shown, but never marked as best.
 REFERENCES = frozenset({"unigram_accuracy"})
 
 
 def figure_names(scores: Iterable[dict[str, float]]) -> list[str]:
-    """Returns the names in the order they first occur, losses last; a loss under a second name is left out."""
+    """Returns the names in the order they first occur, losses last. A loss with two names is listed once."""
     rows = list(scores)
     names: dict[tuple, str] = {}
     for name in dict.fromkeys(name for row in rows for name in row):
@@ -193,13 +193,13 @@ def lower_is_better(figure: str) -> bool:
 
 
 def score_decimals(values: Iterable[float]) -> int:
-    """Decimals that show the largest value in four digits, and never more than four decimals."""
+    """Returns the number of decimals that shows the largest value in four digits; at most four."""
     largest = max(map(abs, values))
     return 4 if largest < 1 else max(0, 3 - math.floor(math.log10(largest)))
 
 
 def cell_text(cell: Any, decimals: int | None = None) -> str:
-    """Returns a cell as printed."""
+    """Returns a cell as text."""
     if cell is None:
         return ""
     if isinstance(cell, Measure):
@@ -209,17 +209,17 @@ def cell_text(cell: Any, decimals: int | None = None) -> str:
     return f"{cell:.4g}" if isinstance(cell, float) else str(cell)
 
 
-_ABSENT = object()  # the path does not occur in an experiment, for instance a field of another task
+_ABSENT = object()  # the experiment does not have this field; it may belong to another task
 
 
 def _fields(variants: Sequence[Variant]) -> tuple[list[str], list[dict[str, Any]]]:
-    given = [variant.fields for variant in variants]
-    paths = list(dict.fromkeys(path for fields in given for path in fields))
-    return paths, given
+    all_fields = [variant.fields for variant in variants]
+    paths = list(dict.fromkeys(path for fields in all_fields for path in fields))
+    return paths, all_fields
 
 
 def _differs(values: list[Any]) -> bool:
-    # A field that only some have is told by the field that decides it, say `model` None against a model given.
+    # Fields that only some experiments have are omitted: another field already shows why, such as a model of None.
     present = [value for value in values if value is not _ABSENT]
     return any(value != present[0] for value in present) or (None in present and len(present) < len(values))
 
@@ -239,25 +239,21 @@ def _field_text(value: Any) -> str:
 
 
 def _measure(values: Iterable[Any], unit: str = "") -> Measure | None:
-    kept = tuple(value for value in numbers(dict(enumerate(values))).values())
-    return Measure(kept, unit) if kept else None
+    finite = tuple(numbers(dict(enumerate(values))).values())
+    return Measure(finite, unit) if finite else None
 
 
-def _seconds(run: Run) -> float | None:
+def _seconds(run: RunRecord) -> float | None:
     return run.result.get("seconds", run.speed[-1].get("seconds") if run.speed else None)
 
 
-def _median(run: Run, name: str) -> float | None:
-    # The median leaves out the first lines, in which the step was compiled.
-    values = _told(run, name)
+def _median(run: RunRecord, name: str) -> float | None:
+    # A median, because the first lines include compilation.
+    values = [line[name] for line in run.speed if name in line]
     return statistics.median(values) if values else None
 
 
-def _told(run: Run, name: str) -> list[float]:
-    return [line[name] for line in run.speed if name in line]
-
-
-def _has_table(run: Run, name: str) -> bool:
+def _has_table(run: RunRecord, name: str) -> bool:
     tables = run.result.get("tables")
     return isinstance(tables, dict) and isinstance(tables.get(name), dict)
 
@@ -271,7 +267,7 @@ def _is_square(counts: Any, size: int) -> bool:
 
 
 def count_text(value: float) -> str:
-    """Returns a count in at most three digits.
+    """Returns a count with at most three digits.
 
     >>> count_text(12_345), count_text(640)
     ('12.3k', '640')

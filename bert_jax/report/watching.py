@@ -1,4 +1,4 @@
-"""`bert_jax report --watch`: a table in the terminal that follows a run's files while it is training."""
+"""`bert_jax report --watch`: a table in the terminal that follows a run while it is training."""
 
 import time
 from pathlib import Path
@@ -9,7 +9,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from bert_jax.report.runs import Run, find_folders, read_run
+from bert_jax.report.runs import RunRecord, find_folders, read_run
 from bert_jax.report.tables import Measure, time_text
 from bert_jax.runs import layout
 
@@ -20,21 +20,21 @@ _SPEED = {"tokens_per_second": ("tokens/s", "count"), "padding_share": ("padding
 def watch(
     workdir: str | Path, *, interval: float = 2.0, patience: float = 900.0, console: Console | None = None
 ) -> None:
-    """Shows the run in `workdir` until it ends: step, time left, figures with their course, speed and memory.
+    """Shows the run in `workdir` until it ends: step, time left, figures with their curves, speed and memory.
 
-    In a folder of several runs it follows the one that was written to last. It ends when that run's last step is
-    evaluated (in a folder of runs: and no other has begun), when nothing was written for `patience`, or on Ctrl-C,
-    which leaves the run itself alone.
+    In a folder of several runs, it follows the one that was written to last. It ends when that run's last step is
+    evaluated (in a folder of runs, also no other run may have begun), when nothing was written for `patience` seconds,
+    or on Ctrl-C, which does not stop the run itself.
 
     Args:
-      interval: seconds between two looks at the files.
+      interval: seconds between two reads of the files.
       patience: seconds without a new line after which a run counts as stopped.
 
     Raises:
-      InputError: `workdir` is no folder or holds no run.
+      InputError: `workdir` is not a folder or contains no run.
     """
     workdir = Path(workdir)
-    _newest(workdir)  # a wrong path is told before the display takes over the terminal
+    _newest(workdir)  # a wrong path is an error before the display starts
     with Live(console=console or Console(), auto_refresh=False) as live:
         try:
             while True:
@@ -45,12 +45,12 @@ def watch(
                 if run.finished and (path == workdir.resolve() or quiet > patience):
                     break
                 if quiet > patience:
-                    since = f"{path}: nothing written for {time_text(quiet)}"
-                    live.console.print(f"{since}, so it has stopped or hangs, at step {run.step:,}")
+                    since = f"{path}: nothing was written for {time_text(quiet)}"
+                    live.console.print(f"{since}; the run stopped or hangs at step {run.step:,}")
                     break
                 time.sleep(interval)
         except KeyboardInterrupt:
-            live.console.print("No longer watching; the run goes on")
+            live.console.print("Stopped watching; the run continues")
 
 
 def _newest(workdir: Path) -> Path:
@@ -65,7 +65,7 @@ def _written(path: Path) -> float:
     return max(times)
 
 
-def _view(run: Run) -> Group:
+def _view(run: RunRecord) -> Group:
     head = Table.grid(padding=(0, 2))
     planned = run.planned_steps
     step = f"step {run.step:,}" + (f" of {planned:,}" if planned else "")
@@ -87,17 +87,17 @@ def _view(run: Run) -> Group:
     return Group(head, figures, Text(_speed(run), style="dim"))
 
 
-def _speed(run: Run) -> str:
+def _speed(run: RunRecord) -> str:
     last = run.speed[-1] if run.speed else {}
-    told = [f"{name} {Measure((last[key],), unit).text()}" for key, (name, unit) in _SPEED.items() if key in last]
+    texts = [f"{name} {Measure((last[key],), unit).text()}" for key, (name, unit) in _SPEED.items() if key in last]
     if "memory_bytes" in last:
-        told.append(f"memory {Measure((last['memory_bytes'],), 'bytes').text()}")
+        texts.append(f"memory {Measure((last['memory_bytes'],), 'bytes').text()}")
     if "seconds" in last:
-        told.append(f"training for {time_text(last['seconds'])}")
-    return " · ".join(told)
+        texts.append(f"training for {time_text(last['seconds'])}")
+    return " · ".join(texts)
 
 
-def _time_left(run: Run) -> str:
+def _time_left(run: RunRecord) -> str:
     recent = [line for line in run.speed if "step" in line and "seconds" in line][-10:]
     if len(recent) < 2 or not run.planned_steps:
         return ""
@@ -108,7 +108,7 @@ def _time_left(run: Run) -> str:
 
 
 def _spark(curve: list[float], width: int = 24) -> str:
-    """Returns a curve's course as one line of block letters.
+    """Returns a curve as one line of block characters.
 
     >>> _spark([1.0, 2.0, 3.0])
     '▁▅█'
