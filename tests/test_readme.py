@@ -8,11 +8,13 @@ from pathlib import Path
 
 import jax
 import pytest
-import tiny
 
 from bert_jax import cli, sweeps, tokenizers
 from bert_jax.data.prepare import prepare
 from bert_jax.training.loop import train
+from helpers.corpora import texts as some_texts
+from helpers.experiments import pretraining, silent
+from helpers.models import MODEL
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
@@ -56,11 +58,11 @@ def test_options_are_compared_whole():
 
 def test_the_first_example_runs_as_printed(tmp_path, monkeypatch, capsys):
     words = ["returns", "the", "number", "of", "in", "array", "sort", "list", "order", "elements", "add", "legend"]
-    texts = [*tiny.texts(40), *(" ".join(words) + "." for _ in range(5))]
+    texts = [*some_texts(40), *(" ".join(words) + "." for _ in range(5))]
     (tmp_path / "corpus.txt").write_text("\n\n".join(texts))
     tokenizers.train("wordpiece", texts, 120).save(tmp_path / "tokenizer")
     prepare([str(tmp_path / "corpus.txt")], tmp_path / "tokenizer", tmp_path / "store")
-    train(tiny.pretraining(tmp_path, steps=2), tmp_path / "runs" / "quickstart" / "pretrain", say=tiny.silent)
+    train(pretraining(tmp_path, steps=2), tmp_path / "runs" / "quickstart" / "pretrain", say=silent)
     rows = "".join(f"{word} the {word}\t{'list' if n % 2 else 'array'}\n" for n, word in enumerate(words * 2))
     for name in ("train.tsv", "dev.tsv"):
         (tmp_path / name).write_text(f"text\tlabel\n{rows}")
@@ -69,7 +71,7 @@ def test_the_first_example_runs_as_printed(tmp_path, monkeypatch, capsys):
     capsys.readouterr()
     exec(compile(python_blocks()[0], "README.md", "exec"), {})
     printed = capsys.readouterr().out.splitlines()
-    assert any(line == f"(2, {tiny.MODEL.hidden_size})" for line in printed)
+    assert any(line == f"(2, {MODEL.hidden_size})" for line in printed)
     assert "'label'" in printed[-1]
 
 
