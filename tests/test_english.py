@@ -61,12 +61,26 @@ TURNS = {
 PATTERNS = {re.compile(rf"\b(?:{turn})\b", re.IGNORECASE): better for turn, better in TURNS.items()}
 VAGUE_NAMES = {"found", "kept", "given", "told", "said"}
 NOT_YET_CLEAN = (  # shrinks to nothing
-    "bert_jax",
-    "docs/architecture.md",
+    "bert_jax/cli.py",
+    "bert_jax/config",
+    "bert_jax/data",
+    "bert_jax/devices.py",
+    "bert_jax/fused.py",
+    "bert_jax/heads.py",
+    "bert_jax/interop",
+    "bert_jax/metrics.py",
+    "bert_jax/model.py",
+    "bert_jax/params.py",
+    "bert_jax/plan.py",
+    "bert_jax/predict.py",
+    "bert_jax/pretrained.py",
+    "bert_jax/runs",
+    "bert_jax/tasks",
+    "bert_jax/tokenizers",
+    "bert_jax/training",
     "experiments",
     "tests",
     "tools",
-    "CHANGELOG.md",
 )
 
 
