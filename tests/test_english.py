@@ -1,7 +1,8 @@
 """The project's texts are plain English: turns of phrase that are hard to read occur nowhere.
 
-The texts are comments, docstrings and strings of Python files, Markdown, notebooks, the Makefile and `pyproject.toml`.
-Code is not read. `python tests/test_english.py PATH...` prints the turns to avoid in these files or folders.
+The texts are comments, docstrings, strings and names of tests in Python files, Markdown, notebooks, the Makefile and
+`pyproject.toml`. Other code is not read. `python tests/test_english.py PATH...` prints the turns to avoid in files or
+folders.
 """
 
 import ast
@@ -96,7 +97,7 @@ def paths(*below: str) -> list[Path]:
 
 
 def python_text(source: str) -> str:
-    """Returns comments and strings where they are in `source`; NUL in the place of code, space in that of marks."""
+    """Returns `source` with code replaced by NUL and quotes by spaces: comments, strings and names of tests remain."""
     lines = source.splitlines(keepends=True)
     starts = [0]
     for line in lines:
@@ -114,6 +115,8 @@ def python_text(source: str) -> str:
                     previous, shown = shown, re.sub(r"\{[^{}]*\}", lambda m: "\0" * len(m[0]), shown)
             mark = r"^#+|^[rbfuRBFU]*(\"\"\"|'''|\"|')|(\"\"\"|'''|\"|')$|\\n"
             text[start:end] = re.sub(mark, lambda m: " " * len(m[0]), shown)
+        elif token.type == tokenize.NAME and token.string.startswith("test_"):
+            text[start:end] = token.string.replace("_", " ")
         elif token.type in edges:
             text[start:end] = " " * (end - start)
     return re.sub(r"(?m)^\s*(>>>|\.\.\. ).*$", lambda m: "\0" * len(m[0]), "".join(text))
@@ -188,6 +191,7 @@ def test_names_say_what_the_value_is():
         ("x = 1\n# The table stands\n# here.\n", 2),
         ('raise ValueError(f"{x!r} is "\n    "no share")\n', 1),
         ("x = f'{a} is told by {b}'\n", 1),
+        ("def test_it_is_no_store():\n    pass\n", 1),
         ("'''One.\n\n    Made anew.\n    '''\n", 3),
     ],
 )

@@ -51,11 +51,11 @@ class Page(HTMLParser):
         chart = next(c for c in self.source.split("<figure")[1:] if f"<b>{figure}</b>" in c)
         steps, low, high, logarithmic = map(float, re.search(r'data-axes="([^"]*)"', chart)[1].split())
         assert not logarithmic
-        found = {}
+        points_by_name = {}
         for name, path in re.findall(r'data-name="([^"]*)">.*?class="line" d="M([^"]*)"', chart):
             points = (map(float, point.split()) for point in path.split("L"))
-            found[name] = [(x / 1000 * steps, low + (1 - y / 1000) * (high - low)) for x, y in points]
-        return found
+            points_by_name[name] = [(x / 1000 * steps, low + (1 - y / 1000) * (high - low)) for x, y in points]
+        return points_by_name
 
 
 def page_of(*workdirs: Path) -> Page:
@@ -71,7 +71,7 @@ def score_rows(workdir: Path) -> dict[str, dict]:
     return {row[0]: dict(zip(table.columns, row, strict=True)) for row in table.rows}
 
 
-def test_runs_that_differ_in_the_seed_alone_are_one_experiment_with_its_spread(tmp_path):
+def test_runs_that_differ_only_in_the_seed_are_one_experiment_with_its_spread(tmp_path):
     for seed, accuracy in enumerate((0.80, 0.84, 0.88)):
         write_bare(tmp_path / f"sweep/wide/seed{seed}", classify(seed, model="bert-mini"), accuracy=accuracy)
         write_bare(tmp_path / f"sweep/narrow-{seed}", classify(seed), accuracy=accuracy / 2)
@@ -92,7 +92,7 @@ def test_a_seed_that_was_run_twice_does_not_count_as_two_seeds(tmp_path):
     assert {name: row["runs"] for name, row in rows.items()} == {"first": 2, "second": 2}
 
 
-def test_every_field_is_told_once_either_as_shared_or_as_differing(tmp_path):
+def test_every_field_occurs_once_as_shared_or_as_differing(tmp_path):
     write_bare(tmp_path / "a", classify(0, model="bert-tiny"), accuracy=0.5)
     write_bare(tmp_path / "b", classify(1, model="bert-mini", batch_size=64), accuracy=0.5)
     differing = next(table for table in summary([tmp_path]) if "differs" in table.title)
@@ -133,7 +133,7 @@ def test_curves_show_what_the_files_hold(tmp_path):
         assert [value for _, value in drawn[name]] == pytest.approx([value for _, value in wanted], abs=2e-3)
 
 
-def test_what_was_measured_once_is_no_curve_of_its_own(tmp_path):
+def test_a_figure_measured_once_has_no_curve(tmp_path):
     folder = write_bare(tmp_path / "run", classify(), accuracy=0.5)
     training = [{"step": step, "split": "train", "accuracy": 0.1 + step / 1000} for step in (100, 200, 400)]
     write_lines(folder / "metrics.jsonl", [*training, {"step": 400, "split": "eval", "accuracy": 0.5, "f1": 0.4}])
@@ -180,7 +180,7 @@ def test_an_axis_holds_its_values_between_a_few_round_ticks(values):
     assert axis.position(axis.high) == 1
 
 
-def test_a_run_that_blew_up_leaves_the_others_readable(tmp_path):
+def test_a_diverged_run_leaves_the_others_readable(tmp_path):
     for name, last in (("good", 0.5), ("bad", 1e7)):
         folder = write_bare(tmp_path / name, classify(batch_size=len(name)), loss=last)
         lines = [{"step": s, "split": "train", "loss": 2.0 if s < 9 else last} for s in range(1, 10)]
@@ -215,7 +215,7 @@ def test_text_from_the_data_stays_text(tmp_path):
     assert page.text.count("<script>alert(1)</script>") >= 10
 
 
-def test_notes_stand_at_the_top(tmp_path):
+def test_notes_are_at_the_top(tmp_path):
     page = page_of(write_quickstart(tmp_path / "quickstart", seeds=2))
     places = [page.text.index(word) for word in ("Against what costs nothing", "Filling masks", "Final scores")]
     assert places == sorted(places)
@@ -231,12 +231,12 @@ def test_tables_by_label_are_added_up_over_seeds(tmp_path):
     assert re.search(r"yes\s+1,401\s+40", page_of(tmp_path).text)
 
 
-def test_a_wrong_prediction_is_told_from_a_right_one(tmp_path):
+def test_a_wrong_prediction_is_marked(tmp_path):
     page = page_of(write_run(tmp_path / "run", classify(), 0.8))
     assert [a.get("class") for _, a in page.elements].count("wrong") == 1  # the fourth text has another true label
 
 
-def test_a_run_that_was_cut_short_shows_its_last_evaluation_and_says_so(tmp_path):
+def test_an_interrupted_run_is_marked_and_shows_its_last_evaluation(tmp_path):
     folder = write_run(tmp_path / "run", classify(), 0.8, stop_at=0.5)
     with (folder / "metrics.jsonl").open("a") as file:
         file.write('{"step": 201, "split": "train", "loss": NaN}\n{"step": 202, "spl')
@@ -247,12 +247,12 @@ def test_a_run_that_was_cut_short_shows_its_last_evaluation_and_says_so(tmp_path
     assert row["accuracy"].mean == last["accuracy"]
     assert "grad_norm" not in row
     text = page_of(folder).text
-    for told in (
+    for problem in (
         "at step 200 of 400",
         "loss was not a finite number at step 201",
         "metrics.jsonl: its last line is cut",
     ):
-        assert told in text
+        assert problem in text
 
 
 @pytest.mark.parametrize("name", ["experiment.json", "metrics.jsonl", "speed.jsonl", "result.json", "notes.json"])
@@ -289,7 +289,7 @@ def test_a_file_of_another_shape_costs_only_itself(tmp_path, name, broken):
         summary([tmp_path])
 
 
-def test_what_is_no_workdir_is_refused_by_name(tmp_path):
+def test_a_path_that_is_not_a_workdir_is_an_error_with_its_name(tmp_path):
     empty, file, good = tmp_path / "empty", tmp_path / "file", write_run(tmp_path / "run", classify(), 0.8)
     empty.mkdir()
     file.write_text("text")
@@ -300,7 +300,7 @@ def test_what_is_no_workdir_is_refused_by_name(tmp_path):
     assert not out.exists()
 
 
-def test_an_output_that_cannot_be_written_is_refused_by_name(tmp_path):
+def test_an_output_that_cannot_be_written_is_an_error_with_its_name(tmp_path):
     run = write_run(tmp_path / "run", classify(), 0.8)
     with pytest.raises(InputError, match="is a folder"):
         report([run], tmp_path)
@@ -365,7 +365,7 @@ def test_no_name_of_a_figure_is_cut_in_a_terminal(tmp_path, width):
     assert all(name in printed for name in (*scores, "compute", "memory", "MiB"))
 
 
-def test_what_the_data_gives_away_is_shown_and_no_score_to_be_best_in(tmp_path):
+def test_a_baseline_is_shown_and_never_marked_as_best(tmp_path):
     for name, chance in (("a", 0.05), ("b", 0.07)):
         write_bare(
             tmp_path / name, pretrain(steps=10 if name == "a" else 20), mlm_accuracy=0.3, unigram_accuracy=chance
