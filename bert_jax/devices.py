@@ -13,9 +13,9 @@ from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from bert_jax import flops, runtime
+from bert_jax.data.batch import Arrays
 from bert_jax.errors import InputError
 
-Arrays = dict[str, np.ndarray]
 DATA, FSDP = "data", "fsdp"
 ROWS = PartitionSpec((DATA, FSDP))
 REPLICATED = PartitionSpec()

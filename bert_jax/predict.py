@@ -13,7 +13,8 @@ import numpy as np
 from bert_jax import params as named
 from bert_jax import pretrained, tasks
 from bert_jax.config import BertConfig, Pretraining, TaskFields
-from bert_jax.data.batches import Arrays, Features, RowBatches
+from bert_jax.data.batch import Arrays
+from bert_jax.data.batches import Features, RowBatches
 from bert_jax.data.rows import Row
 from bert_jax.devices import Devices
 from bert_jax.errors import InputError

@@ -12,6 +12,7 @@ import pytest
 
 from bert_jax import tasks, tokenizers
 from bert_jax.config import BertConfig, Distillation, Experiment, Optimizer, SequenceClassification
+from bert_jax.data.batch import make_batch
 from bert_jax.errors import InputError
 from bert_jax.heads import BertForSequenceClassification
 from bert_jax.interop.table import Notes
@@ -55,7 +56,7 @@ def write_teacher(target, experiment, config=TEACHER):
     task = SequenceClassificationTask(
         fields, replace(config, vocab_size=tokenizer.vocab_size, attention="explicit"), tokenizer
     )
-    params = jax.jit(task.model.init)(jax.random.key(0), tasks.dummy_batch(task))["params"]
+    params = jax.jit(task.model.init)(jax.random.key(0), task.dummy_batch())["params"]
     config = replace(task.config, attention=config.attention)
     write_source(Source("", config, tokenizer, fields, lambda: (params, Notes())), target, "orbax")
 
@@ -86,9 +87,7 @@ def made(data, kind=Distillation, **fields):
 def weights(classes):
     """A student's."""
     model = BertForSequenceClassification(replace(STUDENT, vocab_size=60), classes)
-    batch = dict.fromkeys(
-        ("input_ids", "token_type_ids", "position_ids", "sequence_ids", "cls_positions"), np.zeros((1, 1), np.int32)
-    )
+    batch = make_batch(np.zeros((1, 1), np.int32))
     return jax.jit(model.init)(jax.random.key(0), batch)["params"]
 
 

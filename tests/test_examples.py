@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from bert_jax.config import preset
+from bert_jax.data.batch import make_batch
 from bert_jax.data.examples import PretrainingBatches
 from bert_jax.data.store import LONG_SENTENCE, TokenStore
 from bert_jax.errors import InputError
@@ -134,10 +135,9 @@ def test_packed_sequences_give_what_they_give_alone(pairs):
     together = model.apply(params, {name: packed[name] for name in names})
     for row, column, sequence in sequences_of(packed):
         columns = slice(column, column + len(sequence))
-        alone = {name: np.zeros((1, 32), np.int32) for name in names}
-        for name in names:
-            alone[name][0, : len(sequence)] = packed[name][row, columns]
-        alone["sequence_ids"] = np.minimum(alone["sequence_ids"], 1)
+        cut = {name: np.pad(packed[name][row, columns], (0, 32 - len(sequence)))[None] for name in names}
+        cut["sequence_ids"] = np.minimum(cut["sequence_ids"], 1)
+        alone = make_batch(**cut)
         np.testing.assert_allclose(together[row, columns], model.apply(params, alone)[0, : len(sequence)], atol=1e-5)
 
 

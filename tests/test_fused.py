@@ -9,6 +9,7 @@ import pytest
 
 from bert_jax import fused
 from bert_jax.config import BertConfig
+from bert_jax.data.batch import make_batch
 from bert_jax.errors import InputError
 from bert_jax.model import Bert
 
@@ -22,13 +23,7 @@ def packed_batch() -> dict[str, np.ndarray]:
     """Two rows: three sequences and padding, and two sequences that fill it."""
     rng = np.random.default_rng(0)
     ids = np.repeat([[1, 2, 3, 0, 0], [1, 2, 2, 2, 2]], [40, 30, 20, 20, 18], axis=1).astype(np.int32)
-    return {
-        "input_ids": rng.integers(5, 100, ids.shape, dtype=np.int32),
-        "token_type_ids": np.zeros_like(ids),
-        "position_ids": np.tile(np.arange(LENGTH, dtype=np.int32), (2, 1)),
-        "sequence_ids": ids,
-        "cls_positions": np.zeros((2, 3), np.int32),
-    }
+    return make_batch(rng.integers(5, 100, ids.shape, dtype=np.int32), sequence_ids=ids)
 
 
 def outcome(config: BertConfig, params, batch):

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from bert_jax.config import PRESETS, BertConfig, preset
+from bert_jax.data.batch import make_batch
 from bert_jax.errors import InputError
 from bert_jax.heads import BertForPreTraining, BertForSequenceClassification
 from bert_jax.model import Bert, Dropout
@@ -38,22 +39,16 @@ PARAMETERS = {
 
 def batch_of(*rows: list[list[int]], length: int) -> dict[str, np.ndarray]:
     """One row for each argument, which lists the sequences packed in it."""
-    batch = {
-        name: np.zeros((len(rows), length), np.int32)
-        for name in ("input_ids", "token_type_ids", "position_ids", "sequence_ids")
-    }
-    batch["cls_positions"] = np.zeros((len(rows), max(map(len, rows))), np.int32)
+    input_ids, token_type_ids, sequence_ids = np.zeros((3, len(rows), length), np.int32)
     for r, sequences in enumerate(rows):
         start = 0
         for n, ids in enumerate(sequences):
             here = slice(start, start + len(ids))
-            batch["input_ids"][r, here] = ids
-            batch["token_type_ids"][r, here] = np.arange(len(ids)) > len(ids) // 2
-            batch["position_ids"][r, here] = np.arange(len(ids))
-            batch["sequence_ids"][r, here] = n + 1
-            batch["cls_positions"][r, n] = start
+            input_ids[r, here] = ids
+            token_type_ids[r, here] = np.arange(len(ids)) > len(ids) // 2
+            sequence_ids[r, here] = n + 1
             start += len(ids)
-    return batch
+    return make_batch(input_ids, token_type_ids=token_type_ids, sequence_ids=sequence_ids)
 
 
 def random_ids(*lengths: int, seed: int = 0) -> list[list[int]]:

@@ -29,7 +29,7 @@ def test_a_choice_scores_the_same_beside_others_as_alone(tokenizer):
     task = make(tokenizer)
     texts = ["red", "blue green", "gold small large doghouse cats " * 3, "cats"]
     row = Row({"context": "Paris red", "choices": texts, "label": 2}, "f:1")
-    params = task.model.init(jax.random.key(0), tasks.dummy_batch(task))["params"]
+    params = task.model.init(jax.random.key(0), task.dummy_batch())["params"]
     together = task.predict_batches([row], batch_size=1)(0)
     assert together["input_ids"].shape[0] == 1
     scores = task.logits(params, together, None)[0]
@@ -41,7 +41,7 @@ def test_a_choice_scores_the_same_beside_others_as_alone(tokenizer):
 def test_rows_may_have_different_numbers_of_choices(tokenizer):
     task = make(tokenizer)
     rows = [Row({"context": "red", "choices": NAMES[:n]}, f"f:{n}") for n in (2, 9, 3)]
-    params = task.model.init(jax.random.key(0), tasks.dummy_batch(task))["params"]
+    params = task.model.init(jax.random.key(0), task.dummy_batch())["params"]
     batches = task.predict_batches(rows, batch_size=4)
     _, _, predictions = run(
         Devices("single", 4).wrap(evaluate_step, returns_state=False, loss_fn=task.loss_fn), params, batches

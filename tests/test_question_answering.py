@@ -131,7 +131,7 @@ def test_a_short_window_has_fewer_candidates_than_asked_for(tokenizer):
 def test_a_model_answers_with_scores_and_positions(tokenizer):
     task = make(tokenizer)
     rows = [question(context_of(n, n), [], str(n)) for n in (3, 40, 90)]
-    params = task.model.init(jax.random.key(0), tasks.dummy_batch(task))["params"]
+    params = task.model.init(jax.random.key(0), task.dummy_batch())["params"]
     batches = task.predict_batches(rows, batch_size=4)
     _, _, predictions = run(
         Devices("single", 4).wrap(evaluate_step, returns_state=False, loss_fn=task.loss_fn), params, batches

@@ -43,7 +43,7 @@ def make(fields, tokenizer):
 
 
 def params_of(task, seed=0):
-    return task.model.init(jax.random.key(seed), tasks.dummy_batch(task))["params"]
+    return task.model.init(jax.random.key(seed), task.dummy_batch())["params"]
 
 
 # Rows to arrays

@@ -97,7 +97,7 @@ def test_words_that_the_tokenizer_drops_or_splits_endlessly_keep_their_place(tok
 def test_a_model_answers_for_every_word_of_every_sentence(tokenizer):
     task = make(tokenizer, packing=True)
     rows = [sentence(n, n) for n in (5, 400, 1, 17, 60)]
-    params = task.model.init(jax.random.key(0), tasks.dummy_batch(task))["params"]
+    params = task.model.init(jax.random.key(0), task.dummy_batch())["params"]
     batches = task.predict_batches(rows, batch_size=8)
     _, _, predictions = run(
         Devices("single", 8).wrap(evaluate_step, returns_state=False, loss_fn=task.loss_fn), params, batches

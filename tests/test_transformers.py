@@ -9,6 +9,7 @@ import transformers
 
 from bert_jax import heads, losses
 from bert_jax.config import Optimizer
+from bert_jax.data.batch import make_batch
 from bert_jax.interop import huggingface, table
 from bert_jax.losses import Outcome
 from bert_jax.model import attention_probabilities
@@ -180,11 +181,12 @@ def test_choices_in_one_row_agree_with_choices_in_rows_of_their_own(tmp_path, fa
     examples, length = 2, 11
     arrays = inputs(model.config, rows=examples * CHOICES, length=length)
     labels = np.array([2, 0])
-    batch = our_batch(arrays)
-    names = ("input_ids", "token_type_ids", "position_ids", "sequence_ids")
-    batch = {name: batch[name].reshape(examples, CHOICES * length) for name in names}
-    batch["sequence_ids"] = batch["sequence_ids"] * np.repeat(np.arange(1, CHOICES + 1), length)
-    batch["cls_positions"] = np.broadcast_to(np.arange(CHOICES) * length, (examples, CHOICES))
+    in_one_row = {name: array.reshape(examples, CHOICES * length) for name, array in arrays.items()}
+    batch = make_batch(
+        in_one_row["input_ids"],
+        token_type_ids=in_one_row["token_type_ids"],
+        sequence_ids=in_one_row["attention_mask"] * np.repeat(np.arange(1, CHOICES + 1, dtype=np.int32), length),
+    )
     ours = heads.BertForMultipleChoice(config)
 
     def objective(params):

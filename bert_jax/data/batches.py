@@ -8,8 +8,9 @@ from typing import Any, TypeVar
 import grain
 import numpy as np
 
-Arrays = dict[str, np.ndarray]
-Batch = TypeVar("Batch")
+from bert_jax.data.batch import Arrays, make_batch
+
+T = TypeVar("T")
 
 # Widths that batches of texts are padded to: few, so that few shapes are compiled.
 BUCKETS = (16, 32, 64, 128, 256, 512, 1024, 2048)
@@ -66,18 +67,17 @@ def padded(features: Features, rows: np.ndarray, length: int) -> Arrays:
     def take(flat: np.ndarray) -> np.ndarray:
         return np.where(real, flat[index], 0).astype(np.int32)
 
-    batch = {
-        "input_ids": take(features.input_ids),
+    arrays = {
         "token_type_ids": take(features.token_type_ids),
         "position_ids": np.where(real, columns + features.first_position, 0).astype(np.int32),
         "sequence_ids": real.astype(np.int32),
         "cls_positions": np.zeros((len(rows), 1), np.int32),
     }
-    batch |= {name: take(flat) for name, flat in features.token_arrays.items()}
-    batch |= {name: array[rows] for name, array in features.arrays.items()}
+    arrays |= {name: take(flat) for name, flat in features.token_arrays.items()}
+    arrays |= {name: array[rows] for name, array in features.arrays.items()}
     for name in [name for name in features.arrays if name.endswith("weights")]:
-        batch[name] = batch[name] * present.reshape((-1,) + (1,) * (batch[name].ndim - 1))
-    return batch
+        arrays[name] = arrays[name] * present.reshape((-1,) + (1,) * (arrays[name].ndim - 1))
+    return make_batch(take(features.input_ids), **arrays)
 
 
 def packed(features: Features, rows: np.ndarray, length: int, multiple: int = 1) -> Arrays:
@@ -119,7 +119,6 @@ def packed(features: Features, rows: np.ndarray, length: int, multiple: int = 1)
     number = features.token_arrays.get("sequence_ids", np.ones_like(features.input_ids))
     most = begins.shape[1]
     batch = {
-        "input_ids": spread(features.input_ids[source]),
         "token_type_ids": spread(features.token_type_ids[source]),
         "position_ids": spread(inside + features.first_position),
     }
@@ -132,7 +131,7 @@ def packed(features: Features, rows: np.ndarray, length: int, multiple: int = 1)
     cls_positions = np.zeros((shape[0], slots, most), np.int32)
     cls_positions[row, slot] = begin[:, None] + begins[rows]
     batch["cls_positions"] = cls_positions.reshape(shape[0], -1)
-    return batch
+    return make_batch(spread(features.input_ids[source]), **batch)
 
 
 def _places(lengths: np.ndarray, rows: int, length: int, slots: int) -> tuple[np.ndarray, ...] | None:
@@ -240,7 +239,7 @@ class _Steps:
         return self.batches(self.start + int(index))
 
 
-def prefetch(batches: Callable[[int], Batch], start: int, stop: int) -> Iterator[Batch]:
+def prefetch(batches: Callable[[int], T], start: int, stop: int) -> Iterator[T]:
     """Yields batches(start), ..., batches(stop - 1) in order, some made ahead by a thread."""
     if start >= stop:
         return iter(())

@@ -6,14 +6,13 @@ from typing import NamedTuple
 import numpy as np
 
 from bert_jax.config import Pretraining
+from bert_jax.data.batch import Arrays, make_batch
 from bert_jax.data.layouts import Chunks, Documents, Layout, Pieces, Windows, sentence_starts
 from bert_jax.data.masking import Masking
 from bert_jax.data.shuffling import RowRandom, below, hash_key, mix, permute
 from bert_jax.data.store import TokenStore
 from bert_jax.errors import InputError
 from bert_jax.tokenizers import Tokenizer
-
-Arrays = dict[str, np.ndarray]
 
 MIXTURE_PERIOD = 10_000  # rows after which the pattern of a mixture repeats; weights are rounded to 1 / this
 
@@ -420,10 +419,10 @@ def assemble(
     position_ids[~used] = 0
     cls_positions = np.zeros((rows, sequences), np.int32)
     cls_positions[segments.row[opens], sequence[opens] - 1] = slot[opens] % length
-    batch = {
-        "input_ids": input_ids,
-        "token_type_ids": spread(segments.token_type * frame.segments, np.int32),
-        "position_ids": position_ids,
-        "sequence_ids": sequence_ids,
-    }
-    return {name: array.reshape(rows, length) for name, array in batch.items()} | {"cls_positions": cls_positions}
+    return make_batch(
+        input_ids.reshape(rows, length),
+        token_type_ids=spread(segments.token_type * frame.segments, np.int32).reshape(rows, length),
+        position_ids=position_ids.reshape(rows, length),
+        sequence_ids=sequence_ids.reshape(rows, length),
+        cls_positions=cls_positions,
+    )

@@ -4,11 +4,11 @@ from collections.abc import Sequence
 from typing import Any, Protocol
 
 import jax
-import numpy as np
 from flax import linen as nn
 
 from bert_jax.config import BertConfig, SequenceClassification, TaskFields
-from bert_jax.data.batches import Arrays, Features
+from bert_jax.data.batch import Arrays
+from bert_jax.data.batches import Features
 from bert_jax.data.rows import Row
 from bert_jax.losses import Outcome
 from bert_jax.tasks.distillation import DistillationTask
@@ -69,6 +69,10 @@ class Task(Protocol):
         """Losses, metrics and predictions of one batch; `key` is for dropout, None switches it off."""
         ...
 
+    def dummy_batch(self) -> Arrays:
+        """A batch of one row of one token, enough to create the model's parameters."""
+        ...
+
     def score(self, predictions: Arrays, batches: Any) -> dict[str, float]:
         """Figures that need all predictions (examples in their original order) rather than sums over batches."""
         ...
@@ -102,10 +106,3 @@ def pieces_to_add(fields: TaskFields, tokenizer: Tokenizer) -> list[str]:
       InputError: a marker is empty or holds a space.
     """
     return markers_to_add(fields.markers, tokenizer) if isinstance(fields, SequenceClassification) else []
-
-
-def dummy_batch(task: Task) -> dict[str, np.ndarray]:
-    """A batch of one row of one [PAD], enough to create the model's parameters."""
-    zeros = np.zeros((1, 1), np.int32)
-    names = ("input_ids", "token_type_ids", "position_ids", "sequence_ids", "cls_positions", "masked_positions")
-    return dict.fromkeys(names, zeros)

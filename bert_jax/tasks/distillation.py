@@ -15,7 +15,8 @@ from flax import linen as nn
 
 from bert_jax import pretrained
 from bert_jax.config import BertConfig, Distillation, SequenceClassification
-from bert_jax.data.batches import Arrays, Features
+from bert_jax.data.batch import Arrays
+from bert_jax.data.batches import Features
 from bert_jax.data.rows import Row, read_rows
 from bert_jax.errors import InputError
 from bert_jax.losses import Mean, Outcome, binary_cross_entropy, soft_cross_entropy, squared_error

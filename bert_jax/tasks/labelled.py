@@ -9,7 +9,8 @@ import numpy as np
 from flax import linen as nn
 
 from bert_jax.config import BertConfig, Labelled
-from bert_jax.data.batches import Arrays, Features, RowBatches
+from bert_jax.data.batch import Arrays, make_batch
+from bert_jax.data.batches import Features, RowBatches
 from bert_jax.data.rows import Row, read_rows
 from bert_jax.errors import InputError
 from bert_jax.tokenizers import Frame, Tokenizer
@@ -81,6 +82,9 @@ class RowTask:
     def row_length(self, features: Features) -> int:
         """Tokens that the longest row of a batch can have."""
         return self.fields.max_length
+
+    def dummy_batch(self) -> Arrays:
+        return make_batch(np.zeros((1, 1), np.int32))
 
     def tables(self, predictions: Arrays, batches: RowBatches) -> dict[str, Any]:
         return {}

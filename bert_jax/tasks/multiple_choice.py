@@ -8,7 +8,8 @@ import numpy as np
 from jax import numpy as jnp
 
 from bert_jax.config import BertConfig, MultipleChoice
-from bert_jax.data.batches import Arrays, Features, RowBatches, join
+from bert_jax.data.batch import Arrays
+from bert_jax.data.batches import Features, RowBatches, join
 from bert_jax.data.rows import Row, RowErrors, check_fields, number_of, text_of
 from bert_jax.heads import BertForMultipleChoice
 from bert_jax.losses import Outcome, accuracy, cross_entropy

@@ -8,7 +8,8 @@ import jax
 import numpy as np
 
 from bert_jax.config import BertConfig, Pretraining
-from bert_jax.data.batches import Arrays, Features
+from bert_jax.data.batch import Arrays, make_batch
+from bert_jax.data.batches import Features
 from bert_jax.data.examples import PretrainingBatches
 from bert_jax.data.rows import Row
 from bert_jax.data.store import TokenStore
@@ -62,6 +63,10 @@ class PretrainingTask:
             losses["pair_loss"] = cross_entropy(logits["pair"], *pair)
             metrics["pair_accuracy"] = accuracy(logits["pair"], *pair)
         return Outcome(losses, metrics, predictions={})
+
+    def dummy_batch(self) -> Arrays:
+        zeros = np.zeros((1, 1), np.int32)
+        return make_batch(zeros, masked_positions=zeros)
 
     def score(self, predictions: Arrays, batches: PretrainingBatches) -> dict[str, float]:
         """The accuracy of always answering with the most frequent piece, to measure `mlm_accuracy` against."""

@@ -12,7 +12,8 @@ from jax import numpy as jnp
 
 from bert_jax import metrics
 from bert_jax.config import BertConfig, SequenceClassification
-from bert_jax.data.batches import Arrays, Features, RowBatches, join
+from bert_jax.data.batch import Arrays
+from bert_jax.data.batches import Features, RowBatches, join
 from bert_jax.data.rows import Row, RowErrors, check_fields, label_of, labels_of, number_of, text_of
 from bert_jax.errors import InputError
 from bert_jax.heads import BertForSequenceClassification

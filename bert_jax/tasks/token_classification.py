@@ -10,7 +10,8 @@ import numpy as np
 
 from bert_jax import metrics
 from bert_jax.config import BertConfig, TokenClassification
-from bert_jax.data.batches import Arrays, Features, RowBatches, join
+from bert_jax.data.batch import Arrays
+from bert_jax.data.batches import Features, RowBatches, join
 from bert_jax.data.rows import Row, RowErrors, check_fields, labels_of
 from bert_jax.errors import InputError
 from bert_jax.heads import BertForTokenClassification

@@ -7,7 +7,8 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from bert_jax.data.batches import Arrays, prefetch
+from bert_jax.data.batch import Arrays
+from bert_jax.data.batches import prefetch
 from bert_jax.losses import Mean
 from bert_jax.tasks import Batches, Task
 

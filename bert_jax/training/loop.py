@@ -12,7 +12,8 @@ import numpy as np
 
 from bert_jax import flops
 from bert_jax.config import Experiment
-from bert_jax.data.batches import Arrays, prefetch
+from bert_jax.data.batch import Arrays
+from bert_jax.data.batches import prefetch
 from bert_jax.devices import Devices, WrappedStep
 from bert_jax.errors import InputError
 from bert_jax.runs import layout

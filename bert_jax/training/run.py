@@ -103,7 +103,7 @@ def initial_state(run: Run, devices: Devices, say: Callable[[str], None]) -> Tra
 def random_state(run: Run, transformation: optax.GradientTransformation) -> TrainState:
     """The state before the first step of a run from scratch."""
     key = jax.random.fold_in(jax.random.key(run.experiment.seed), 0x1717)
-    params = run.task.model.init(key, tasks.dummy_batch(run.task))["params"]
+    params = run.task.model.init(key, run.task.dummy_batch())["params"]
     return TrainState(
         step=jnp.zeros((), jnp.int32),
         params=params,

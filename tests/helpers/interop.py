@@ -5,6 +5,7 @@ import torch
 import transformers
 
 from bert_jax import tokenizers
+from bert_jax.data.batch import make_batch
 from bert_jax.params import flatten
 
 SIZES = {
@@ -64,14 +65,12 @@ def inputs(config, padded: bool = True, rows: int = 4, length: int = 13, seed: i
 
 def our_batch(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     rows, length = arrays["input_ids"].shape
-    return {
-        "input_ids": arrays["input_ids"],
-        "token_type_ids": arrays["token_type_ids"],
-        "position_ids": np.broadcast_to(np.arange(length, dtype=np.int32), (rows, length)),
-        "sequence_ids": arrays["attention_mask"],
-        "cls_positions": np.zeros((rows, 1), np.int32),
-        "masked_positions": np.broadcast_to(np.arange(length, dtype=np.int32), (rows, length)),
-    }
+    return make_batch(
+        arrays["input_ids"],
+        token_type_ids=arrays["token_type_ids"],
+        sequence_ids=arrays["attention_mask"],
+        masked_positions=np.broadcast_to(np.arange(length, dtype=np.int32), (rows, length)),
+    )
 
 
 def as_torch(arrays):

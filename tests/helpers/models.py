@@ -5,7 +5,6 @@ from dataclasses import replace
 import jax
 import numpy as np
 
-from bert_jax import tasks
 from bert_jax.config import BertConfig
 
 MODEL = BertConfig(
@@ -21,7 +20,7 @@ QUIET = replace(MODEL, hidden_dropout=0.0, attention_dropout=0.0)
 
 def assert_packed_learns_what_padded_does(padded, packed, batch_size: int, multiple: int = 1) -> None:
     """Tasks of the same rows have equal losses, counts, metrics and gradients; the packed one takes fewer rows."""
-    params = padded.model.init(jax.random.key(0), tasks.dummy_batch(padded))["params"]
+    params = padded.model.init(jax.random.key(0), padded.dummy_batch())["params"]
     found, batches = [], []
     for task in (padded, packed):
         batch = task.train_batches(batch_size=batch_size, steps=1, seed=0, multiple=multiple)(0)

@@ -6,6 +6,7 @@ import numpy as np
 import optax
 
 from bert_jax.config import BertConfig
+from bert_jax.data.batch import make_batch
 from bert_jax.tasks.pretraining import PretrainingTask
 from bert_jax.training.step import TrainState
 
@@ -30,18 +31,15 @@ def uneven_batch(length: int = 12, slots: int = 4) -> dict[str, np.ndarray]:
     """Rows of unequal length with unequal numbers of masked tokens and some without a pair label."""
     rng = np.random.default_rng(0)
     present = (np.arange(length) < rng.integers(4, length + 1, ROWS)[:, None]).astype(np.int32)
-    return {
-        "input_ids": rng.integers(0, 50, (ROWS, length)).astype(np.int32) * present,
-        "token_type_ids": np.zeros((ROWS, length), np.int32),
-        "position_ids": np.tile(np.arange(length, dtype=np.int32), (ROWS, 1)),
-        "sequence_ids": present,
-        "cls_positions": np.zeros((ROWS, 1), np.int32),
-        "masked_positions": rng.integers(0, 4, (ROWS, slots)).astype(np.int32),
-        "masked_labels": rng.integers(0, 50, (ROWS, slots)).astype(np.int32),
-        "masked_weights": (rng.random((ROWS, slots)) < rng.random((ROWS, 1))).astype(np.float32),
-        "pair_labels": rng.integers(0, 2, (ROWS, 1)).astype(np.int32),
-        "pair_weights": (rng.random((ROWS, 1)) < 0.7).astype(np.float32),
-    }
+    return make_batch(
+        rng.integers(0, 50, (ROWS, length)).astype(np.int32) * present,
+        sequence_ids=present,
+        masked_positions=rng.integers(0, 4, (ROWS, slots)).astype(np.int32),
+        masked_labels=rng.integers(0, 50, (ROWS, slots)).astype(np.int32),
+        masked_weights=(rng.random((ROWS, slots)) < rng.random((ROWS, 1))).astype(np.float32),
+        pair_labels=rng.integers(0, 2, (ROWS, 1)).astype(np.int32),
+        pair_weights=(rng.random((ROWS, 1)) < 0.7).astype(np.float32),
+    )
 
 
 # An optimizer that moves nothing and keeps the gradient as its state, where a test can read it.

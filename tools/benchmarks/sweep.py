@@ -27,7 +27,7 @@ def run(options: argparse.Namespace) -> None:
         if isinstance(task, Pretraining) and model is not None and model not in models:
             models[model] = name
             config = replace(model, vocab_size=model.vocab_size or VOCABULARY)
-            batch = training.make_batch(config, experiment.batch_size, task.sequence_length)
+            batch = training.random_batch(config, experiment.batch_size, task.sequence_length)
             works[name] = (training.our_step, config, batch)
     speeds = timing.alternate(works)
     first = next(iter(speeds.values()))

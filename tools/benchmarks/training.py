@@ -13,6 +13,7 @@ import numpy as np
 from benchmarks import timing
 from bert_jax import flops
 from bert_jax.config import BertConfig, Optimizer, Pretraining, preset
+from bert_jax.data.batch import make_batch
 from bert_jax.devices import Devices
 from bert_jax.interop import huggingface
 from bert_jax.tasks.pretraining import PretrainingTask
@@ -69,7 +70,7 @@ def measure(case: Case, options: argparse.Namespace, gpu: bool) -> dict[str, Any
         changes |= {"num_layers": 1, "hidden_size": 64, "num_heads": 2, "intermediate_size": 128, "vocab_size": 1000}
         case = case._replace(rows=2)
     config = preset(case.preset, **changes)
-    batch = make_batch(config, case.rows, case.length)
+    batch = random_batch(config, case.rows, case.length)
     works: dict[str, Any] = {"ours": (our_step, config, batch), "matmul": (matmul, config.dtype)}
     if not options.without_torch:
         works["theirs"] = (their_step, config, batch, gpu)
@@ -89,23 +90,20 @@ def measure(case: Case, options: argparse.Namespace, gpu: bool) -> dict[str, Any
     )
 
 
-def make_batch(config: BertConfig, rows: int, length: int) -> dict[str, np.ndarray]:
+def random_batch(config: BertConfig, rows: int, length: int) -> dict[str, np.ndarray]:
     """A batch without padding for MLM and NSP, of random pieces; 20 of 128 are masked, as in BERT's own data."""
     rng = np.random.default_rng(0)
     predictions = 20 * length // 128
     columns = np.tile(np.arange(1, length), (rows, 1))
-    return {
-        "input_ids": rng.integers(5, config.vocab_size, (rows, length), dtype=np.int32),
-        "token_type_ids": np.tile(np.arange(length) >= length // 2, (rows, 1)).astype(np.int32),
-        "position_ids": np.tile(np.arange(length, dtype=np.int32), (rows, 1)),
-        "sequence_ids": np.ones((rows, length), np.int32),
-        "cls_positions": np.zeros((rows, 1), np.int32),
-        "masked_positions": np.sort(rng.permuted(columns, axis=1)[:, :predictions], axis=1).astype(np.int32),
-        "masked_labels": rng.integers(5, config.vocab_size, (rows, predictions), dtype=np.int32),
-        "masked_weights": np.ones((rows, predictions), np.float32),
-        "pair_labels": rng.integers(0, 2, (rows, 1), dtype=np.int32),
-        "pair_weights": np.ones((rows, 1), np.float32),
-    }
+    return make_batch(
+        rng.integers(5, config.vocab_size, (rows, length), dtype=np.int32),
+        token_type_ids=np.tile(np.arange(length) >= length // 2, (rows, 1)).astype(np.int32),
+        masked_positions=np.sort(rng.permuted(columns, axis=1)[:, :predictions], axis=1).astype(np.int32),
+        masked_labels=rng.integers(5, config.vocab_size, (rows, predictions), dtype=np.int32),
+        masked_weights=np.ones((rows, predictions), np.float32),
+        pair_labels=rng.integers(0, 2, (rows, 1), dtype=np.int32),
+        pair_weights=np.ones((rows, 1), np.float32),
+    )
 
 
 def our_step(config: BertConfig, batch: dict[str, np.ndarray]) -> Callable[[], int]:

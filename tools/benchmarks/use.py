@@ -26,6 +26,7 @@ from benchmarks.training import torch_optimizer
 from bert_jax import pretrained, samples, tasks
 from bert_jax.config import BertConfig, Optimizer, SequenceClassification
 from bert_jax.data import rows as data_rows
+from bert_jax.data.batch import make_batch
 from bert_jax.data.batches import prefetch
 from bert_jax.devices import Devices
 from bert_jax.heads import BertForSequenceClassification
@@ -44,7 +45,7 @@ sys.path.insert(0, sys.argv[1])
 from benchmarks import training
 from bert_jax.config import preset
 config = preset("bert-tiny")
-training.our_step(config, training.make_batch(config, 64, 128))()
+training.our_step(config, training.random_batch(config, 64, 128))()
 print(time.perf_counter() - began)
 """
 
@@ -76,9 +77,8 @@ def write_model(folder: Path) -> Path:
     pieces = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *letters, *(f"##{letter}" for letter in letters)]
     pieces += [word for word, _ in counts.most_common() if len(word) > 1][: MINILM.vocab_size - len(pieces)]
     config = BertConfig(len(pieces), 384, 6, 12, 1536)
-    zeros = np.zeros((1, 1), np.int32)
-    names = ("input_ids", "token_type_ids", "position_ids", "sequence_ids", "cls_positions")
-    params = BertForSequenceClassification(config, 2).init(jax.random.key(0), dict.fromkeys(names, zeros))["params"]
+    batch = make_batch(np.zeros((1, 1), np.int32))
+    params = BertForSequenceClassification(config, 2).init(jax.random.key(0), batch)["params"]
     huggingface.write(folder, config, params)
     (folder / "vocab.txt").write_text("\n".join(pieces), encoding="utf-8")
     return folder
@@ -113,7 +113,7 @@ def our_steps(folder: Path, texts: str, frozen_layers: int | None = None) -> Cal
     devices = Devices("single", BATCH)
     chosen = Optimizer(learning_rate=3e-5, frozen_layers=frozen_layers)
     change = optimizer.make(chosen, 1000, source.config)
-    params = task.model.init(jax.random.key(0), tasks.dummy_batch(task))["params"]
+    params = task.model.init(jax.random.key(0), task.dummy_batch())["params"]
     params, _ = pretrained.fit(params, source)
     state = TrainState(jax.numpy.zeros((), np.int32), params, change.init(params), jax.random.key(0), change)
     frozen = optimizer.frozen(params, chosen, source.config)

@@ -17,9 +17,9 @@ import torch
 import transformers
 
 import bert_jax
+from bert_jax.data.batch import make_batch
 from bert_jax.data.corpus import documents
 from bert_jax.heads import BertForPreTraining
-from bert_jax.model import Batch
 from bert_jax.pretrained import open_source, write_source
 
 
@@ -32,16 +32,7 @@ def lines_of(files: list[str], count: int) -> list[str]:
 def our_logits(bert: bert_jax.PretrainedBert, ids: list[int]) -> np.ndarray:
     """MLM scores at each position of one sequence, [T, V]."""
     row = np.asarray([ids], np.int32)
-    places = np.arange(row.shape[1], dtype=np.int32)[None]
-    zeros = np.zeros_like(row)
-    batch: Batch = {
-        "input_ids": row,
-        "token_type_ids": zeros,
-        "position_ids": places,
-        "sequence_ids": zeros + 1,
-        "cls_positions": zeros[:, :1],
-        "masked_positions": places,
-    }
+    batch = make_batch(row, masked_positions=np.arange(row.shape[1], dtype=np.int32)[None])
     model = BertForPreTraining(bert.config, pairs=False)
     return np.asarray(model.apply({"params": bert.params}, batch)["mlm"][0])
 
