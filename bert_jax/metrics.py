@@ -15,6 +15,18 @@ import numpy as np
 
 Figures = dict[str, float]
 
+# Figures that are better when they are lower; losses, whose names end in "loss", are too.
+LOWER_IS_BETTER = frozenset({"squared_error", "mean_squared_error"})
+
+
+def lower_is_better(figure: str) -> bool:
+    """Returns whether the figure of this name is better when it is lower.
+
+    >>> [lower_is_better(name) for name in ("mlm_loss", "mean_squared_error", "f1")]
+    [True, True, False]
+    """
+    return figure == "loss" or figure.endswith("_loss") or figure in LOWER_IS_BETTER
+
 
 # Classes, numbers and several labels
 

@@ -63,7 +63,7 @@ def test_each_library_stays_in_its_home(path):
 
 def test_the_data_side_never_imports_jax():
     for path in FILES:
-        if unit_of(path) in ("config", "errors", "data", "tokenizers", "report", "runs.layout", "sources"):
+        if unit_of(path) in ("config", "errors", "data", "tokenizers", "report", "metrics", "runs.layout", "sources"):
             assert not {"jax", "flax"} & {name.split(".")[0] for name in imported(path)}, path
 
 

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from datetime import datetime
 from typing import Any
 
+from bert_jax.metrics import lower_is_better
 from bert_jax.report import charts
 from bert_jax.report.assets import CSS, SCRIPT
 from bert_jax.report.runs import RunNotes, RunRecord, Variant, is_number
@@ -20,7 +21,6 @@ from bert_jax.report.tables import (
     cost_table,
     difference_table,
     label_table,
-    lower_is_better,
     run_table,
     score_table,
     shared_table,

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from bert_jax.metrics import lower_is_better
 from bert_jax.report.runs import RunRecord, Variant, numbers
 
 
@@ -185,11 +186,6 @@ def figure_names(scores: Iterable[dict[str, float]]) -> list[str]:
         values = tuple(row.get(name) for row in rows)
         names.setdefault(values if lower_is_better(name) else (name,), name)
     return sorted(names.values(), key=lower_is_better)
-
-
-def lower_is_better(figure: str) -> bool:
-    """Whether a figure is a loss of some kind, going by its name."""
-    return any(word in figure.lower() for word in ("loss", "perplexity", "error"))
 
 
 def score_decimals(values: Iterable[float]) -> int:

@@ -16,6 +16,7 @@ from bert_jax.data.batch import Arrays
 from bert_jax.data.batches import prefetch
 from bert_jax.devices import Devices, WrappedStep
 from bert_jax.errors import InputError
+from bert_jax.metrics import lower_is_better
 from bert_jax.runs import layout
 from bert_jax.runs.checkpoint import Checkpoints
 from bert_jax.runs.workdir import Workdir, write_json
@@ -197,7 +198,7 @@ class Member:
         name = self.experiment.keep_best
         if name not in metrics:
             raise InputError(f"keep_best: the evaluation has no figure {name!r}; it has {', '.join(metrics) or 'none'}")
-        return -metrics[name] if name.endswith(("loss", "error")) else metrics[name]
+        return -metrics[name] if lower_is_better(name) else metrics[name]
 
     def save(self, step: int) -> None:
         """Saves all that it takes to go on from `step`."""
