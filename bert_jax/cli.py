@@ -246,18 +246,18 @@ def extend(
     source: Annotated[str, tyro.conf.Positional],
     target: Annotated[Path, tyro.conf.Positional],
     corpus: Paths,
-    num_pieces: int = 1000,
+    num_tokens: int = 1000,
     to: Literal["huggingface", "orbax"] = "orbax",
     sample_mb: float = 100.0,
     seed: int = 0,
 ) -> None:
-    """Adds pieces for a domain to a model's WordPiece vocabulary, to go on pre-training from there.
+    """Adds tokens for a domain to a model's WordPiece vocabulary, for further pre-training.
 
     Args:
         source: Anything that holds weights and a WordPiece vocabulary.
         target: The folder to write; it must not exist yet, or be empty.
         corpus: Files of the domain, as for `bert_jax prepare`.
-        num_pieces: How many pieces to add.
+        num_tokens: Number of tokens to add.
         to: A workdir with one checkpoint, or what `transformers` loads.
         sample_mb: Learn from a random sample of at most so many megabytes of text.
         seed: Of that sample.
@@ -266,9 +266,9 @@ def extend(
     from bert_jax.pretrained import extend_vocabulary, open_source, write_source
 
     texts = corpora.sample(corpora.documents(corpus), int(sample_mb * 1e6), seed)
-    extended, learnt = extend_vocabulary(open_source(source), texts, num_pieces)
+    extended, learnt = extend_vocabulary(open_source(source), texts, num_tokens)
     write_source(extended, target, to)
-    print(f"wrote {target}: {len(learnt.pieces):,} new pieces, such as {', '.join(learnt.pieces[:8])}")
+    print(f"wrote {target}: {len(learnt.pieces):,} new tokens, such as {', '.join(learnt.pieces[:8])}")
     print(f"tokens per word: {learnt.tokens_per_word_before:.3f} before, {learnt.tokens_per_word_after:.3f} after")
 
 

@@ -324,7 +324,7 @@ def test_a_model_gets_markers_under_flags_too_and_goes_on(folder, tmp_path):
 def test_extend_adds_pieces_and_the_result_can_be_trained_on(folder, tmp_path, capsys):
     text = " ".join(["angiogenesis", "thrombosis", "red"] * 20)
     (tmp_path / "domain.txt").write_text(f"{text}.\n\n{text}.\n")
-    flags = ["--corpus", tmp_path / "domain.txt", "--num-pieces", 2]
+    flags = ["--corpus", tmp_path / "domain.txt", "--num-tokens", 2]
     assert run("extend", folder / "pretrained", tmp_path / "longer", *flags) == 0
     assert "tokens per word" in capsys.readouterr().out
     stored = json.loads((tmp_path / "longer/experiment.json").read_text())

@@ -51,7 +51,7 @@ def render(title: str, variants: Sequence[Variant], notes: RunNotes) -> str:
         _problems(runs, notes),
         *(_note_table(item) for item in notes.tables),
         *(_note_text(item) for item in notes.texts),
-        *(_section(kind, members) for kind, members in kinds.items()),
+        *(_section(kind, group) for kind, group in kinds.items()),
         f"<footer>Made by bert_jax {importlib.metadata.version('bert_jax')} on {datetime.now():%d %B %Y, %H:%M}. "
         "Everything is in this file.</footer>",
     ]
