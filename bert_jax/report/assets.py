@@ -148,8 +148,8 @@ code { font: .88em ui-monospace,SFMono-Regular,Menlo,Consolas,monospace }
 }
 """
 
-# Pointing at a chart names the nearest line and reads it off; pointing at a line or a table row picks its variant out
-# in the whole section. A value is read back from the drawn path, so that the page carries each curve once.
+# A pointer over a chart shows name and value of the nearest line. A pointer over a line or a table row highlights its
+# variant in the whole section. Values are computed from the drawn path, so the page contains each curve only once.
 SCRIPT = """
 function pick(section, v) {
   section.classList.toggle('pick', v !== null);
