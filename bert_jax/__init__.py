@@ -19,7 +19,8 @@ if TYPE_CHECKING:
     )
     from bert_jax.errors import InputError
     from bert_jax.predict import Encoded, PretrainedBert, load
-    from bert_jax.training.loop import train
+    from bert_jax.training.loop import Hook
+    from bert_jax.training.train import train
 
 # Each name is imported when it is first used: worker processes and `--help` need no JAX.
 _HOMES = {
@@ -38,7 +39,8 @@ _HOMES = {
     ),
     "errors": ("InputError",),
     "predict": ("Encoded", "PretrainedBert", "load"),
-    "training.loop": ("train",),
+    "training.loop": ("Hook",),
+    "training.train": ("train",),
 }
 
 __all__ = [  # noqa: RUF022
@@ -58,6 +60,7 @@ __all__ = [  # noqa: RUF022
     "PretrainedBert",
     "load",
     "train",
+    "Hook",
 ]
 
 

@@ -135,7 +135,7 @@ def train(args: Sequence[str]) -> None:
     parsed = _parse_experiments("train", args, _Train, {"workdir": tyro.MISSING}, TRAIN_USAGE)
 
     from bert_jax import runtime
-    from bert_jax.training.loop import train as run
+    from bert_jax.training.train import train as run
 
     if any(options.several_hosts for options in parsed.values()):
         runtime.join_hosts()

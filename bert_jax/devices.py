@@ -1,4 +1,4 @@
-"""The only file that knows about devices: where arrays are placed, and how a step is wrapped for one device or many."""
+"""The only file that handles devices: where arrays are placed, and how a step is wrapped for one device or many."""
 
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext

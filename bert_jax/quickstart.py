@@ -21,7 +21,7 @@ from bert_jax.predict import load
 from bert_jax.runs import layout
 from bert_jax.runs.workdir import write_json
 from bert_jax.samples import LABELS, Document
-from bert_jax.training.loop import train
+from bert_jax.training.train import train
 
 SEEDS = 5  # fine-tuning runs from each start
 VOCAB_SIZE = 4096

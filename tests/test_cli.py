@@ -81,7 +81,7 @@ sweep = {"first": first, "second": replace(first, init_from="run:first@1", steps
     weights = [jax.tree.leaves(pretrained.open_source(tmp_path / "runs" / name).read_params()[0]) for name in names]
     assert not all(map(np.array_equal, weights[0], weights[1]))
     assert all(map(np.array_equal, weights[1], weights[2]))
-    with pytest.raises(InputError, match="no checkpoint of step 7; those kept are 1, 2"):
+    with pytest.raises(InputError, match="no checkpoint of step 7; there are those of 1, 2"):
         pretrained.open_source(tmp_path / "runs/first@7").read_params()
 
 

@@ -14,14 +14,14 @@ import jax
 import numpy as np
 import pytest
 
-from bert_jax import runtime, tokenizers
+from bert_jax import runtime, tokenizers, train
 from bert_jax.config import BertConfig, Experiment, Optimizer, Pretraining, preset
 from bert_jax.data.prepare import prepare
 from bert_jax.devices import Devices
 from bert_jax.errors import InputError
 from bert_jax.runs.checkpoint import Checkpoints
 from bert_jax.tasks.pretraining import PretrainingTask
-from bert_jax.training import loop, optimizer
+from bert_jax.training import optimizer
 from bert_jax.training.step import train_step
 from helpers.steps import CONFIG, KEEP_GRADIENT, ROWS, NoTokenizer, make_state, uneven_batch
 
@@ -207,7 +207,7 @@ def train_on_eight(folder: Path, out: Path, *ways: str) -> None:
             checkpoint_every=1,
             sharding=way,
         )
-        loop.train(experiment, out / way, say=lambda text: None)
+        train(experiment, out / way, say=lambda text: None)
 
 
 def start_host(number: int, port: int, folder: Path) -> subprocess.Popen:

@@ -14,44 +14,42 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from bert_jax import Hook, train
 from bert_jax.errors import InputError
 from bert_jax.runs import workdir
 from bert_jax.runs.checkpoint import Checkpoints
 from bert_jax.runs.workdir import Workdir, environment, git_revision
-from bert_jax.training import loop
+from bert_jax.training import progress
 from helpers.experiments import fine_tuning, lines, pretraining, silent
 
 
-@contextmanager
-def poisoned(monkeypatch, steps):
-    """Makes the batches of `steps` (counted from 1) such that their loss is not a number."""
-    original = loop.Member.__init__
+class Poison(Hook):
+    """Makes the loss of the batches of `steps` (counted from 1) not a number."""
 
-    def init(self, *args):
-        original(self, *args)
-        clean = self.batches
+    def __init__(self, steps):
+        self.steps = steps
+
+    def begin(self, loop, step):
+        (seed_run,) = loop.seed_runs
+        clean = seed_run.batches
 
         def batches(step):
             batch = clean(step)
-            if step + 1 in steps:
+            if step + 1 in self.steps:
                 batch["label_weights"] = np.full_like(batch["label_weights"], np.nan)
             return batch
 
-        self.batches = batches
-
-    with monkeypatch.context() as patch:
-        patch.setattr(loop.Member, "__init__", init)
-        yield
+        seed_run.batches = batches
 
 
 def short(data, **changes):
     return fine_tuning(data, steps=12, log_every=4, checkpoint_every=4, **changes)
 
 
-def test_a_poisoned_batch_is_skipped_and_many_in_a_row_stop_the_run(data, tmp_path, monkeypatch):
+def test_a_poisoned_batch_is_skipped_and_many_in_a_row_stop_the_run(data, tmp_path):
     experiment = short(data, max_skipped=3)
-    with poisoned(monkeypatch, {2, 6, 7, 8}), pytest.raises(InputError) as told:
-        loop.train(experiment, tmp_path / "run", say=silent)
+    with pytest.raises(InputError) as told:
+        train(experiment, tmp_path / "run", say=silent, hooks=[Poison({2, 6, 7, 8})])
     message = str(told.value)
     assert message.startswith("step 8: the loss or its gradient was not finite in 3 steps in a row")
     assert "that of step 4" in message
@@ -61,7 +59,7 @@ def test_a_poisoned_batch_is_skipped_and_many_in_a_row_stop_the_run(data, tmp_pa
     (first,) = lines(tmp_path / "run" / "metrics.jsonl")
     assert first["skipped"] == 1  # of the four steps up to step 4
     assert all(np.isfinite(value) for name, value in first.items() if name != "split")
-    result = loop.train(experiment, tmp_path / "run", say=silent)  # the batches are mended
+    result = train(experiment, tmp_path / "run", say=silent)  # the batches are mended
     assert result["step"] == 12
     assert np.isfinite(result["metrics"]["loss"])
 
@@ -93,14 +91,14 @@ def full_disk(folder, kilobytes: int):
 @pytest.fixture(scope="module")
 def undisturbed(data, tmp_path_factory):
     folder = tmp_path_factory.mktemp("undisturbed")
-    loop.train(short(data), folder, say=silent)
+    train(short(data), folder, say=silent)
     return (folder / "metrics.jsonl").read_text()
 
 
 def test_a_save_that_fails_says_so_and_the_run_goes_on_when_there_is_room(data, tmp_path, undisturbed):
-    with files_no_larger_than(3000), pytest.raises(InputError, match=r"run.*; .*give the same command again"):
-        loop.train(short(data), tmp_path / "run", say=silent)
-    loop.train(short(data), tmp_path / "run", say=silent)
+    with files_no_larger_than(3000), pytest.raises(InputError, match=r"run.*; .*run the same command again"):
+        train(short(data), tmp_path / "run", say=silent)
+    train(short(data), tmp_path / "run", say=silent)
     assert (tmp_path / "run/metrics.jsonl").read_text() == undisturbed
 
 
@@ -108,12 +106,12 @@ def test_a_run_on_a_full_disk_says_so_and_goes_on_when_there_is_room(data, tmp_p
     # Room for a checkpoint and a half: one takes 350 kB, more or less by how its writers took turns.
     with full_disk(tmp_path / "disk", kilobytes=560) as make_room:
         run = tmp_path / "disk/run"
-        with pytest.raises(InputError, match=r"(No space left|ENOSPC).*give the same command again") as told:
-            loop.train(short(data), run, say=silent)
+        with pytest.raises(InputError, match=r"(No space left|ENOSPC).*run the same command again") as told:
+            train(short(data), run, say=silent)
         assert len(str(told.value).splitlines()) == 1
         assert Checkpoints(run / "checkpoints").steps() == [4]
         make_room()
-        loop.train(short(data), run, say=silent)
+        train(short(data), run, say=silent)
         assert (run / "metrics.jsonl").read_text() == undisturbed
 
 
@@ -140,7 +138,7 @@ def test_a_store_that_is_cut_short_is_named(data, tmp_path):
     tokens.write_bytes(whole[:-2])
     try:
         with pytest.raises(InputError, match=r"tokens\.bin: has .* the header says"):
-            loop.train(pretraining(data), tmp_path / "run", say=silent)
+            train(pretraining(data), tmp_path / "run", say=silent)
     finally:
         tokens.write_bytes(whole)
 
@@ -170,26 +168,25 @@ def test_a_second_signal_ends_at_once(name):
 def test_a_run_stopped_while_it_evaluates_evaluates_when_it_goes_on(data, tmp_path, monkeypatch):
     experiment = short(data, eval_every=4)
     experiment = replace(experiment, task=replace(experiment.task, eval_limit=48))
-    loop.train(experiment, tmp_path / "whole", say=silent)
-    evaluating = loop.Progress.evaluating
+    train(experiment, tmp_path / "whole", say=silent)
 
-    def signalled(self, done, total):
-        if done == 2:
+    def stop_in_evaluation(text):
+        if text.startswith("evaluating 2/"):
             signal.raise_signal(signal.SIGTERM)
-        evaluating(self, done, total)
 
-    # Stopped again in the evaluation that it goes on with, it must not take a step before it is evaluated.
-    monkeypatch.setattr(loop.Progress, "evaluating", signalled)
+    # The run continues with the evaluation. When it is stopped there again, it must not take a step before.
+    monkeypatch.setattr(progress, "LINE_EVERY", 0.0)
     for _ in range(2):
-        loop.train(experiment, tmp_path / "stopped", say=silent)
+        train(experiment, tmp_path / "stopped", say=stop_in_evaluation)
+        assert Checkpoints(tmp_path / "stopped/checkpoints").latest() == 4
     monkeypatch.undo()
-    loop.train(experiment, tmp_path / "stopped", say=silent)
+    train(experiment, tmp_path / "stopped", say=silent)
     assert (tmp_path / "stopped/metrics.jsonl").read_text() == (tmp_path / "whole/metrics.jsonl").read_text()
 
 
 def test_the_workdir_tells_what_computed(data, tmp_path):
-    loop.train(short(data), tmp_path / "run", say=silent)
-    loop.train(short(data), tmp_path / "run", say=silent)
+    train(short(data), tmp_path / "run", say=silent)
+    train(short(data), tmp_path / "run", say=silent)
     (entry,) = json.loads((tmp_path / "run/environment.json").read_text())
     assert entry["from_step"] == 0
     assert entry["libraries"]["jax"] == environment()["libraries"]["jax"]
@@ -201,7 +198,7 @@ def test_a_folder_that_git_does_not_hold_has_no_revision(tmp_path):
 
 
 def test_figures_of_speed_stay_out_of_metrics(data, tmp_path):
-    result = loop.train(short(data), tmp_path / "run", say=silent, profile=(6, 7))
+    result = train(short(data), tmp_path / "run", say=silent, profile=(6, 7))
     speed = lines(tmp_path / "run/speed.jsonl")[-1]
     assert speed.keys() == {"step", "seconds", "tokens_per_second", "padding_share", "mfu", "memory_bytes"}
     assert 0 < speed["mfu"] < 1

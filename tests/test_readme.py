@@ -9,9 +9,8 @@ from pathlib import Path
 import jax
 import pytest
 
-from bert_jax import cli, sweeps, tokenizers
+from bert_jax import cli, sweeps, tokenizers, train
 from bert_jax.data.prepare import prepare
-from bert_jax.training.loop import train
 from helpers.corpora import texts as some_texts
 from helpers.experiments import pretraining, silent
 from helpers.models import MODEL

@@ -10,14 +10,16 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from bert_jax import tokenizers
+from bert_jax import tokenizers, train
 from bert_jax.config import Experiment, Optimizer, SequenceClassification
 from bert_jax.devices import Devices, WrappedStep
 from bert_jax.errors import InputError
 from bert_jax.losses import Mean, Outcome
 from bert_jax.predict import evaluate_source, load
 from bert_jax.runs.checkpoint import load_params
-from bert_jax.training import loop, optimizer
+from bert_jax.training import hooks, optimizer
+from bert_jax.training.evaluate import evaluate
+from bert_jax.training.loop import stack_seeds
 from bert_jax.training.step import TrainState, several_steps, train_step
 from helpers.corpora import WORDS
 from helpers.experiments import silent
@@ -53,8 +55,8 @@ def params_of(path):
 
 
 def test_each_seed_gives_what_its_own_run_gives(experiment, tmp_path):
-    found = loop.train(replace(experiment, seed=4, seeds=2), tmp_path / "many", say=silent)
-    alone = loop.train(replace(experiment, seed=5), tmp_path / "alone", say=silent)
+    found = train(replace(experiment, seed=4, seeds=2), tmp_path / "many", say=silent)
+    alone = train(replace(experiment, seed=5), tmp_path / "alone", say=silent)
     assert found["runs"]["5"] == alone["metrics"]
     assert (tmp_path / "many/seed-5/metrics.jsonl").read_text() == (tmp_path / "alone/metrics.jsonl").read_text()
     jax.tree.map(np.testing.assert_array_equal, params_of(tmp_path / "many/seed-5"), params_of(tmp_path / "alone"))
@@ -63,7 +65,7 @@ def test_each_seed_gives_what_its_own_run_gives(experiment, tmp_path):
     assert found["metrics"]["loss"] == pytest.approx(statistics.mean(losses))
     assert found["spread"]["loss"] == pytest.approx(statistics.stdev(losses))
     assert json.loads((tmp_path / "many/seeds.json").read_text()) == found
-    assert loop.train(replace(experiment, seed=4, seeds=2), tmp_path / "many", say=silent) == found
+    assert train(replace(experiment, seed=4, seeds=2), tmp_path / "many", say=silent) == found
     again = evaluate_source(str(tmp_path / "many"))
     assert again["metrics"] == pytest.approx(found["metrics"], rel=1e-5)
     assert again["spread"]["loss"] == pytest.approx(found["spread"]["loss"], rel=1e-3)
@@ -114,31 +116,30 @@ def test_seeds_take_their_steps_at_once_where_that_is_possible_and_faster(monkey
     monkeypatch.setattr(WrappedStep, "fits", lambda *args: fits)
     several = Devices("single", 16).wrap(several_steps, loss_fn=linear)
     states, batches = [linear_state(0), linear_state(1)], [linear_batch(0), linear_batch(1, rows)]
-    stacked = loop.stack_seeds(several, states, batches)
+    stacked = stack_seeds(several, states, batches)
     assert (stacked is not None) == at_once
     if stacked is not None:
         assert stacked["x"].shape == (16, 2, 8)
         np.testing.assert_array_equal(stacked["x"][:, 1], batches[1]["x"])
-    assert loop.stack_seeds(several, states[:1], batches[:1]) is None
+    assert stack_seeds(several, states[:1], batches[:1]) is None
 
 
-def scripted(monkeypatch, figures):
-    """Lets evaluation number i of each seed find figures[seed][i], whatever the weights."""
-    asked = {seed: iter(values) for seed, values in figures.items()}
-    keep = loop.Member.keep
+def script(monkeypatch, accuracies):
+    """Makes one evaluation after another return these accuracies, whatever the weights."""
+    values = iter(accuracies)
 
-    def kept(self, step, found):
-        value = next(asked[self.experiment.seed])
-        keep(self, step, found._replace(metrics={"accuracy": value, "loss": -value}))
+    def scripted(*args):
+        accuracy = next(values)
+        return evaluate(*args)._replace(metrics={"accuracy": accuracy, "loss": -accuracy})
 
-    monkeypatch.setattr(loop.Member, "keep", kept)
+    monkeypatch.setattr(hooks, "evaluate", scripted)
 
 
 @pytest.mark.parametrize("figure", ["accuracy", "loss"])
 def test_the_best_weights_are_kept_and_loaded(experiment, tmp_path, monkeypatch, figure):
-    scripted(monkeypatch, {0: [0.5, 0.9, 0.7]})
+    script(monkeypatch, [0.5, 0.9, 0.7])
     run = replace(experiment, steps=3, eval_every=1, checkpoint_every=1, keep_best=figure)
-    result = loop.train(run, tmp_path / "best", say=silent)
+    result = train(run, tmp_path / "best", say=silent)
     assert result["metrics"]["accuracy"] == 0.9
     assert (result["step"], result["best_step"], result["stopped_early"]) == (3, 2, False)
     last = load_params(tmp_path / "best/checkpoints")
@@ -150,27 +151,27 @@ def test_the_best_weights_are_kept_and_loaded(experiment, tmp_path, monkeypatch,
 
 
 def test_a_seed_without_patience_stops_and_the_others_go_on(experiment, tmp_path, monkeypatch):
-    figures = {0: [0.5, 0.4, 0.3], 1: [0.5, 0.6, 0.5, 0.7, 0.6, 0.5]}
-    scripted(monkeypatch, figures)
+    # Both seeds in turn, until the first one stops at step 3.
+    script(monkeypatch, [0.5, 0.5, 0.4, 0.6, 0.3, 0.5, 0.7, 0.6, 0.5])
     run = replace(experiment, eval_every=1, checkpoint_every=1, log_every=1, keep_best="accuracy", patience=2, seeds=2)
-    found = loop.train(run, tmp_path / "run", say=silent)
+    found = train(run, tmp_path / "run", say=silent)
     assert found["runs"]["0"]["accuracy"] == 0.5
     assert found["runs"]["1"]["accuracy"] == 0.7
     results = [json.loads((tmp_path / f"run/seed-{seed}/result.json").read_text()) for seed in (0, 1)]
     assert [(r["step"], r["best_step"], r["stopped_early"]) for r in results] == [(3, 1, True), (6, 4, True)]
     last = [json.loads((tmp_path / f"run/seed-{s}/metrics.jsonl").read_text().splitlines()[-1])["step"] for s in (0, 1)]
     assert last == [3, 6]
-    assert loop.train(run, tmp_path / "run", say=silent) == found  # and stays stopped
+    assert train(run, tmp_path / "run", say=silent) == found  # and stays stopped
 
 
 def test_what_cannot_be_is_said_before_anything_is_written(experiment, tmp_path):
     with pytest.raises(InputError, match="patience: name the figure"):
-        loop.train(replace(experiment, patience=1), tmp_path / "a", say=silent)
-    with pytest.raises(InputError, match="seeds: 0 must be at least 1"):
-        loop.train(replace(experiment, seeds=0), tmp_path / "a", say=silent)
+        train(replace(experiment, patience=1), tmp_path / "a", say=silent)
+    with pytest.raises(InputError, match="seeds: must be at least 1, got 0"):
+        train(replace(experiment, seeds=0), tmp_path / "a", say=silent)
     assert not (tmp_path / "a").exists()
-    loop.train(replace(experiment, steps=1), tmp_path / "b", say=silent)
+    train(replace(experiment, steps=1), tmp_path / "b", say=silent)
     with pytest.raises(InputError, match="holds a run with one seed"):
-        loop.train(replace(experiment, seeds=2), tmp_path / "b", say=silent)
+        train(replace(experiment, seeds=2), tmp_path / "b", say=silent)
     with pytest.raises(InputError, match="keep_best: the evaluation has no figure 'f2'; it has loss, class_loss"):
-        loop.train(replace(experiment, keep_best="f2", steps=1), tmp_path / "c", say=silent)
+        train(replace(experiment, keep_best="f2", steps=1), tmp_path / "c", say=silent)

@@ -17,8 +17,8 @@ from bert_jax.predict import load
 from bert_jax.pretrained import open_source
 from bert_jax.tasks.labelled import balanced_weights, label_names, sequence
 from bert_jax.tasks.sequence_classification import SequenceClassificationTask, encode_marked, marker_ids, markers_to_add
-from bert_jax.training.loop import train
 from bert_jax.training.run import resolve
+from bert_jax.training.train import train
 from helpers.corpora import WORDS
 from helpers.experiments import fine_tuning, silent
 from helpers.models import MODEL, assert_packed_learns_what_padded_does

@@ -12,10 +12,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from bert_jax import Hook, train
 from bert_jax.config import Optimizer, SequenceClassification
 from bert_jax.errors import InputError
 from bert_jax.losses import Mean, Outcome
-from bert_jax.training import loop, optimizer, progress
+from bert_jax.runs.checkpoint import Checkpoints, load_params
+from bert_jax.runs.workdir import Workdir
+from bert_jax.training import optimizer, progress
+from bert_jax.training.step import TrainState, train_step
 from helpers.corpora import WORDS
 from helpers.experiments import fine_tuning, lines, pretraining, silent
 from helpers.models import MODEL
@@ -30,17 +34,15 @@ def test_a_gradient_that_is_not_finite_changes_nothing_and_is_counted():
     def loss_fn(params, batch, key):
         return Outcome({"loss": Mean(jnp.sum(params["kernel"] * batch["x"]), jnp.ones(()))}, {}, {})
 
-    state = loop.TrainState(
-        jnp.zeros((), jnp.int32), params, transformation.init(params), jax.random.key(0), transformation
-    )
-    bad, sums = loop.train_step(
+    state = TrainState(jnp.zeros((), jnp.int32), params, transformation.init(params), jax.random.key(0), transformation)
+    bad, sums = train_step(
         state, {"x": jnp.array([1.0, jnp.nan, 1.0]), "sequence_ids": jnp.ones((1, 3))}, loss_fn=loss_fn
     )
     np.testing.assert_array_equal(bad.params["kernel"], params["kernel"])
     assert bad.step == 1
     assert sums["metrics"]["skipped"].sum == 1
     assert sums["losses"]["loss"].sum == 0
-    good, sums = loop.train_step(bad, {"x": jnp.ones(3), "sequence_ids": jnp.ones((1, 3))}, loss_fn=loss_fn)
+    good, sums = train_step(bad, {"x": jnp.ones(3), "sequence_ids": jnp.ones((1, 3))}, loss_fn=loss_fn)
     assert sums["metrics"]["skipped"].sum == 0
     assert int(good.step) == 2
 
@@ -100,6 +102,58 @@ def test_gradients_are_clipped_to_their_global_norm():
 # The loop --------------------------------------------------------------------------------------------------------
 
 
+class Calls(Hook):
+    """Records when it is called, and does something at some steps."""
+
+    def __init__(self, every=1, at=None):
+        self.every, self.at, self.calls = every, at or {}, []
+
+    def begin(self, loop, step):
+        self.calls.append(("begin", step))
+
+    def __call__(self, loop, step):
+        metrics = loop.seed_runs[0].workdir.path / "metrics.jsonl"
+        self.calls.append((step, loop.collected, len(lines(metrics)) if metrics.exists() else 0))
+        if step in self.at:
+            self.at[step](loop)
+
+    def end(self, loop, step):
+        self.calls.append(("end", step))
+
+
+def test_a_hook_is_called_at_its_period_after_evaluations_and_before_checkpoints(data, tmp_path):
+    experiment = pretraining(data, log_every=6, eval_every=6, checkpoint_every=0)
+    fifth, last = Calls(every=5), Calls(every=0)
+    stop = Calls(at={6: lambda loop: loop.stop()})
+    said = []
+    train(experiment, tmp_path / "run", say=said.append, hooks=[fifth, last, stop])
+    # At step 6 the figures of all six steps are read, written and evaluated: a line each.
+    assert [call for call in fifth.calls if call[0] in ("begin", "end")] == [("begin", 0), ("end", 6)]
+    assert [call[0] for call in fifth.calls[1:-1]] == [5]
+    assert last.calls == [("begin", 0), ("end", 6)]
+    assert stop.calls[-2] == (6, 6, 2)
+    assert said[-1].startswith("Stopped at step 6 of 12")
+    assert Checkpoints(tmp_path / "run/checkpoints").steps() == [6]
+
+    fifth, last, each = Calls(every=5), Calls(every=0), Calls()
+    result = train(experiment, tmp_path / "run", say=silent, hooks=[fifth, last, each])
+    assert [call[0] for call in fifth.calls] == ["begin", 10, 12, "end"]
+    assert last.calls == [("begin", 6), (12, 12, 4), ("end", 12)]
+    assert [call[0] for call in each.calls] == ["begin", *range(7, 13), "end"]
+    assert result["step"] == 12
+
+
+def test_what_a_hook_changes_is_in_the_checkpoint_of_its_step(data, tmp_path):
+    def clear(loop):
+        (seed_run,) = loop.seed_runs
+        seed_run.state = seed_run.state.replace(params=jax.tree.map(jnp.zeros_like, seed_run.state.params))
+
+    train(fine_tuning(data, steps=2), tmp_path / "run", say=silent, hooks=[Calls(at={2: clear})])
+    step, params = load_params(tmp_path / "run/checkpoints")
+    assert step == 2
+    assert not any(np.any(x) for x in jax.tree.leaves(params))
+
+
 def test_a_model_learns_eight_sentences_by_heart(data, tmp_path):
     rows = [
         json.dumps({"text": f"{a} {b} {c}", "label": str(n)})
@@ -109,7 +163,7 @@ def test_a_model_learns_eight_sentences_by_heart(data, tmp_path):
     task = SequenceClassification(
         train=str(tmp_path / "eight.jsonl"), eval=str(tmp_path / "eight.jsonl"), max_length=16
     )
-    result = loop.train(fine_tuning(data, task=task, batch_size=8, steps=800), tmp_path / "run", say=silent)
+    result = train(fine_tuning(data, task=task, batch_size=8, steps=800), tmp_path / "run", say=silent)
     assert result["metrics"]["accuracy"] == 1
     assert result["metrics"]["loss"] < 0.05
 
@@ -119,28 +173,20 @@ def test_a_model_learns_eight_sentences_by_heart(data, tmp_path):
     [pretraining, partial(fine_tuning, steps=12, eval_every=6, checkpoint_every=4, log_every=5, model=MODEL)],
     ids=["pretraining", "fine-tuning"],
 )
-def test_a_stopped_run_goes_on_as_if_nothing_had_happened(data, tmp_path, monkeypatch, make):
-    whole = loop.train(make(data), tmp_path / "whole", say=silent)
-    stopping = loop.Loop._stopping
-
-    def signalled(self, step, stop):
-        if step == 7:  # in the middle of a window of figures
-            os.kill(os.getpid(), signal.SIGTERM)
-        return stopping(self, step, stop)
-
-    monkeypatch.setattr(loop.Loop, "_stopping", signalled)
-    loop.train(make(data), tmp_path / "stopped", say=silent)
-    monkeypatch.undo()
+def test_a_stopped_run_goes_on_as_if_nothing_had_happened(data, tmp_path, make):
+    whole = train(make(data), tmp_path / "whole", say=silent)
+    signal_at = Calls(at={7: lambda loop: os.kill(os.getpid(), signal.SIGTERM)})  # in the middle of a window of figures
+    train(make(data), tmp_path / "stopped", say=silent, hooks=[signal_at])
     assert lines(tmp_path / "stopped" / "metrics.jsonl")[-1]["step"] == 6
-    again = loop.train(make(data), tmp_path / "stopped", say=silent)
+    again = train(make(data), tmp_path / "stopped", say=silent)
     assert (tmp_path / "stopped/metrics.jsonl").read_text() == (tmp_path / "whole/metrics.jsonl").read_text()
     assert again["metrics"] == whole["metrics"]
     assert again["tokens"] == whole["tokens"]
 
 
 def test_lines_written_after_the_last_checkpoint_are_written_once(data, tmp_path):
-    loop.train(pretraining(data), tmp_path / "whole", say=silent)
-    loop.train(pretraining(data), tmp_path / "crashed", say=silent)
+    train(pretraining(data), tmp_path / "whole", say=silent)
+    train(pretraining(data), tmp_path / "crashed", say=silent)
     # What a kill -9 after step 10 leaves: checkpoints 4 and 8, lines up to 10, the last one cut short.
     import shutil
 
@@ -149,15 +195,15 @@ def test_lines_written_after_the_last_checkpoint_are_written_once(data, tmp_path
     metrics = tmp_path / "crashed/metrics.jsonl"
     kept = [line for line in metrics.read_text().splitlines(keepends=True) if json.loads(line)["step"] <= 10]
     metrics.write_text("".join(kept) + '{"step": 11, "spl')
-    loop.train(pretraining(data), tmp_path / "crashed", say=silent)
+    train(pretraining(data), tmp_path / "crashed", say=silent)
     assert metrics.read_text() == (tmp_path / "whole/metrics.jsonl").read_text()
 
 
 def test_fine_tuning_starts_from_the_pretrained_encoder_and_says_what_is_new(data, tmp_path):
-    loop.train(pretraining(data), tmp_path / "pretrained", say=silent)
+    train(pretraining(data), tmp_path / "pretrained", say=silent)
     said = []
     experiment = fine_tuning(data, model=None, tokenizer=None, init_from=str(tmp_path / "pretrained"), steps=1)
-    loop.train(experiment, tmp_path / "tuned", say=said.append)
+    train(experiment, tmp_path / "tuned", say=said.append)
     report = next(text for text in said if text.startswith("Weights from"))
     assert "newly initialised: sequence/out/bias, sequence/out/kernel" in report
     assert "left out: mlm/bias" in report
@@ -167,22 +213,22 @@ def test_fine_tuning_starts_from_the_pretrained_encoder_and_says_what_is_new(dat
 
 
 def test_a_workdir_of_another_experiment_is_refused_and_left_alone(data, tmp_path):
-    loop.train(fine_tuning(data, steps=2), tmp_path / "run", say=silent)
+    train(fine_tuning(data, steps=2), tmp_path / "run", say=silent)
     before = {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()}
     with pytest.raises(InputError, match=r"optimizer\.learning_rate is 0\.003 there and 0\.5 here"):
-        loop.train(fine_tuning(data, steps=2, optimizer=Optimizer(learning_rate=0.5)), tmp_path / "run", say=silent)
+        train(fine_tuning(data, steps=2, optimizer=Optimizer(learning_rate=0.5)), tmp_path / "run", say=silent)
     assert {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()} == before
 
 
 def test_a_workdir_in_use_is_refused(data, tmp_path):
-    with loop.Workdir(tmp_path / "run"), pytest.raises(InputError, match="another process"):
-        loop.train(fine_tuning(data), tmp_path / "run", say=silent)
+    with Workdir(tmp_path / "run"), pytest.raises(InputError, match="another process"):
+        train(fine_tuning(data), tmp_path / "run", say=silent)
 
 
 def test_a_finished_run_is_not_run_again(data, tmp_path):
-    first = loop.train(fine_tuning(data, steps=2), tmp_path / "run", say=silent)
+    first = train(fine_tuning(data, steps=2), tmp_path / "run", say=silent)
     said = []
-    assert loop.train(fine_tuning(data, steps=2), tmp_path / "run", say=said.append) == first
+    assert train(fine_tuning(data, steps=2), tmp_path / "run", say=said.append) == first
     assert "finished already" in said[-1]
 
 
@@ -199,25 +245,25 @@ def test_a_finished_run_is_not_run_again(data, tmp_path):
 )
 def test_an_experiment_that_cannot_run_says_which_field(data, tmp_path, changes, message):
     with pytest.raises(InputError, match=message):
-        loop.train(fine_tuning(data, **changes), tmp_path / "run", say=silent)
+        train(fine_tuning(data, **changes), tmp_path / "run", say=silent)
 
 
 @pytest.mark.parametrize(("apart", "signs"), [(0.0, 11), (1e9, 0)])
 def test_slow_steps_show_that_they_are_taken_and_change_nothing(data, tmp_path, monkeypatch, apart, signs):
     monkeypatch.setattr(progress, "LINE_EVERY", apart)
     said = []
-    loop.train(pretraining(data, log_every=12, eval_every=0), tmp_path / "slow", say=said.append)
+    train(pretraining(data, log_every=12, eval_every=0), tmp_path / "slow", say=said.append)
     assert sum(f"step {step}/12" in said for step in range(1, 12)) == signs
     assert any(text.startswith("evaluating ") for text in said) == (signs > 0)
     monkeypatch.undo()
-    loop.train(pretraining(data, log_every=12, eval_every=0), tmp_path / "plain", say=silent)
+    train(pretraining(data, log_every=12, eval_every=0), tmp_path / "plain", say=silent)
     assert lines(tmp_path / "slow" / "metrics.jsonl") == lines(tmp_path / "plain" / "metrics.jsonl")
 
 
 def test_training_works_outside_the_main_thread(data, tmp_path):
     results = []
     thread = threading.Thread(
-        target=lambda: results.append(loop.train(fine_tuning(data, steps=2), tmp_path / "run", say=silent))
+        target=lambda: results.append(train(fine_tuning(data, steps=2), tmp_path / "run", say=silent))
     )
     thread.start()
     thread.join()

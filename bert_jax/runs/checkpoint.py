@@ -13,7 +13,7 @@ import orbax.checkpoint as ocp
 
 from bert_jax.errors import InputError
 
-# Old checkpoints are moved here before they are removed: a kill in the middle leaves no half one among the whole.
+# Old checkpoints are moved here before they are removed, so that a crash never leaves a partial one among the others.
 DELETED = "deleted"
 
 
@@ -35,9 +35,9 @@ def _manager(folder: Path, keep: int | None = None) -> ocp.CheckpointManager:
 
 
 class Checkpoints:
-    """The checkpoints in one folder, the latest `keep` of them; saving goes on in the background.
+    """The checkpoints in one folder, the latest `keep` of them. They are written in the background.
 
-    Every method raises InputError where a save, its own or one still going on, has failed.
+    Every method raises InputError if saving failed, now or in the background.
     """
 
     def __init__(self, folder: Path, keep: int = 2):
@@ -45,33 +45,33 @@ class Checkpoints:
         self._manager = _manager(folder, keep)
 
     def latest(self) -> int | None:
-        """The newest whole checkpoint's step; what a crash left half written does not count."""
+        """Returns the step of the newest complete checkpoint. Checkpoints that a crash interrupted do not count."""
         return self._manager.latest_step()
 
     def steps(self) -> list[int]:
-        """The steps of all whole checkpoints."""
+        """Returns the steps of all complete checkpoints."""
         return list(self._manager.all_steps())
 
-    def keep(self, step: int, params: Any) -> None:
-        """Saves parameters alone under `step`, unless a run that was then stopped did so before."""
+    def save_once(self, step: int, params: Any) -> None:
+        """Saves parameters alone under `step`, unless they are there already, from before the run was stopped."""
         if step not in self.steps():
             with self._explained():
                 self._manager.save(step, args=_args("Save", params=(params,)))
 
     def save(self, step: int, params: Any, opt_state: Any, meta: dict[str, Any]) -> None:
-        """Saves under `step`; returns when the arrays may change again, while the writing goes on."""
+        """Saves under `step`. When it returns, the arrays may change; the files are still being written."""
         with self._explained():
             self._clear()
-            now = copy.deepcopy(meta)  # it is written later, by a thread, when the run has changed it already
+            now = copy.deepcopy(meta)  # a thread writes it later, when the run has changed `meta`
             self._manager.save(step, args=_args("Save", params=(params,), opt_state=(opt_state,), meta=(now,)))
 
     def restore(self, step: int, params: Any, opt_state: Any) -> tuple[Any, Any, dict[str, Any]]:
-        """Returns (params, opt_state, meta) of `step`, with the structure and placement of the given ones."""
-        found = self._manager.restore(step, args=_args("Restore", params=(params,), opt_state=(opt_state,), meta=()))
-        return found.params, found.opt_state, found.meta
+        """Returns (params, opt_state, meta) of `step`, with the structure and the shardings of the arguments."""
+        items = self._manager.restore(step, args=_args("Restore", params=(params,), opt_state=(opt_state,), meta=()))
+        return items.params, items.opt_state, items.meta
 
     def check(self) -> None:
-        """Looks, without waiting, whether a save has failed."""
+        """Checks, without waiting, whether a save failed."""
         with self._explained():
             self._manager.check_for_errors()
 
@@ -90,17 +90,17 @@ class Checkpoints:
     def _explained(self) -> Iterator[None]:
         try:
             yield
-        except Exception as error:  # Orbax and TensorStore raise whatever their storage does
-            whole = [int(path.name) for path in self._folder.glob("*") if path.name.isdecimal()]
-            on = f"from step {max(whole)}, the last one saved" if whole else "from the start, for none was saved yet"
+        except Exception as error:  # Orbax and TensorStore pass on any error of their storage
+            steps = [int(path.name) for path in self._folder.glob("*") if path.name.isdecimal()]
+            start = f"step {max(steps)}, the last one saved" if steps else "the start: nothing was saved yet"
             raise InputError(
-                f"{self._folder}: a checkpoint could not be written: {str(error).strip().splitlines()[-1]}; make room "
-                f"or mend the disk, and give the same command again: it goes on {on}"
+                f"{self._folder}: a checkpoint could not be written: {str(error).strip().splitlines()[-1]}; free some "
+                f"space or mend the disk, and run the same command again: it continues from {start}"
             ) from error
 
 
 def latest_step(folder: Path) -> int | None:
-    """The step of the newest whole checkpoint in `folder`, None where there is none."""
+    """Returns the step of the newest complete checkpoint in `folder`, or None."""
     if not folder.is_dir():
         return None
     with _manager(folder) as manager:
@@ -114,22 +114,22 @@ def save_params(folder: Path, params: Any) -> None:
 
 
 def load_params(folder: Path, step: int | None = None) -> tuple[int, Any]:
-    """Returns (step, parameters as nested dicts of NumPy arrays) of the last checkpoint in `folder`, or that of `step`.
+    """Returns (step, parameters as nested dicts of NumPy arrays) of the last checkpoint in `folder`, or of `step`.
 
     Raises:
-      InputError: there is no whole checkpoint, or none of `step`.
+      InputError: there is no complete checkpoint, or none of `step`.
     """
-    nothing = InputError(f"{folder}: no whole checkpoint there; train the run until it has saved one")
+    missing = InputError(f"{folder}: no complete checkpoint; train the run until it has saved one")
     if not folder.is_dir():
-        raise nothing
+        raise missing
     with _manager(folder) as manager:
-        kept = sorted(manager.all_steps())
-        if not kept:
-            raise nothing
+        steps = sorted(manager.all_steps())
+        if not steps:
+            raise missing
         if step is None:
-            step = kept[-1]
-        elif step not in kept:
-            raise InputError(f"{folder}: no checkpoint of step {step}; those kept are {', '.join(map(str, kept))}")
+            step = steps[-1]
+        elif step not in steps:
+            raise InputError(f"{folder}: no checkpoint of step {step}; there are those of {', '.join(map(str, steps))}")
         here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
         like = jax.tree.map(
             lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=here), manager.item_metadata(step).params

@@ -17,10 +17,9 @@ from pathlib import Path
 
 os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_allow_excess_precision=false"
 
-from bert_jax import samples, tokenizers
+from bert_jax import samples, tokenizers, train
 from bert_jax.config import Experiment, Optimizer, Pretraining, preset
 from bert_jax.data.prepare import prepare
-from bert_jax.training import loop
 
 LIMIT = 0.02
 
@@ -54,7 +53,7 @@ def main() -> None:
         sharding="single",
     )
     for dtype in ("float32", "bfloat16"):
-        loop.train(
+        train(
             replace(experiment, model=replace(experiment.model, dtype=dtype)),
             options.workdir / dtype,
             say=lambda text: None,

@@ -26,12 +26,13 @@ from pathlib import Path
 
 import numpy as np
 
-from bert_jax import samples, tokenizers
+from bert_jax import Hook, samples, tokenizers, train
 from bert_jax.config import BertConfig, Experiment, Pretraining
 from bert_jax.data.prepare import prepare
-from bert_jax.runs import checkpoint
+from bert_jax.runs.checkpoint import Checkpoints, load_params
 from bert_jax.runtime import pretend_devices
-from bert_jax.training import loop
+from bert_jax.training import hooks
+from bert_jax.training.loop import Loop
 
 # Of each stage, which time it begins (drawn from 1 to so many) a kill waits for, and how long then, in seconds at most.
 # Counting and not waiting alone lets runs get ahead on a machine that is busy with other things.
@@ -71,13 +72,22 @@ class Stage:
         inner = getattr(owner, function)
 
         def told(*args: object, **options: object) -> object:
-            if self.count("training"):  # the first step is mostly compiling
-                self.set(name)
+            self.set(name)
             result = inner(*args, **options)
             self.set("training")
             return result
 
         setattr(owner, function, told)
+
+
+class StepsTaken(Hook):
+    """Tells the parent process of each step; the first one is mostly compiling."""
+
+    def __init__(self, stage: Stage):
+        self._stage = stage
+
+    def __call__(self, loop: Loop, step: int) -> None:
+        self._stage.set("training")
 
 
 def experiment(folder: Path) -> Experiment:
@@ -97,13 +107,12 @@ def experiment(folder: Path) -> Experiment:
 def attempt(folder: Path, data: Path, stage: Stage) -> None:
     """Does in `folder` what is left to do."""
     sys.stdout = sys.stderr = open(folder.with_suffix(".log"), "a")  # noqa: SIM115
-    stage.around(loop, "evaluate", "evaluating")
-    stage.around(loop.Member, "save", "saving")
-    stage.around(loop.Loop, "_step", "training")
+    stage.around(hooks, "evaluate", "evaluating")
+    stage.around(Checkpoints, "save", "saving")
     stage.set("preparing data")
     prepare([str(data / "corpus.txt")], data / "tokenizer", folder / "store")
     stage.set("compiling")
-    loop.train(experiment(folder), folder / "run")
+    train(experiment(folder), folder / "run", hooks=[StepsTaken(stage)])
 
 
 def fork(folder: Path, data: Path, stage: Stage) -> int:
@@ -129,7 +138,7 @@ def outcome(folder: Path) -> dict[str, object]:
     """All of a run that must not depend on interruptions."""
     result = json.loads((folder / "run/result.json").read_text())
     del result["seconds"]
-    _, params = checkpoint.load_params(folder / "run/checkpoints")
+    _, params = load_params(folder / "run/checkpoints")
     return {"metrics": (folder / "run/metrics.jsonl").read_bytes(), "result": result, "params": params}
 
 

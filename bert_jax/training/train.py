@@ -1,0 +1,102 @@
+"""`bert_jax.train`: from an experiment and a workdir to a trained model."""
+
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from bert_jax.config import Experiment
+from bert_jax.devices import Devices
+from bert_jax.errors import InputError
+from bert_jax.runs import layout
+from bert_jax.runs.workdir import Workdir, write_json
+from bert_jax.runtime import is_first_host, set_up
+from bert_jax.training.evaluate import over_seeds
+from bert_jax.training.hooks import Evaluate, Figures, Profile, SaveCheckpoints, ShowProgress
+from bert_jax.training.loop import Hook, Loop
+from bert_jax.training.progress import ProgressBar
+from bert_jax.training.run import Run, resolve
+
+
+def train(
+    experiment: Experiment,
+    workdir: str | Path,
+    *,
+    profile: tuple[int, int] | None = None,
+    say: Callable[[str], None] = print,
+    hooks: Sequence[Hook] = (),
+) -> dict[str, Any]:
+    """Runs `experiment` in `workdir`, or continues it there exactly, and returns what result.json holds.
+
+    With several seeds, each has its own workdir in `workdir`, like that of a run with this seed alone. The result, also
+    written to seeds.json, is then {"step", "metrics": means, "spread": standard deviations, "runs": all}.
+
+    Args:
+      profile: first and last step of a trace by `jax.profiler`, written to the workdir's folder `profile`.
+      say: is called with each line for the user, on the first host only.
+      hooks: are called between steps, after the evaluation of a step and before its checkpoint. See `Hook`.
+
+    Raises:
+      InputError: the experiment, its data or the workdir is not usable; the files in the workdir are unchanged. Or
+        training had to end, for example because the disk is full: when the cause is mended, the same call continues
+        from the last checkpoint.
+    """
+    set_up()
+    folder = Path(workdir)
+    paths = _workdir_of_each_seed(experiment, folder)
+    say = say if is_first_host() else _say_nothing
+    try:
+        with ExitStack() as stack:
+            workdirs = [stack.enter_context(Workdir(path, writes=is_first_host())) for path in paths]
+            run, loop = _start(experiment, workdirs, say)
+            if loop.finished(loop.start):
+                say(f"{paths[0]}: finished already, at step {loop.start}")
+                results = loop.results()
+            else:
+                bar = stack.enter_context(ProgressBar(loop.start, run.experiment.steps, say))
+                trace = stack.enter_context(Profile(paths[0], profile))
+                before = [trace, Figures(run, bar), Evaluate(run, loop.devices, bar), ShowProgress(bar)]
+                results = loop.run([*before, *hooks, SaveCheckpoints(run.experiment.checkpoint_every)])
+    except OSError as error:
+        raise InputError(
+            f"{error.filename or folder}: {error.strerror or error}; mend that and run the same command again: "
+            "it continues from the last checkpoint"
+        ) from error
+    if experiment.seeds == 1:
+        return results[0]
+    metrics = {str(experiment.seed + i): result.get("metrics", {}) for i, result in enumerate(results)}
+    result = {"step": min(result.get("step", 0) for result in results), **over_seeds(metrics)}
+    if is_first_host():
+        write_json(folder / layout.SEEDS, result)
+    return result
+
+
+def _workdir_of_each_seed(experiment: Experiment, folder: Path) -> list[Path]:
+    if experiment.seeds < 1:
+        raise InputError(f"seeds: must be at least 1, got {experiment.seeds}")
+    if experiment.patience and not experiment.keep_best:
+        raise InputError("patience: name the figure that should get better in keep_best, such as loss")
+    if experiment.seeds == 1:
+        return [folder]
+    if (folder / layout.EXPERIMENT).exists():
+        raise InputError(f"{folder}: holds a run with one seed; use another --workdir")
+    return [folder / layout.seed_run(experiment.seed + i) for i in range(experiment.seeds)]
+
+
+def _start(experiment: Experiment, workdirs: Sequence[Workdir], say: Callable[[str], None]) -> tuple[Run, Loop]:
+    """Returns the run of the first seed, and the loop of all seeds, ready for the first step or to continue."""
+    resuming = all(workdir.latest_step() is not None for workdir in workdirs)
+    run = resolve(replace(experiment, seeds=1), workdirs[0] if resuming else None)
+    e = run.experiment
+    runs = [replace(run, experiment=replace(e, seed=e.seed + i)) for i in range(experiment.seeds)]
+    for seed_run, workdir in zip(runs, workdirs, strict=True):
+        workdir.claim(seed_run.experiment, seed_run.tokenizer)
+    loop = Loop(runs, workdirs, Devices(e.sharding, e.batch_size, e.fsdp), say)
+    for workdir in workdirs:
+        workdir.record_environment(loop.start, loop.devices.describe())
+    return run, loop
+
+
+def _say_nothing(text: str) -> None:
+    del text
