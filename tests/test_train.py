@@ -238,7 +238,7 @@ def test_a_finished_run_is_not_run_again(data, tmp_path):
         ({"model": None}, "give `model`"),
         ({"tokenizer": None}, "give `tokenizer`"),
         ({"steps": 0}, "give `steps` or `epochs`"),
-        ({"model": replace(MODEL, vocab_size=999)}, "999 pieces and the tokenizer"),
+        ({"model": replace(MODEL, vocab_size=999)}, "999 tokens and the tokenizer"),
         ({"microbatches": 3}, "microbatches: 3 does not divide"),
         ({"sharding": "pmap", "batch_size": 12}, "does not divide by the 8 devices"),
     ],

@@ -23,21 +23,22 @@ from bert_jax.training.step import TrainState
 
 @dataclass(frozen=True)
 class Run:
-    """An experiment with everything it left open filled in, and what it needs."""
+    """An experiment with all fields filled in, and the task, tokenizer and weights that belong to it."""
 
     experiment: Experiment  # model, label names and number of steps included
     task: Task
     tokenizer: Tokenizer
-    source: Source | None  # what init_from names, where it is still needed
+    source: Source | None  # the weights of init_from; None if there are none, or the run continues from a checkpoint
 
 
 def resolve(experiment: Experiment, workdir: Workdir | None = None) -> Run:
-    """Fills in what the experiment leaves to its sources: model, vocabulary size, label names, number of steps.
+    """Returns the run of an experiment: fills in model, vocabulary size, label names and number of steps.
 
-    Where `workdir` has a checkpoint, the run's own tokenizer and model are the sources.
+    They come from `init_from`, the tokenizer and the data. If `workdir` has a checkpoint, model and tokenizer are those
+    stored there.
 
     Raises:
-      InputError: something is missing, or two sides disagree.
+      InputError: a field that is needed is missing, or the model and the tokenizer do not have the same size.
     """
     resuming = workdir is not None and workdir.latest_step() is not None
     source = None if resuming or experiment.init_from is None else pretrained.open_source(experiment.init_from)
@@ -57,8 +58,8 @@ def resolve(experiment: Experiment, workdir: Workdir | None = None) -> Run:
     config = replace(config, vocab_size=config.vocab_size or tokenizer.vocab_size)
     if config.vocab_size != tokenizer.vocab_size:
         raise InputError(
-            f"model.vocab_size: the model has {config.vocab_size} pieces and the tokenizer {tokenizer.vocab_size}; "
-            "set it to 0 to take the tokenizer's"
+            f"model.vocab_size: the model has {config.vocab_size} tokens and the tokenizer {tokenizer.vocab_size}; "
+            "set it to 0 to use the tokenizer's size"
         )
     fields = tasks.TASKS[type(experiment.task).__name__].resolve(experiment.task)
     task = tasks.make(fields, config, tokenizer)
@@ -76,7 +77,8 @@ def _find_tokenizer(experiment: Experiment, source: Source | None) -> Tokenizer:
         tokenizer = tokenizers.load(Path(experiment.tokenizer))
         if source is not None and source.tokenizer.fingerprint != tokenizer.fingerprint:
             raise InputError(
-                f"tokenizer: {experiment.tokenizer} is not the one {source.where} was trained with; leave it out"
+                f"tokenizer: {source.where} was trained with another tokenizer than {experiment.tokenizer}; leave the "
+                "field out to use the right one"
             )
         return tokenizer
     if source is not None:
@@ -88,7 +90,7 @@ def _find_tokenizer(experiment: Experiment, source: Source | None) -> Tokenizer:
 
 
 def initial_state(run: Run, devices: Devices, say: Callable[[str], None]) -> TrainState:
-    """The state before the first step: random, and from `init_from` whatever is there."""
+    """Returns the state before the first step: the weights of `init_from`, and random ones for the other parameters."""
     e = run.experiment
     assert e.model is not None
     state = devices.make(partial(random_state, run, optimizer.make(e.optimizer, e.steps, e.model)))
@@ -101,7 +103,7 @@ def initial_state(run: Run, devices: Devices, say: Callable[[str], None]) -> Tra
 
 
 def random_state(run: Run, transformation: optax.GradientTransformation) -> TrainState:
-    """The state before the first step of a run from scratch."""
+    """Returns the state before the first step with random weights only."""
     key = jax.random.fold_in(jax.random.key(run.experiment.seed), 0x1717)
     params = run.task.model.init(key, run.task.dummy_batch())["params"]
     return TrainState(
