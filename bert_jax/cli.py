@@ -2,11 +2,11 @@
 
 import dataclasses
 import json
+import posixpath
 import sys
 from argparse import ArgumentParser
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import tyro
@@ -15,7 +15,10 @@ from bert_jax import sweeps
 from bert_jax.config import Experiment
 from bert_jax.errors import InputError
 
-Paths = tuple[str, ...]
+# Paths stay text here, so that gs://... arrives unchanged and --help needs no library for files.
+Path = Annotated[str, tyro.conf.arg(metavar="PATH")]
+Source = Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="SOURCE")]
+Paths = Annotated[tuple[str, ...], tyro.conf.arg(metavar="PATH [PATH ...]")]
 
 
 def tokenizer(
@@ -34,20 +37,20 @@ def tokenizer(
         corpus: Text, as for `bert_jax prepare`.
         out: Folder for the tokenizer; Hugging Face reads it too.
         kind: WordPiece as in BERT, or SentencePiece as in ALBERT.
-        vocab_size: Pieces in the vocabulary, special tokens included.
-        lowercase: Whether case and accents are dropped before splitting.
-        model_type: With --kind sentencepiece: how pieces are chosen.
-        sample_mb: Train on a random sample of at most so many megabytes of text.
-        seed: Of that sample.
+        vocab_size: Number of tokens in the vocabulary, special tokens included.
+        lowercase: Lowercase the text and remove accents first.
+        model_type: With --kind sentencepiece: its algorithm.
+        sample_mb: Train on a random sample of the text, at most this many megabytes.
+        seed: Seed of that sample.
     """
-    from bert_jax import tokenizers
+    from bert_jax import files, tokenizers
     from bert_jax.data import corpus as corpora
 
     texts = corpora.sample(corpora.documents(corpus), int(sample_mb * 1e6), seed)
     options: dict[str, Any] = {"model_type": model_type} if kind == "sentencepiece" else {}
     trained = tokenizers.train(kind, texts, vocab_size, lowercase=lowercase, **options)
-    trained.save(out)
-    print(f"{out}: {kind} tokenizer with {trained.vocab_size:,} pieces")
+    trained.save(files.path(out))
+    print(f"{out}: {kind} tokenizer with {trained.vocab_size:,} tokens")
 
 
 def prepare(
@@ -58,36 +61,40 @@ def prepare(
     drop_duplicates: bool = False,
     runner: str | None = None,
     shards: str | None = None,
-    beam_options: Paths = (),
+    beam_options: tuple[str, ...] = (),
 ) -> None:
     """Tokenises text files once, into a token store for pre-training.
 
-    Masking, sentence pairs, lengths and packing are not decided here but by the experiment, when it reads the store. An
-    interrupted run of this command goes on where it stopped when it is given again.
+    Masking, sentence pairs, lengths and packing are chosen later, by the experiment that reads the store. If this
+    command is interrupted, run it again to continue.
 
     Args:
         corpus: Files, folders or globs: text with a blank line between documents, JSON lines or Parquet with a "text"
             field; the first two also as .gz or .zst. Or tfds:NAME:SPLIT, such as tfds:wikipedia/20230601.en:train[:1%].
-        tokenizer: Folder written by `bert_jax tokenizer`, or a Hugging Face tokenizer's.
+        tokenizer: Folder written by `bert_jax tokenizer`, or of a Hugging Face tokenizer.
         out: Folder for the token store.
-        workers: Processes that tokenise.
-        drop_duplicates: Whether documents that were seen before are left out; they are counted in any case.
-        runner: Prepare on Apache Beam, on this runner (DirectRunner, DataflowRunner, ...); needs the extra `beam`.
-        shards: With --runner: folder that all of its workers can write to; beside --out if left out.
-        beam_options: With --runner: Beam's own options without their dashes, such as project=NAME region=europe-west1.
+        workers: Number of processes that tokenise.
+        drop_duplicates: Leave out documents that repeat an earlier one. Duplicates are always counted.
+        runner: Prepare on Apache Beam, with this runner (DirectRunner, DataflowRunner, ...); needs the extra `beam`.
+        shards: With --runner: folder that all of its workers can write to. By default it is next to --out.
+        beam_options: With --runner: options of Beam without their dashes, such as project=NAME region=europe-west1.
     """
     if runner is None:
         if shards is not None or beam_options:
-            raise InputError("--shards and --beam-options are for Beam; name its --runner too")
+            raise InputError("--shards and --beam-options need --runner, for Beam")
         from bert_jax.data import prepare as preparing
 
-        progress = preparing.progress_printer()
         header = preparing.prepare(
-            corpus, tokenizer, out, workers=workers, drop_duplicates=drop_duplicates, progress=progress
+            corpus,
+            tokenizer,
+            out,
+            workers=workers,
+            drop_duplicates=drop_duplicates,
+            progress=preparing.progress_printer(),
         )
     else:
         if workers != 1:
-            raise InputError("--workers is for preparing on this machine; with --runner, Beam's options say how many")
+            raise InputError("--workers works without --runner only; with --runner, set Beam's own option")
         from bert_jax.data import beam
 
         options = [f"--{option}" for option in (f"runner={runner}", *beam_options)]
@@ -100,10 +107,10 @@ def prepare(
 class _Train:
     """An experiment and where it runs."""
 
-    workdir: Path  # folder of the run (of a sweep: one folder in it for each experiment); made, or continued
+    workdir: Path  # folder of the run; created, or continued if it exists; a sweep has a folder in it per experiment
     experiment: Annotated[Experiment, tyro.conf.arg(name="")]
-    several_hosts: bool = False  # this process is one of several: of a TPU pod, GPU nodes, or by JAX_... variables
-    profile: tuple[int, int] | None = None  # first and last step of a trace for TensorBoard or Perfetto, in the workdir
+    several_hosts: bool = False  # this process is one of several: on a TPU pod, GPU nodes, or set by JAX_... variables
+    profile: tuple[int, int] | None = None  # first and last step to trace; the workdir gets it, for TensorBoard
 
 
 @dataclass(frozen=True)
@@ -111,27 +118,28 @@ class _Plan:
     """An experiment and where it might run."""
 
     experiment: Annotated[Experiment, tyro.conf.arg(name="")]
-    accelerator: str = "cpu"  # such as h100, a100, v4, v5e; cpu is this machine
-    devices: int = 1  # how many of them
-    mfu: float = 0.4  # share of their peak that the run is expected to reach
+    accelerator: str = "cpu"  # such as h100, a100, v4, v5e; cpu means this machine
+    devices: int = 1  # number of accelerators
+    mfu: float = 0.4  # expected share of their peak operations per second
 
 
 TRAIN_USAGE = """usage: bert_jax train EXPERIMENT.py --workdir DIR [FLAGS]
 
-Runs an experiment file: pre-training, continued pre-training, fine-tuning or distillation. Given again with the same
-workdir, it continues from the last checkpoint. A file that defines `sweep` runs all of its experiments, each in a
-folder of its name in the workdir, where run:NAME as a source is another of them; --only NAME picks one. Every field of
-the experiment is a flag, such as --model.num-layers 4; `bert_jax train EXPERIMENT.py --help` lists them."""
+Runs an experiment file: pre-training, continued pre-training, fine-tuning or distillation. Run the same command again
+to continue from the last checkpoint. If the file defines `sweep`, all of its experiments are run, each in a folder of
+its own in the workdir; --only NAME runs one. An experiment may start from another one's weights: its source is then
+run:NAME. Every field of the experiment is a flag, such as --model.num-layers 4; the command
+`bert_jax train EXPERIMENT.py --help` lists them."""
 
 
 PLAN_USAGE = """usage: bert_jax plan EXPERIMENT.py --accelerator NAME --devices N [--mfu SHARE] [FLAGS]
 
-Says what a run would take without running it: parameters, memory on each device, operations, hours. Flags are those of
-`bert_jax train`; `bert_jax plan EXPERIMENT.py --help` lists them."""
+Estimates what a run will take, without running it: parameters, memory on each device, operations and hours. The flags
+are those of `bert_jax train`; the command `bert_jax plan EXPERIMENT.py --help` lists them."""
 
 
 def train(args: Sequence[str]) -> None:
-    """Runs an experiment file, or continues it."""
+    """Runs an experiment file, or continues it from its last checkpoint."""
     parsed = _parse_experiments("train", args, _Train, {"workdir": tyro.MISSING}, TRAIN_USAGE)
 
     from bert_jax import runtime
@@ -141,14 +149,15 @@ def train(args: Sequence[str]) -> None:
         runtime.join_hosts()
     for name, options in parsed.items():
         experiment = sweeps.for_training(options.experiment, options.workdir)
-        result = run(experiment, options.workdir / name, profile=options.profile)
+        workdir = posixpath.join(options.workdir, name) if name else options.workdir
+        result = run(experiment, workdir, profile=options.profile)
         if runtime.is_first_host():
             figures = {**result.get("metrics", {}), **({"spread": result["spread"]} if "spread" in result else {})}
             print(json.dumps({"experiment": name or args[0], "step": result.get("step"), **figures}))
 
 
 def plan(args: Sequence[str]) -> None:
-    """Says what a run would take: memory, operations, hours."""
+    """Estimates what a run will take: memory, operations, hours."""
     parsed = _parse_experiments("plan", args, _Plan, {}, PLAN_USAGE)
     if not parsed:
         return
@@ -196,54 +205,56 @@ def _parse_experiments(
     return parsed
 
 
-def evaluate(source: Annotated[str, tyro.conf.Positional], data: str | None = None) -> None:
-    """Evaluates a trained model; prints its metrics, and stores them beside a run.
+def evaluate(source: Source, data: str | None = None) -> None:
+    """Evaluates a trained model and prints its metrics; in a run's workdir they are stored, too.
 
     Args:
-        source: Anything that holds weights and a task: a run's workdir.
-        data: Rows to evaluate on, in the format of the training rows; the run's own evaluation rows if left out.
+        source: The model: a run's workdir, WORKDIR@STEP, a Hugging Face folder or hf:org/name.
+        data: Rows to evaluate on, in the format of the training rows. Default: the run's own evaluation rows.
     """
     from bert_jax.predict import evaluate_source
 
     print(json.dumps(evaluate_source(source, data), indent=2))
 
 
-def predict(source: Annotated[str, tyro.conf.Positional], input: str = "-") -> None:
-    """Answers JSON lines: with the run's task, or, for a pre-training run, the likeliest pieces for each [MASK].
+def predict(source: Source, input: str = "-") -> None:
+    """Predicts for JSON lines: what the run's task predicts or, after pre-training, the best tokens for each [MASK].
 
     Args:
-        source: Anything that holds weights: a run's workdir.
-        input: A file of JSON lines with the fields that the task reads (such as "text"); - for standard input.
+        source: The model: a run's workdir, WORKDIR@STEP, a Hugging Face folder or hf:org/name.
+        input: A file of JSON lines with the fields that the task reads (such as "text"); - is standard input.
     """
+    from bert_jax import files
     from bert_jax.predict import predict_lines
 
-    with sys.stdin if input == "-" else _open(input) as lines:
-        for answer in predict_lines(source, lines, "stdin" if input == "-" else input):
-            print(json.dumps(answer, ensure_ascii=False))
+    lines = sys.stdin if input == "-" else (line for _, line in files.read_lines(input))
+    for answer in predict_lines(source, lines, "stdin" if input == "-" else input):
+        print(json.dumps(answer, ensure_ascii=False))
 
 
 def convert(
-    source: Annotated[str, tyro.conf.Positional],
+    source: Source,
     target: Annotated[Path, tyro.conf.Positional],
     to: Literal["huggingface", "orbax"] = "huggingface",
     strict: bool = True,
 ) -> None:
-    """Writes any checkpoint that can be read as a Hugging Face folder, or as one for Orbax.
+    """Converts a checkpoint to a Hugging Face folder, or to a workdir for `bert_jax`.
 
     Args:
         source: A run's workdir, a Hugging Face folder, hf:org/name, or a Google BERT or ALBERT TensorFlow checkpoint.
-        target: The folder to write; it must not exist yet, or be empty.
-        to: What `transformers` loads, or a workdir with one checkpoint.
-        strict: Whether a tensor that nobody knows is an error; --no-strict leaves it out.
+        target: The folder to write; it must be new or empty.
+        to: huggingface: a folder that `transformers` loads; orbax: a workdir with one checkpoint.
+        strict: Stop if the checkpoint has a tensor with an unknown name; --no-strict leaves that tensor out.
     """
+    from bert_jax import files
     from bert_jax.pretrained import open_source, write_source
 
-    write_source(open_source(source, strict=strict), target, to)
+    write_source(open_source(source, strict=strict), files.path(target), to)
     print(f"wrote {target}")
 
 
 def extend(
-    source: Annotated[str, tyro.conf.Positional],
+    source: Source,
     target: Annotated[Path, tyro.conf.Positional],
     corpus: Paths,
     num_tokens: int = 1000,
@@ -251,43 +262,40 @@ def extend(
     sample_mb: float = 100.0,
     seed: int = 0,
 ) -> None:
-    """Adds tokens for a domain to a model's WordPiece vocabulary, for further pre-training.
+    """Adds a domain's words to a model's WordPiece vocabulary, before continued pre-training.
 
     Args:
-        source: Anything that holds weights and a WordPiece vocabulary.
-        target: The folder to write; it must not exist yet, or be empty.
-        corpus: Files of the domain, as for `bert_jax prepare`.
+        source: A model with a WordPiece vocabulary: a run's workdir, a Hugging Face folder or hf:org/name.
+        target: The folder to write; it must be new or empty.
+        corpus: Text of the domain, as for `bert_jax prepare`.
         num_tokens: Number of tokens to add.
-        to: A workdir with one checkpoint, or what `transformers` loads.
-        sample_mb: Learn from a random sample of at most so many megabytes of text.
-        seed: Of that sample.
+        to: orbax: a workdir with one checkpoint; huggingface: a folder that `transformers` loads.
+        sample_mb: Learn the tokens from a random sample of the text, at most this many megabytes.
+        seed: Seed of that sample.
     """
+    from bert_jax import files
     from bert_jax.data import corpus as corpora
     from bert_jax.pretrained import extend_vocabulary, open_source, write_source
 
     texts = corpora.sample(corpora.documents(corpus), int(sample_mb * 1e6), seed)
     extended, learnt = extend_vocabulary(open_source(source), texts, num_tokens)
-    write_source(extended, target, to)
+    write_source(extended, files.path(target), to)
     print(f"wrote {target}: {len(learnt.pieces):,} new tokens, such as {', '.join(learnt.pieces[:8])}")
-    print(f"tokens per word: {learnt.tokens_per_word_before:.3f} before, {learnt.tokens_per_word_after:.3f} after")
-
-
-def _open(path: str) -> Any:
-    try:
-        return open(path, encoding="utf-8")
-    except OSError as error:
-        raise InputError(f"{path}: {error.strerror}") from None
+    before, after = learnt.tokens_per_word_before, learnt.tokens_per_word_after
+    print(f"tokens per word in these {learnt.words:,} words: {before:.3f} before, {after:.3f} after")
 
 
 def report(
-    workdirs: Annotated[tuple[Path, ...], tyro.conf.Positional], out: Path = Path("report.html"), watch: bool = False
+    workdirs: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="PATH [PATH ...]")],
+    out: Path = "report.html",
+    watch: bool = False,
 ) -> None:
-    """Writes one HTML page with the curves and tables of one run or several, side by side.
+    """Writes one HTML page with curves and tables that compare runs.
 
     Args:
-        workdirs: Workdirs of runs, or folders of such.
+        workdirs: Workdirs of runs, or folders with workdirs in them.
         out: The page to write.
-        watch: Follow one running workdir in the terminal instead.
+        watch: Show the progress of a run in the terminal instead.
     """
     from bert_jax import report as reports
 
@@ -299,18 +307,19 @@ def report(
     print(f"wrote {out}")
 
 
-def quickstart(workdir: Path = Path("runs/quickstart"), minutes: float = 5.0, seed: int = 0) -> None:
-    """Pre-trains and fine-tunes a small BERT on text that is on every machine, and shows what that gained.
+def quickstart(workdir: Path = "runs/quickstart", minutes: float = 5.0, seed: int = 0) -> None:
+    """Pre-trains and fine-tunes a small BERT on text that every machine has, and shows what pre-training gains.
 
     Args:
-        workdir: Folder for everything it makes.
-        minutes: Length of the pre-training, at the speed of a machine with 2 cores. The number of steps follows from it
-            alone, so that the same seed gives the same figures however busy the machine is.
-        seed: Of everything random.
+        workdir: Folder for everything that is written.
+        minutes: Length of the pre-training on a machine with 2 cores. It is turned into a fixed number of steps, so
+            that the same seed gives the same figures on a busy machine, too.
+        seed: Seed of everything random.
     """
+    from bert_jax import files
     from bert_jax.quickstart import quickstart as run
 
-    run(workdir, minutes, seed)
+    run(files.path(workdir), minutes, seed)
 
 
 COMMANDS: dict[str, Callable[..., Any]] = {
@@ -339,7 +348,7 @@ def run(args: Sequence[str]) -> int:
         print(_usage())
         return 0 if args else 2
     if args[0] not in COMMANDS:
-        raise InputError(f"no command is called {args[0]!r}; there are {', '.join(COMMANDS)}")
+        raise InputError(f"no command is called {args[0]!r}; the commands are {', '.join(COMMANDS)}")
     command = COMMANDS[args[0]]
     if command in (train, plan):
         command(args[1:])

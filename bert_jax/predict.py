@@ -10,8 +10,8 @@ from typing import Any, NamedTuple, cast
 import jax
 import numpy as np
 
+from bert_jax import files, pretrained, tasks
 from bert_jax import params as named
-from bert_jax import pretrained, tasks
 from bert_jax.config import BertConfig, Pretraining, TaskFields
 from bert_jax.data.batch import Arrays
 from bert_jax.data.batches import Features, RowBatches
@@ -21,7 +21,6 @@ from bert_jax.errors import InputError
 from bert_jax.heads import BertForPreTraining
 from bert_jax.model import Bert, attention_probabilities
 from bert_jax.runs import layout
-from bert_jax.runs.workdir import write_json
 from bert_jax.runtime import set_up
 from bert_jax.tokenizers import Tokenizer
 from bert_jax.training.evaluate import evaluate, over_seeds, run
@@ -231,7 +230,7 @@ def evaluate_source(source: str, data: str | None = None) -> dict[str, Any]:
         del found["fitted"]  # other rows decide nothing about the run
     path = folder / layout.RESULT
     if path.exists():
-        write_json(path, json.loads(path.read_text()) | found | {"data": data})
+        files.write_json(path, json.loads(path.read_text()) | found | {"data": data})
     return found["metrics"]
 
 

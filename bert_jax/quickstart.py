@@ -14,12 +14,11 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from bert_jax import report, samples, tokenizers
+from bert_jax import files, report, samples, tokenizers
 from bert_jax.config import Experiment, Optimizer, Pretraining, SequenceClassification, preset
 from bert_jax.data.prepare import prepare
 from bert_jax.predict import load
 from bert_jax.runs import layout
-from bert_jax.runs.workdir import write_json
 from bert_jax.samples import LABELS, Document
 from bert_jax.training.train import train
 
@@ -156,7 +155,7 @@ def quickstart(workdir: Path, minutes: float = 5.0, seed: int = 0) -> dict[str, 
         "tables": [{"title": "What pre-training gained", "columns": ["figure", "value", "compare"], "rows": rows}],
         "texts": [{"title": "Filling in blanks", "lines": blanks}],
     }
-    write_json(workdir / layout.NOTES, notes)
+    files.write_json(workdir / layout.NOTES, notes)
     report.report([workdir], workdir / "report.html")
     say(f"Full report with curves: {workdir / 'report.html'}")
     return {"pretrained": pretrained, "accuracy": accuracies}

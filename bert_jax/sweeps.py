@@ -1,21 +1,22 @@
 """Experiment files, and the sweeps in them: several experiments, some of which start from another's result."""
 
 import contextlib
+import os
 import posixpath
 import runpy
 import sys
 from collections.abc import Iterator
 from dataclasses import replace
-from pathlib import Path
 
 from bert_jax import sources
 from bert_jax.config import BertConfig, Distillation, Experiment
 from bert_jax.errors import InputError
 
+PathLike = str | os.PathLike[str]
 Sweep = dict[str, Experiment]  # by name; a single experiment has the name ""
 
 
-def load_experiments(path: str | Path) -> Sweep:
+def load_experiments(path: PathLike) -> Sweep:
     """Runs an experiment file and returns its sweep; a single experiment is a sweep with the name "".
 
     The file may import the files in its folder.
@@ -23,11 +24,13 @@ def load_experiments(path: str | Path) -> Sweep:
     Raises:
       InputError: the file does not exist, fails, or defines neither `experiment` nor `sweep`.
     """
-    if not Path(path).is_file():
+    from bert_jax import files  # here, so that --help is quick
+
+    if not files.Path(path).is_file():
         raise InputError(f"{path}: no such experiment file")
     try:
-        with _neighbours_importable(Path(path).resolve().parent):
-            names = runpy.run_path(str(path))
+        with _neighbours_importable(files.resolve(path).parent):
+            names = runpy.run_path(files.local(path, "an experiment file is"))
     except InputError:
         raise
     except Exception as error:
@@ -39,7 +42,7 @@ def load_experiments(path: str | Path) -> Sweep:
 
 
 @contextlib.contextmanager
-def _neighbours_importable(folder: Path) -> Iterator[None]:
+def _neighbours_importable(folder: os.PathLike[str]) -> Iterator[None]:
     # Like `python FILE`. Modules are removed afterwards: another folder may have a file with the same name.
     before = set(sys.modules)
     sys.path.insert(0, str(folder))
@@ -48,11 +51,11 @@ def _neighbours_importable(folder: Path) -> Iterator[None]:
     finally:
         sys.path.remove(str(folder))
         for name in set(sys.modules) - before:
-            if Path(getattr(sys.modules[name], "__file__", None) or "/").parent == folder:
+            if posixpath.dirname(getattr(sys.modules[name], "__file__", None) or "") == str(folder):
                 del sys.modules[name]
 
 
-def select(sweep: Sweep, name: str | None, path: str | Path) -> Sweep:
+def select(sweep: Sweep, name: str | None, path: PathLike) -> Sweep:
     """Returns the one experiment called `name`, or the whole sweep for None.
 
     Raises:
@@ -103,7 +106,7 @@ def for_planning(experiment: Experiment, sweep: Sweep) -> Experiment:
     )
 
 
-def for_training(experiment: Experiment, workdir: str | Path) -> Experiment:
+def for_training(experiment: Experiment, workdir: PathLike) -> Experiment:
     """Returns the experiment with each source `run:NAME` replaced by that run's folder in the sweep's `workdir`."""
 
     def folder(text: str) -> str:

@@ -87,7 +87,7 @@ def test_tfds_sets_are_read_by_name_and_slice(tmp_path, monkeypatch):
     TinyTexts(data_dir=str(tmp_path), file_format="array_record").download_and_prepare()
     assert sorted(read("tfds:tiny_texts:train")) == [f"text {i}" for i in range(10)]
     assert len(read(f"tfds:{tmp_path / 'tiny_texts/1.0.0'}:train[:30%]")) == 3
-    assert corpus.find_sources(["tfds:tiny_texts:train[:50%]"])[0].size == 5
+    assert corpus.find_files(["tfds:tiny_texts:train[:50%]"])[0].size == 5
     with pytest.raises(InputError, match="tfds:tiny_texts:nothing: no split 'nothing', there are train"):
         read("tfds:tiny_texts:nothing")
     with pytest.raises(InputError, match="which split"):
@@ -100,7 +100,8 @@ def test_tfds_sets_are_read_by_name_and_slice(tmp_path, monkeypatch):
         ("a.txt", b"", "a.txt: empty"),
         ("a.txt", b"\n \n", "a.txt: empty"),
         ("a.txt", "one\n\ncaf\u00e9".encode("latin-1"), "a.txt:3: not UTF-8 .byte 0xe9.; convert"),
-        ("a.txt", "one".encode("utf-16"), "a.txt:1: not UTF-8"),
+        ("a.txt", "one".encode("utf-16"), "a.txt:1: not UTF-8 .*iconv -f utf-16 -t utf-8"),
+        ("a.txt", "one".encode("utf-16-le"), "a.txt:1: a zero byte; this is a binary file or UTF-16"),
         ("a.txt", b"one\ntwo\0three", "a.txt:2: a zero byte; this is a binary file"),
         ("a.txt", gzipped(b"text"), "a.txt:1: not UTF-8"),
         ("a.txt.gz", b"plain", "a.txt.gz: not a gzip file"),

@@ -10,14 +10,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from bert_jax import tokenizers
+from bert_jax import files, tokenizers
 from bert_jax.data import beam as on_beam
 from bert_jax.data import corpus, duplicates
 from bert_jax.data import prepare as preparing
 from bert_jax.data.layouts import sentence_starts
 from bert_jax.data.prepare import prepare
-from bert_jax.data.store import ARRAYS, TokenStore, content_hash, is_held_out, partial
+from bert_jax.data.store import ARRAYS, TokenStore, content_hash, is_held_out
 from bert_jax.errors import InputError
+from bert_jax.files import partial
 
 WORDS = ["the", "a", "cat", "dog", "river", "sees", "likes", "old", "new", "red", ".", ",", "house", "un", "##known"]
 
@@ -126,7 +127,7 @@ def test_an_interrupted_preparation_continues_to_the_same_bytes(
     prepare([str(text)], tokenizer_folder, tmp_path / "store")
     assert contents(tmp_path / "store") == contents(tmp_path / "whole")
     if record_seconds == 0.0:
-        blocks = len(list(preparing.read_blocks(corpus.find_sources([str(text)]), preparing.Cursor(0, 0, 0))))
+        blocks = len(list(preparing.read_blocks(corpus.find_files([str(text)]), preparing.Cursor(0, 0, 0))))
         assert len(encoded) - before < blocks  # what was recorded is not tokenised again
 
 
@@ -143,7 +144,7 @@ def test_a_crash_at_any_step_of_finishing_is_recovered_from(
         shutil.rmtree(tmp_path / "store", ignore_errors=True)
         calls = [0]
         with monkeypatch.context() as patched:
-            for module, name in [(os, "replace"), (os, "rename"), (Path, "unlink"), (preparing, "write_json")]:
+            for module, name in [(os, "replace"), (os, "remove"), (files, "write_json")]:
                 original = getattr(module, name)
 
                 def failing(*args, original=original, calls=calls, crash_at=crash_at, **kwargs):
@@ -194,7 +195,7 @@ def test_a_full_disk_is_named_and_the_work_goes_on_later(tmp_path, text, tokeniz
 def test_what_is_there_is_not_overwritten(tmp_path, text, tokenizer_folder, small_blocks):
     (tmp_path / "other").mkdir()
     (tmp_path / "other/file").write_text("mine")
-    with pytest.raises(InputError, match="other: exists and is no token store"):
+    with pytest.raises(InputError, match="other: exists and is not a token store"):
         prepare([str(text)], tokenizer_folder, tmp_path / "other")
     prepare([str(text)], tokenizer_folder, tmp_path / "store")
     before = contents(tmp_path / "store")
@@ -263,7 +264,7 @@ def test_beam_without_its_extra_says_what_to_install(tmp_path, text, tokenizer_f
 
 
 def test_a_damaged_or_missing_store_is_named(tmp_path, text, tokenizer_folder):
-    with pytest.raises(InputError, match="nothing: no token store"):
+    with pytest.raises(InputError, match="nothing: not a token store"):
         TokenStore.open(tmp_path / "nothing")
     prepare([str(text)], tokenizer_folder, tmp_path / "store")
     os.truncate(tmp_path / "store/tokens.bin", 100)

@@ -7,26 +7,23 @@ interrupted pipeline left are used by the next one.
 
 import functools
 import hashlib
-import io
 import json
 import posixpath
-import tempfile
 import uuid
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from bert_jax import tokenizers
+from bert_jax import files, tokenizers
 from bert_jax.data import corpus
-from bert_jax.data.encode import Block, encode_documents
+from bert_jax.data.encode import TextChunk, encode_documents
 from bert_jax.data.prepare import (
     BLOCK_CHARACTERS,
+    FULL_DISK,
     Cursor,
     Writer,
     already_finished,
-    full_disk_explained,
     read_blocks,
     recipe_of,
 )
@@ -35,8 +32,8 @@ from bert_jax.errors import InputError
 
 def prepare(
     sources: Sequence[str],
-    tokenizer_folder: str | Path,
-    out: str | Path,
+    tokenizer_folder: files.PathLike,
+    out: files.PathLike,
     *,
     options: Sequence[str] = (),
     shards: str | None = None,
@@ -64,64 +61,78 @@ def prepare(
         from apache_beam.options.pipeline_options import PipelineOptions
     except ImportError as error:
         raise InputError("preparing on Beam needs the extra: pip install 'bert_jax[beam]'") from error
-    out = Path(out)
-    found = find_sources(sources)
-    tokenizer = tokenizers.load(Path(tokenizer_folder))
-    recipe = recipe_of(found, tokenizer, drop_duplicates)
+    out = files.path(out)
+    texts = find_files(sources)
+    tokenizer = tokenizers.load(tokenizer_folder)
+    recipe = recipe_of(texts, tokenizer, drop_duplicates)
     finished = already_finished(out, recipe)
     if finished is not None:
         return finished
     name = hashlib.sha256(json.dumps([recipe, BLOCK_CHARACTERS]).encode()).hexdigest()[:16]
-    # Named by what decides their content, so that shards of another text or tokenizer are never taken for these.
+    # Named by what decides their content, so that shards of another text or tokenizer are never used here.
     folder = posixpath.join(shards or str(out.parent), f"{out.name}.shards-{name}")
     if not FileSystems.exists(folder):
         FileSystems.mkdirs(folder)
-    files = tuple((path.name, path.read_bytes()) for path in sorted(Path(tokenizer_folder).iterdir()) if path.is_file())
     with beam.Pipeline(options=PipelineOptions(list(options))) as pipeline:
-        (
-            pipeline
-            | "Sources" >> beam.Create(list(enumerate(found)))
-            | "OneEach" >> beam.Reshuffle()
-            | "Read" >> beam.FlatMapTuple(read)
-            | "Spread" >> beam.Reshuffle()
-            | "Tokenise" >> beam.Map(write_shard, files, folder)
-        )
-    with full_disk_explained(out), Writer(out, recipe) as writer:
+        _add_steps(pipeline, texts, read_files(tokenizer_folder), folder)
+    with files.full_disk_explained(out, FULL_DISK), Writer(out, recipe) as writer:
         if not writer.complete:
-            for block, cursor in read_shards(folder):
+            for chunk, cursor in read_shards(folder):
                 if cursor > writer.cursor:
-                    writer.append(block, cursor)
+                    writer.append(chunk, cursor)
         header = writer.finish(tokenizer)
     FileSystems.delete([folder])
     return header
 
 
-def find_sources(sources: Sequence[str]) -> list[corpus.Source]:
-    """Resolves what `corpus.find_sources` does, and patterns with a scheme (gs://...) by Beam."""
+def _add_steps(
+    pipeline: Any, texts: list[corpus.TextFile], tokenizer: tuple[tuple[str, bytes], ...], folder: str
+) -> None:
+    """Adds what the workers do: read the texts, tokenise them, write shards to `folder`."""
+    import apache_beam as beam
+
+    (
+        pipeline
+        | "Sources" >> beam.Create(list(enumerate(texts)))
+        | "OneEach" >> beam.Reshuffle()
+        | "Read" >> beam.FlatMapTuple(read)
+        | "Spread" >> beam.Reshuffle()
+        | "Tokenise" >> beam.Map(write_shard, tokenizer, folder)
+    )
+
+
+def read_files(folder: files.PathLike) -> tuple[tuple[str, bytes], ...]:
+    """Returns (name, content) of each file in a folder, to send them to the workers."""
+    paths = sorted(files.Path(folder).iterdir())
+    return tuple((path.name, path.read_bytes()) for path in paths if path.is_file())
+
+
+def find_files(sources: Sequence[str]) -> list[corpus.TextFile]:
+    """Resolves what `corpus.find_files` does, and patterns with a scheme (gs://...) by Beam."""
     from apache_beam.io.filesystems import FileSystems
 
-    found: list[corpus.Source] = []
+    found: list[corpus.TextFile] = []
     for name in sources:
         if "://" not in name:
-            found += corpus.find_sources([name])
+            found += corpus.find_files([name])
             continue
         matched = FileSystems.match([name])[0].metadata_list
         if not matched:
             raise InputError(f"{name}: matches no file")
-        found += sorted(corpus.Source(file.path, file.size_in_bytes) for file in matched)
-    return list(dict.fromkeys(found)) or corpus.find_sources(sources)
+        found += sorted(corpus.TextFile(file.path, file.size_in_bytes) for file in matched)
+    return list(dict.fromkeys(found)) or corpus.find_files(sources)
 
 
-def read(index: int, source: corpus.Source) -> Iterator[tuple[int, int, list[str], Cursor]]:
+def read(index: int, source: corpus.TextFile) -> Iterator[tuple[int, int, list[str], Cursor]]:
     """Yields the blocks of one source: (its index, number of the block, documents, cursor behind them)."""
     for number, (texts, cursor) in enumerate(read_blocks([source], Cursor(0, 0, 0), read_anywhere)):
         yield index, number, texts, cursor._replace(source=index + cursor.source)
 
 
-def read_anywhere(source: corpus.Source) -> Iterator[tuple[str, int]]:
-    """Reads a source through Beam's file systems; see `corpus.read_source`."""
+def read_anywhere(source: corpus.TextFile) -> Iterator[tuple[str, int]]:
+    """Reads a source through Beam's file systems; see `corpus.read_file`."""
     if source.is_tfds:
-        yield from corpus.read_source(source)
+        yield from corpus.read_file(source)
         return
     with open_anywhere(source.name) as raw:
         for text in corpus.read_stream(raw, source.name):
@@ -137,16 +148,16 @@ def open_anywhere(path: str) -> Any:
 
 
 @functools.lru_cache(maxsize=1)
-def load_tokenizer(files: tuple[tuple[str, bytes], ...]) -> tokenizers.Tokenizer:
+def load_tokenizer(contents: tuple[tuple[str, bytes], ...]) -> tokenizers.Tokenizer:
     """Loads the tokenizer that was sent to this worker, once."""
-    with tempfile.TemporaryDirectory() as local:
-        for name, content in files:
-            (Path(local) / name).write_bytes(content)
-        return tokenizers.load(Path(local))
+    with files.temporary_folder() as folder:
+        for name, content in contents:
+            files.write_whole(files.Path(folder) / name, content)
+        return tokenizers.load(folder)
 
 
 def write_shard(
-    block_read: tuple[int, int, list[str], Cursor], files: tuple[tuple[str, bytes], ...], folder: str
+    block_read: tuple[int, int, list[str], Cursor], tokenizer: tuple[tuple[str, bytes], ...], folder: str
 ) -> None:
     """Tokenises a block (see `read`) and writes it as a shard, unless an earlier run did."""
     from apache_beam.io.filesystem import CompressionTypes
@@ -156,23 +167,21 @@ def write_shard(
     path = posixpath.join(folder, f"{index:08d}-{number:08d}.npz")
     if FileSystems.exists(path):
         return
-    block = encode_documents(texts, load_tokenizer(files))
-    arrays: dict[str, Any] = {"notes": np.frombuffer(json.dumps([block.counts, cursor]).encode(), np.uint8)}
-    buffer = io.BytesIO()
-    np.savez(buffer, allow_pickle=False, **arrays, **block.arrays)
+    chunk = encode_documents(texts, load_tokenizer(tokenizer))
+    arrays: dict[str, Any] = {"notes": np.frombuffer(json.dumps([chunk.counts, cursor]).encode(), np.uint8)}
     beside = f"{path}.{uuid.uuid4().hex}"  # two workers may be given the same block
     with FileSystems.create(beside, compression_type=CompressionTypes.UNCOMPRESSED) as file:
-        file.write(buffer.getvalue())
+        file.write(files.pack_arrays(arrays | chunk.arrays))
     FileSystems.rename([beside], [path])
 
 
-def read_shards(folder: str) -> Iterator[tuple[Block, Cursor]]:
-    """Yields the blocks that workers wrote, in the order of the text."""
+def read_shards(folder: str) -> Iterator[tuple[TextChunk, Cursor]]:
+    """Yields the chunks that workers wrote, in the order of the text."""
     from apache_beam.io.filesystems import FileSystems
 
-    files = FileSystems.match([posixpath.join(folder, "*.npz")])[0].metadata_list
-    for path in sorted(file.path for file in files):
+    shards = FileSystems.match([posixpath.join(folder, "*.npz")])[0].metadata_list
+    for path in sorted(shard.path for shard in shards):
         with open_anywhere(path) as file:
-            arrays = dict(np.load(io.BytesIO(file.read()), allow_pickle=False))
+            arrays = files.unpack_arrays(file.read())
         counts, cursor = json.loads(arrays.pop("notes").tobytes())
-        yield Block(arrays, counts), Cursor(*cursor)
+        yield TextChunk(arrays, counts), Cursor(*cursor)

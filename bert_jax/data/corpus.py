@@ -1,22 +1,15 @@
 """Files to documents to sentences, one at a time: nothing here holds more than one document."""
 
-import glob
-import gzip
 import hashlib
 import heapq
-import io
 import itertools
 import json
 import re
-import zlib
 from collections.abc import Iterable, Iterator, Sequence
-from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
-import zstandard
-
-from bert_jax import sources
-from bert_jax.data import tfds
+from bert_jax import files, sources
+from bert_jax.data import parquet, tfds
 from bert_jax.errors import InputError
 
 MAX_DOCUMENT_BYTES = 100_000_000  # a longer one is nearly always a file without blank lines; it would fill the memory
@@ -26,8 +19,8 @@ _PARQUET = ".parquet"
 _JSON_LINES = (".jsonl", ".json", ".ndjson")
 
 
-class Source(NamedTuple):
-    """One file, or one split of a TFDS data set."""
+class TextFile(NamedTuple):
+    """A file of text, or a split of a TFDS data set."""
 
     name: str  # path, or tfds:name:split
     size: int  # bytes as stored; for TFDS the number of examples
@@ -37,7 +30,7 @@ class Source(NamedTuple):
         return sources.parse(self.name).kind == "tfds"
 
 
-def find_sources(names: Sequence[str]) -> list[Source]:
+def find_files(names: Sequence[str]) -> list[TextFile]:
     """Resolves files, folders, glob patterns and `tfds:name:split` to sources, in a fixed order and each once.
 
     Folders are read whole, but for files whose names begin with a dot or an underscore.
@@ -47,26 +40,26 @@ def find_sources(names: Sequence[str]) -> list[Source]:
     """
     if not names:
         raise InputError("no text was named; give files, folders, patterns such as 'texts/*.gz' or tfds:name:split")
-    found: dict[str, Source] = {}
+    texts: dict[str, TextFile] = {}
     for name in names:
         if sources.parse(name).kind == "tfds":
-            found[name] = Source(name, len(tfds.open_set(name)[0]))
+            texts[name] = TextFile(name, len(tfds.open_set(name)[0]))
             continue
         paths = _paths(name)
         if not paths:
             raise InputError(f"{name}: no such file or folder, and no pattern that matches one")
-        found.update((str(path), Source(str(path), path.stat().st_size)) for path in paths)
-    return list(found.values())
+        texts.update((str(path), TextFile(str(path), files.size(path))) for path in paths)
+    return list(texts.values())
 
 
-def _paths(name: str) -> list[Path]:
-    path = Path(name)
+def _paths(name: str) -> list[files.Path]:
+    path = files.path(name)
     if path.is_file():
         return [path]
     if path.is_dir():
-        inside = (p for p in path.rglob("*") if not any(part[0] in "._" for part in p.relative_to(path).parts))
-        return sorted(p for p in inside if p.is_file())
-    return sorted(p for p in map(Path, glob.glob(name, recursive=True)) if p.is_file())
+        walk = files.walk(path, skip=lambda folder: folder[0] in "._")
+        return sorted(folder / name for folder, names in walk for name in names if name[0] not in "._")
+    return files.expand(name)
 
 
 def documents(names: Sequence[str]) -> Iterator[str]:
@@ -78,77 +71,42 @@ def documents(names: Sequence[str]) -> Iterator[str]:
     Raises:
       InputError: a source is missing, empty, binary, not UTF-8 or otherwise not what its name says; with the line.
     """
-    for source in find_sources(names):
-        for text, _ in read_source(source):
+    for file in find_files(names):
+        for text, _ in read_file(file):
             yield text
 
 
-def read_source(source: Source) -> Iterator[tuple[str, int]]:
-    """Yields (document, how much of the source has been read, in the unit of its size)."""
-    if source.is_tfds:
-        yield from _read_tfds(source.name)
+def read_file(file: TextFile) -> Iterator[tuple[str, int]]:
+    """Yields (document, how much of the file has been read, in the unit of its size)."""
+    if file.is_tfds:
+        yield from _read_tfds(file.name)
         return
-    try:
-        with open(source.name, "rb") as raw:
-            for text in read_stream(raw, source.name):
-                yield text, raw.tell()
-    except OSError as error:
-        if isinstance(error, gzip.BadGzipFile):
-            raise InputError(f"{source.name}: not a gzip file although its name ends in .gz ({error})") from error
-        raise InputError(f"{source.name}: cannot be read: {error.strerror or error}") from error
+    with files.errors_named(file.name), files.path(file.name).open("rb") as raw:
+        for text in read_stream(raw, file.name):
+            yield text, raw.tell()
 
 
 def read_stream(raw: BinaryIO, name: str) -> Iterator[str]:
-    """Yields the documents of an open file; `name` tells the format and stands in errors."""
-    stream, inner = _decompress(raw, name)
+    """Yields the documents of an open file; its format follows from `name`, which also starts the error messages."""
+    stream, inner = files.decompressed(raw, name), files.without_compression(name)
+    read = _read_text
     if inner.endswith(_PARQUET):
-        texts = _read_parquet(stream, name)
+        read = _read_parquet
     elif inner.endswith(_JSON_LINES):
-        texts = _read_json_lines(stream, name)
-    else:
-        texts = _read_text(stream, name)
+        read = _read_json_lines
     empty = True
-    try:
-        for text in texts:
+    with files.errors_named(name):
+        for text in read(stream, name):
             empty = False
             yield text
-    except (EOFError, zlib.error, zstandard.ZstdError) as error:
-        raise InputError(f"{name}: damaged or cut off within its compressed data ({error})") from error
     if empty:
         raise InputError(f"{name}: empty, or nothing but blank lines; expected text")
-
-
-def _decompress(raw: BinaryIO, name: str) -> tuple[BinaryIO, str]:
-    """Returns the uncompressed stream and the name without the suffix of the compression."""
-    if name.endswith(".gz"):
-        return gzip.GzipFile(fileobj=raw), name[:-3]  # type: ignore[return-value]
-    if name.endswith(".zst"):
-        reader = zstandard.ZstdDecompressor().stream_reader(raw, read_across_frames=True)
-        return io.BufferedReader(reader, 1 << 20), name[:-4]
-    return raw, name
-
-
-def _lines(stream: BinaryIO, name: str) -> Iterator[tuple[int, str]]:
-    """Yields (line number from 1, line); refuses what is not UTF-8 text."""
-    for number, raw in enumerate(iter(lambda: stream.readline(MAX_DOCUMENT_BYTES + 1), b""), 1):
-        if len(raw) > MAX_DOCUMENT_BYTES:
-            raise InputError(f"{name}:{number}: longer than {MAX_DOCUMENT_BYTES:,} bytes; split it")
-        try:
-            line = raw.decode()
-        except UnicodeDecodeError as error:
-            raise InputError(
-                f"{name}:{number}: not UTF-8 (byte 0x{raw[error.start]:02x}); "
-                f"convert the file, for instance with iconv -t utf-8, or name it for its compression (.gz, .zst)"
-            ) from error
-        if "\0" in line:
-            raise InputError(f"{name}:{number}: a zero byte; this is a binary file, expected UTF-8 text")
-        yield number, line.removeprefix("\ufeff") if number == 1 else line
 
 
 def _read_text(stream: BinaryIO, name: str) -> Iterator[str]:
     lines: list[str] = []
     size = first = 0
-    for number, line in _lines(stream, name):
+    for number, line in files.decode_lines(stream, name, MAX_DOCUMENT_BYTES):
         if line.isspace():
             if lines:
                 yield "".join(lines)
@@ -168,7 +126,7 @@ def _read_text(stream: BinaryIO, name: str) -> Iterator[str]:
 
 
 def _read_json_lines(stream: BinaryIO, name: str) -> Iterator[str]:
-    for number, line in _lines(stream, name):
+    for number, line in files.decode_lines(stream, name, MAX_DOCUMENT_BYTES):
         if line.isspace():
             continue
         try:
@@ -186,23 +144,12 @@ def _read_json_lines(stream: BinaryIO, name: str) -> Iterator[str]:
 
 
 def _read_parquet(stream: BinaryIO, name: str) -> Iterator[str]:
-    import pyarrow
-    import pyarrow.parquet
-
-    try:
-        table = pyarrow.parquet.ParquetFile(stream)
-    except pyarrow.ArrowInvalid as error:
-        raise InputError(f"{name}: not a Parquet file ({error})") from error
-    if "text" not in table.schema_arrow.names:
-        raise InputError(f"{name}: no column text; its columns are {', '.join(table.schema_arrow.names)}")
-    row = 0
-    for batch in table.iter_batches(batch_size=256, columns=["text"]):
-        for text in batch.column(0).to_pylist():
-            row += 1
-            if not isinstance(text, str):
-                raise InputError(f"{name}, row {row}: text is {type(text).__name__}, expected a string")
-            if text and not text.isspace():
-                yield text
+    for row, values in enumerate(parquet.read(stream, name, "text"), 1):
+        text = values["text"]
+        if not isinstance(text, str):
+            raise InputError(f"{name}, row {row}: text is {type(text).__name__}, expected a string")
+        if text and not text.isspace():
+            yield text
 
 
 def _read_tfds(name: str) -> Iterator[tuple[str, int]]:

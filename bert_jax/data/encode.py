@@ -17,14 +17,14 @@ SCRATCH: dict[str, np.dtype] = {"document_entries": np.dtype("<i8"), "sketches":
 COUNTS = ("documents", "sentences", "tokens", "words", "unknown", "bytes")
 
 
-class Block(NamedTuple):
+class TextChunk(NamedTuple):
     """Some documents, tokenised."""
 
-    arrays: dict[str, np.ndarray]  # ARRAYS and SCRATCH by name; document_starts holds ends, counted from the block
+    arrays: dict[str, np.ndarray]  # ARRAYS and SCRATCH by name; document_starts holds ends, counted from the chunk
     counts: dict[str, int]  # COUNTS by name
 
 
-def encode_documents(texts: Sequence[str], tokenizer: Tokenizer) -> Block:
+def encode_documents(texts: Sequence[str], tokenizer: Tokenizer) -> TextChunk:
     """Tokenises documents, sentence by sentence; those that yield no token are left out."""
     dtypes = array_dtypes(tokenizer.vocab_size)
     split = [corpus.sentences(text) for text in texts]
@@ -63,4 +63,4 @@ def encode_documents(texts: Sequence[str], tokenizer: Tokenizer) -> Block:
         "unknown": int(np.count_nonzero(all_tokens == tokenizer.unk_id)),
         "bytes": sum(map(len, encoded)),
     }
-    return Block(arrays, counts)
+    return TextChunk(arrays, counts)

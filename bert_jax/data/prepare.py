@@ -8,8 +8,6 @@ same to the byte. When all is read, duplicates are found, and the folder is rena
 
 import concurrent.futures
 import contextlib
-import errno
-import json
 import multiprocessing
 import os
 import signal
@@ -18,19 +16,20 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 
-from bert_jax import tokenizers
+from bert_jax import files, tokenizers
 from bert_jax.data import corpus, duplicates
-from bert_jax.data.encode import COUNTS, SCRATCH, Block, encode_documents
-from bert_jax.data.store import ARRAYS, FORMAT, array_dtypes, partial, read_header
+from bert_jax.data.encode import COUNTS, SCRATCH, TextChunk, encode_documents
+from bert_jax.data.store import ARRAYS, FORMAT, array_dtypes, read_header
+from bert_jax.data.store import tokenizer_folder as folder_of_tokenizer
 from bert_jax.errors import InputError
 
 BLOCK_CHARACTERS = 1 << 20  # documents are handed to a worker in blocks of about this size
 RECORD_SECONDS = 1.0  # work that a crash can lose
+FULL_DISK = "free some space and run the same command again: it continues where it stopped"
 
 
 class Cursor(NamedTuple):
@@ -41,8 +40,8 @@ class Cursor(NamedTuple):
     position: int  # in it, in the unit of its size
 
 
-class Progress(NamedTuple):
-    """How a preparation stands."""
+class PrepareStats(NamedTuple):
+    """How far a preparation is."""
 
     documents: int  # in the store so far
     tokens: int  # in the store so far
@@ -53,12 +52,12 @@ class Progress(NamedTuple):
 
 def prepare(
     sources: Sequence[str],
-    tokenizer_folder: str | Path,
-    out: str | Path,
+    tokenizer_folder: files.PathLike,
+    out: files.PathLike,
     *,
     workers: int = 1,
     drop_duplicates: bool = False,
-    progress: Callable[[Progress], None] | None = None,
+    progress: Callable[[PrepareStats], None] | None = None,
 ) -> dict[str, Any]:
     """Writes a token store, or continues one whose preparation was interrupted.
 
@@ -77,18 +76,18 @@ def prepare(
     Raises:
       InputError: a source is not as `corpus.documents` wants it; `out` holds something else; the disk is full.
     """
-    found = corpus.find_sources(sources)
-    tokenizer = tokenizers.load(Path(tokenizer_folder))
+    found = corpus.find_files(sources)
+    tokenizer = tokenizers.load(tokenizer_folder)
     recipe = recipe_of(found, tokenizer, drop_duplicates)
-    out = Path(out)
+    out = files.path(out)
     finished = already_finished(out, recipe)
     if finished is not None:
         return finished
-    with full_disk_explained(out), Writer(out, recipe) as writer:
+    with files.full_disk_explained(out, FULL_DISK), Writer(out, recipe) as writer:
         if not writer.complete:
             follow = _follower(found, writer, progress)
             blocks = read_blocks(found, writer.cursor)
-            encoded: Iterator[tuple[Block, Cursor]]
+            encoded: Iterator[tuple[TextChunk, Cursor]]
             if workers == 1:
                 encoded = ((encode_documents(texts, tokenizer), cursor) for texts, cursor in blocks)
             else:
@@ -100,7 +99,7 @@ def prepare(
 
 
 def recipe_of(
-    sources: Sequence[corpus.Source], tokenizer: tokenizers.Tokenizer, drop_duplicates: bool
+    sources: Sequence[corpus.TextFile], tokenizer: tokenizers.Tokenizer, drop_duplicates: bool
 ) -> dict[str, Any]:
     """What decides the content of a store; the first part of its header."""
     return {
@@ -111,11 +110,11 @@ def recipe_of(
     }
 
 
-def progress_printer() -> Callable[[Progress], None]:
+def progress_printer() -> Callable[[PrepareStats], None]:
     """Returns what shows the state on standard error: on one line of a terminal, else a line each tenth of the way."""
     tenths = 0
 
-    def show(progress: Progress) -> None:
+    def show(progress: PrepareStats) -> None:
         nonlocal tenths
         minutes, seconds = divmod(int(progress.seconds_left), 60)
         line = (
@@ -132,9 +131,9 @@ def progress_printer() -> Callable[[Progress], None]:
 
 
 def read_blocks(
-    sources: Sequence[corpus.Source],
+    sources: Sequence[corpus.TextFile],
     cursor: Cursor,
-    read: Callable[[corpus.Source], Iterator[tuple[str, int]]] = corpus.read_source,
+    read: Callable[[corpus.TextFile], Iterator[tuple[str, int]]] = corpus.read_file,
 ) -> Iterator[tuple[list[str], Cursor]]:
     """Yields documents in blocks of at least BLOCK_CHARACTERS (but the last), each with the cursor behind it."""
     texts: list[str] = []
@@ -154,7 +153,7 @@ def read_blocks(
         yield texts, Cursor(len(sources), 0, 0)
 
 
-def _encode_in_workers(blocks: Iterator, folder: str | Path, workers: int) -> Iterator[tuple[Block, Cursor]]:
+def _encode_in_workers(blocks: Iterator, folder: files.PathLike, workers: int) -> Iterator[tuple[TextChunk, Cursor]]:
     # A fresh interpreter for each worker: forking a process in which JAX has started threads can hang.
     pool = concurrent.futures.ProcessPoolExecutor(
         workers, multiprocessing.get_context("spawn"), _start_worker, (str(folder),)
@@ -185,7 +184,7 @@ def _start_worker(folder: str) -> None:
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the reader answers Ctrl-C
     threading.Thread(target=_end_with_parent, daemon=True).start()
-    _worker_tokenizer = tokenizers.load(Path(folder))
+    _worker_tokenizer = tokenizers.load(folder)
 
 
 def _end_with_parent() -> None:
@@ -196,17 +195,17 @@ def _end_with_parent() -> None:
     os._exit(1)
 
 
-def _encode_in_worker(texts: list[str]) -> Block:
+def _encode_in_worker(texts: list[str]) -> TextChunk:
     return encode_documents(texts, _worker_tokenizer)
 
 
 class Writer:
     """Appends blocks to the arrays of an unfinished store, and finishes it."""
 
-    def __init__(self, out: Path, recipe: dict[str, Any]):
+    def __init__(self, out: files.Path, recipe: dict[str, Any]):
         self.out = out
         self.recipe = recipe
-        self.folder = partial(out)
+        self.folder = files.partial(out)
         self.dtypes: dict[str, np.dtype] = array_dtypes(recipe["tokenizer"]["vocab_size"]) | SCRATCH
         self.cursor = Cursor(0, 0, 0)
         self.complete = False
@@ -218,7 +217,7 @@ class Writer:
     def __enter__(self) -> "Writer":
         record = self.folder / "progress.json"
         if record.is_file():
-            state = json.loads(record.read_text())
+            state = files.read_json(record)
             if state["recipe"] != self.recipe:
                 raise InputError(
                     f"{self.folder}: holds an unfinished store of other text, options or another tokenizer; "
@@ -227,10 +226,10 @@ class Writer:
             self.cursor = Cursor(*state["cursor"])
             self.complete, self.entries, self.counts = state["complete"], state["entries"], state["counts"]
         else:
-            self.folder.mkdir(parents=True, exist_ok=True)
+            files.make_folder(self.folder)
         if not self.complete:
             for name, dtype in self.dtypes.items():
-                self._files[name] = open(self.folder / f"{name}.bin", "ab")
+                self._files[name] = files.open_appending(self.folder / f"{name}.bin")
                 self._files[name].truncate(self.entries[name] * dtype.itemsize)
             if not record.is_file():
                 self._write("document_starts", np.zeros(1, np.int64))
@@ -246,7 +245,7 @@ class Writer:
         self._files[name].write(np.ascontiguousarray(array, self.dtypes[name]).data)
         self.entries[name] += len(array)
 
-    def append(self, block: Block, cursor: Cursor) -> None:
+    def append(self, block: TextChunk, cursor: Cursor) -> None:
         """Adds a block, and from time to time records how far the sources are in."""
         start = self.entries["tokens"]
         for name, array in block.arrays.items():
@@ -259,10 +258,9 @@ class Writer:
     def record(self) -> None:
         """Makes what was appended so far survive a crash."""
         for file in self._files.values():
-            file.flush()
-            os.fsync(file.fileno())
+            files.sync(file)
         state = {name: getattr(self, name) for name in ("recipe", "cursor", "complete", "entries", "counts")}
-        write_json(self.folder / "progress.json", state)
+        files.write_json(self.folder / "progress.json", state)
         self._recorded_at = time.monotonic()
 
     def finish(self, tokenizer: tokenizers.Tokenizer) -> dict[str, Any]:
@@ -277,11 +275,11 @@ class Writer:
             self.record()
         for name in ARRAYS:
             if (self.folder / f"{name}.kept").exists():
-                os.replace(self.folder / f"{name}.kept", self.folder / f"{name}.bin")
-        tokenizer.save(self.folder / "tokenizer")
+                files.put_in_place(self.folder / f"{name}.kept", self.folder / f"{name}.bin")
+        tokenizer.save(folder_of_tokenizer(self.folder))
         entries = {name: self.entries[name] for name in ARRAYS}
         header = self.recipe | {"entries": entries, "summary": _summary(self.counts, entries)}
-        write_json(self.folder / "header.json", header)
+        files.write_json(self.folder / "header.json", header)
         put_in_place(self.out)
         return header
 
@@ -290,7 +288,7 @@ class Writer:
             raise InputError(f"{self.recipe['sources'][0][0]}: no document with any token in it")
         for file in self._files.values():
             file.flush()
-        arrays = {name: np.memmap(self.folder / f"{name}.bin", dtype, mode="r") for name, dtype in self.dtypes.items()}
+        arrays = {name: files.memory_map(self.folder / f"{name}.bin", dtype) for name, dtype in self.dtypes.items()}
         exact, near = duplicates.find_duplicates(
             arrays["document_hashes"], arrays["sketches"].reshape(-1, duplicates.BINS)
         )
@@ -303,7 +301,7 @@ class Writer:
         starts = arrays["document_starts"]
         entry_ends = np.cumsum(arrays["document_entries"])
         with contextlib.ExitStack() as stack:
-            files = {name: stack.enter_context(open(self.folder / f"{name}.kept", "wb")) for name in ARRAYS}
+            files = {name: stack.enter_context((self.folder / f"{name}.kept").open("wb")) for name in ARRAYS}
             files["document_starts"].write(np.zeros(1, "<i8").data)
             end = first = 0
             while first < len(kept):
@@ -333,22 +331,22 @@ def _summary(counts: dict[str, int], entries: dict[str, int]) -> dict[str, int |
     }
 
 
-def put_in_place(out: Path) -> None:
+def put_in_place(out: files.Path) -> None:
     """Turns a finished store beside `out` into `out`."""
-    folder = partial(out)
+    folder = files.partial(out)
     for name in (*(f"{name}.bin" for name in SCRATCH), "progress.json"):
         (folder / name).unlink(missing_ok=True)
-    os.rename(folder, out)
+    files.put_in_place(folder, out)
 
 
-def already_finished(out: Path, recipe: dict[str, Any]) -> dict[str, Any] | None:
+def already_finished(out: files.Path, recipe: dict[str, Any]) -> dict[str, Any] | None:
     """Returns the header of the store if it is already there, None if there is work to do; refuses anything else."""
-    if (partial(out) / "header.json").exists():
+    if (files.partial(out) / "header.json").exists():
         put_in_place(out)
     header = read_header(out)
     if header is None:
-        if out.exists() and (not out.is_dir() or any(out.iterdir())):
-            raise InputError(f"{out}: exists and is no token store; choose another folder")
+        if out.exists() and not files.is_empty_folder(out):
+            raise InputError(f"{out}: exists and is not a token store; choose another folder")
         return None
     if any(header.get(name) != recipe[name] for name in recipe):
         raise InputError(
@@ -358,20 +356,8 @@ def already_finished(out: Path, recipe: dict[str, Any]) -> dict[str, Any] | None
     return header
 
 
-@contextlib.contextmanager
-def full_disk_explained(out: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-            raise
-        raise InputError(
-            f"{out}: the disk is full; free some space and run the same command again: it continues where it stopped"
-        ) from error
-
-
 def _follower(
-    sources: Sequence[corpus.Source], writer: Writer, report: Callable[[Progress], None] | None
+    sources: Sequence[corpus.TextFile], writer: Writer, report: Callable[[PrepareStats], None] | None
 ) -> Callable[[], None]:
     """Returns what to call after each block: it works out speed and time left and passes them to `report`."""
     # Bytes and TFDS examples do not add up; where both occur, every source counts the same.
@@ -393,17 +379,6 @@ def _follower(
         seconds = max(time.monotonic() - began, 1e-9)
         speed = (writer.counts["bytes"] - bytes_before) / seconds
         left = seconds * (1 - share()) / max(share() - share_before, 1e-9)
-        report(Progress(writer.counts["documents"], writer.counts["tokens"], speed, share(), left))
+        report(PrepareStats(writer.counts["documents"], writer.counts["tokens"], speed, share(), left))
 
     return follow
-
-
-def write_json(path: Path, value: Any) -> None:
-    """Replaces a file as a whole: a reader sees the old content or the new."""
-    beside = path.with_name(path.name + ".new")
-    with open(beside, "w", encoding="utf-8") as file:
-        json.dump(value, file, indent=1)
-        file.write("\n")
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(beside, path)

@@ -1,17 +1,14 @@
 """Local files and TFDS sets as rows of named values, and the messages about rows that are wrong."""
 
 import csv
-import gzip
 import json
 import math
-import zlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-from bert_jax import sources
-from bert_jax.data import tfds
+from bert_jax import files, sources
+from bert_jax.data import parquet, tfds
 from bert_jax.errors import InputError
 
 MOST_REPORTED = 20  # bad rows named one by one; the rest are counted
@@ -48,12 +45,13 @@ class RowErrors:
 def read_rows(source: str) -> list[Row]:
     """Reads all rows of `source`.
 
-    A source is a file, plain or gzipped, whose ending tells its format:
+    A source is a file, plain or compressed (.gz, .zst), whose ending tells its format:
 
         .jsonl, .json         one JSON object a line; a .json file may also be SQuAD's
         .tsv                  a header row, then values between tabs, quotes meaning nothing (as in GLUE's files)
         .csv                  a header row, then values between commas, quoted where needed
         .conll, .iob, .bio    columns by sentence: "tokens" is the first, "tags" the last, "column_2" the second, ...
+        .parquet              one row per row of the table
         SQuAD JSON (1.1, 2.0) a row a question: "context", "question", "id", "answers", "is_impossible", "title"
 
     With another ending the format goes before the path: `conll:train.tsv`, `squad:dev`. Or a source is a set of
@@ -68,8 +66,6 @@ def read_rows(source: str) -> list[Row]:
         found = (tfds.plain(features, elements[number]) for number in range(len(elements)))
         return [Row(values, f"{source}: example {number}") for number, values in enumerate(found)]
     name, path = _format_and_path(source)
-    if path.is_dir():
-        raise InputError(f"{path}: this is a folder; name one file")
     errors = RowErrors()
     rows = _FORMATS[name](path, errors)
     errors.check()
@@ -143,45 +139,22 @@ def _shown(value: Any) -> str:
     return text if len(text) <= 60 else text[:57] + "..."
 
 
-def _format_and_path(source: str) -> tuple[str, Path]:
+def _format_and_path(source: str) -> tuple[str, str]:
     prefix, colon, rest = source.partition(":")
     if colon and prefix in _FORMATS:
-        return prefix, Path(rest)
-    path = Path(source)
-    ending = (path.with_suffix("") if path.suffix == ".gz" else path).suffix
+        return prefix, rest
+    ending = files.path(files.without_compression(source)).suffix
     if ending in _ENDINGS:
-        return _ENDINGS[ending], path
+        return _ENDINGS[ending], source
     raise InputError(
-        f"{source}: the ending {ending!r} tells no format; use {', '.join(_ENDINGS)} (also with .gz), "
+        f"{source}: the ending {ending!r} tells no format; use {', '.join(_ENDINGS)} (also with .gz or .zst), "
         f"or write the format before the path, as in conll:{source}; formats are {', '.join(_FORMATS)}, tfds"
     )
 
 
-def _lines(path: Path) -> Iterator[tuple[int, str]]:
-    """Yields (number, line without its end) of a UTF-8 file; only a line feed ends a line, whatever Unicode says."""
-    number = 0
-    try:
-        with gzip.open(path) if path.suffix == ".gz" else open(path, "rb") as file:
-            for number, line in enumerate(file, start=1):
-                if b"\0" in line:
-                    raise InputError(f"{path}:{number}: this is a binary file (or UTF-16); expected text in UTF-8")
-                encoding = "utf-8-sig" if number == 1 else "utf-8"
-                yield number, line.decode(encoding).removesuffix("\n").removesuffix("\r")
-    except FileNotFoundError:
-        raise InputError(f"{path}: there is no such file") from None
-    except UnicodeDecodeError as error:
-        byte = error.object[error.start]
-        raise InputError(
-            f"{path}:{number}: byte 0x{byte:02x} is not UTF-8; convert the file, for instance with "
-            "iconv -f latin1 -t utf-8"
-        ) from None
-    except (EOFError, OSError, zlib.error) as error:
-        raise InputError(f"{path}: cannot be read after line {number}: {error}") from None
-
-
-def _read_jsonl(path: Path, errors: RowErrors) -> list[Row]:
+def _read_jsonl(path: str, errors: RowErrors) -> list[Row]:
     rows = []
-    for number, line in _lines(path):
+    for number, line in files.read_lines(path):
         where = f"{path}:{number}"
         if not line.strip():
             continue
@@ -197,9 +170,9 @@ def _read_jsonl(path: Path, errors: RowErrors) -> list[Row]:
     return rows
 
 
-def _read_json(path: Path, errors: RowErrors) -> list[Row]:
+def _read_json(path: str, errors: RowErrors) -> list[Row]:
     """Reads a .json file, which holds JSON lines where its first line is an object of its own without "data"."""
-    first = next((line for _, line in _lines(path) if line.strip()), "")
+    first = next((line for _, line in files.read_lines(path) if line.strip()), "")
     try:
         value = json.loads(first)
     except json.JSONDecodeError:
@@ -208,8 +181,8 @@ def _read_json(path: Path, errors: RowErrors) -> list[Row]:
     return (_read_jsonl if lines else _read_squad)(path, errors)
 
 
-def _read_squad(path: Path, errors: RowErrors) -> list[Row]:
-    text = "\n".join(line for _, line in _lines(path))
+def _read_squad(path: str, errors: RowErrors) -> list[Row]:
+    text = "\n".join(line for _, line in files.read_lines(path))
     if not text.strip():
         return []
     try:
@@ -232,15 +205,15 @@ def _read_squad(path: Path, errors: RowErrors) -> list[Row]:
         ) from None
 
 
-def _read_tsv(path: Path, errors: RowErrors) -> list[Row]:
-    table = ((number, line.split("\t")) for number, line in _lines(path) if line)
+def _read_tsv(path: str, errors: RowErrors) -> list[Row]:
+    table = ((number, line.split("\t")) for number, line in files.read_lines(path) if line)
     return _with_header(path, table, errors)
 
 
-def _read_csv(path: Path, errors: RowErrors) -> list[Row]:
+def _read_csv(path: str, errors: RowErrors) -> list[Row]:
     # The module's own limit of 131,072 characters refuses what is only a long document.
     csv.field_size_limit(2**31 - 1)
-    reader = csv.reader((line + "\n" for _, line in _lines(path)), strict=True)
+    reader = csv.reader((line + "\n" for _, line in files.read_lines(path)), strict=True)
 
     def table() -> Iterator[tuple[int, list[str]]]:
         begin = 1
@@ -255,7 +228,7 @@ def _read_csv(path: Path, errors: RowErrors) -> list[Row]:
     return _with_header(path, table(), errors)
 
 
-def _with_header(path: Path, table: Iterator[tuple[int, list[str]]], errors: RowErrors) -> list[Row]:
+def _with_header(path: str, table: Iterator[tuple[int, list[str]]], errors: RowErrors) -> list[Row]:
     header: list[str] | None = None
     rows = []
     for number, values in table:
@@ -271,11 +244,11 @@ def _with_header(path: Path, table: Iterator[tuple[int, list[str]]], errors: Row
     return rows
 
 
-def _read_conll(path: Path, errors: RowErrors) -> list[Row]:
+def _read_conll(path: str, errors: RowErrors) -> list[Row]:
     rows: list[Row] = []
     sentence: list[list[str]] = []
     width = begin = 0
-    for number, line in _lines(path):
+    for number, line in files.read_lines(path):
         columns = line.split("\t") if "\t" in line else [column for column in line.split(" ") if column]
         if not line.strip() or columns[0] == "-DOCSTART-":
             rows += _sentence(sentence, f"{path}:{begin}")
@@ -299,13 +272,20 @@ def _sentence(lines: list[list[str]], where: str) -> list[Row]:
     return [Row({"tokens": columns[0]} | values | tags, where)]
 
 
-_FORMATS: dict[str, Callable[[Path, RowErrors], list[Row]]] = {
+def _read_parquet(path: str, errors: RowErrors) -> list[Row]:
+    with files.errors_named(path), files.path(path).open("rb") as raw:
+        table = parquet.read(files.decompressed(raw, path), path)
+        return [Row(values, f"{path}: row {number}") for number, values in enumerate(table, start=1)]
+
+
+_FORMATS: dict[str, Callable[[str, RowErrors], list[Row]]] = {
     "jsonl": _read_jsonl,
     "json": _read_json,
     "tsv": _read_tsv,
     "csv": _read_csv,
     "conll": _read_conll,
     "squad": _read_squad,
+    "parquet": _read_parquet,
 }
 _ENDINGS = {
     ".jsonl": "jsonl",
@@ -315,4 +295,5 @@ _ENDINGS = {
     ".conll": "conll",
     ".iob": "conll",
     ".bio": "conll",
+    ".parquet": "parquet",
 }

@@ -14,14 +14,13 @@ instead of 0.32, and summing a few of them up is quicker than reading a start fr
 """
 
 import hashlib
-import json
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from bert_jax import files
 from bert_jax.errors import InputError
 
 FORMAT = "bert_jax token store, version 1"
@@ -62,7 +61,7 @@ def is_held_out(document_hashes: np.ndarray, share: float) -> np.ndarray:
 class TokenStore:
     """One opened store; its arrays are memory maps, so opening costs neither time nor memory."""
 
-    folder: Path
+    folder: files.Path
     header: dict[str, Any]  # header.json
     tokens: np.ndarray  # uint16 or uint32 [tokens]
     sentence_lengths: np.ndarray  # uint8, see the top of the file
@@ -70,31 +69,32 @@ class TokenStore:
     document_hashes: np.ndarray  # uint64 [documents]
 
     @classmethod
-    def open(cls, folder: str | Path) -> "TokenStore":
+    def open(cls, folder: files.PathLike) -> "TokenStore":
         """Maps the arrays of a store.
 
         Raises:
           InputError: the folder holds no store, one of another version, or a damaged one.
         """
-        folder = Path(folder)
+        folder = files.path(folder)
         header = read_header(folder)
         if header is None:
-            hint = "an unfinished one is beside it; run the same prepare again" if partial(folder).exists() else ""
-            raise InputError(f"{folder}: no token store ({hint or 'bert_jax prepare writes one'})")
+            unfinished = files.partial(folder).exists()
+            hint = "an unfinished one is next to it; run the same prepare again" if unfinished else ""
+            raise InputError(f"{folder}: not a token store ({hint or 'bert_jax prepare writes one'})")
         arrays = {}
         for name, dtype in array_dtypes(header["tokenizer"]["vocab_size"]).items():
             path = folder / f"{name}.bin"
             expected = header["entries"][name] * dtype.itemsize
-            if not path.is_file() or path.stat().st_size != expected:
-                found = f"has {path.stat().st_size:,} bytes" if path.is_file() else "is missing"
-                raise InputError(f"{path}: {found}, the header says {expected:,}; prepare the store again")
-            arrays[name] = np.asarray(np.memmap(path, dtype, mode="r"))
+            if not path.is_file() or files.size(path) != expected:
+                state = f"has {files.size(path):,} bytes" if path.is_file() else "is missing"
+                raise InputError(f"{path}: {state}, the header says {expected:,}; prepare the store again")
+            arrays[name] = np.asarray(files.memory_map(path, dtype))
         return cls(folder, header, **arrays)
 
     @property
-    def tokenizer_folder(self) -> Path:
+    def tokenizer_folder(self) -> files.Path:
         """The copy of the tokenizer the store was made with."""
-        return self.folder / "tokenizer"
+        return tokenizer_folder(self.folder)
 
     @property
     def fingerprint(self) -> str:
@@ -124,12 +124,12 @@ class TokenStore:
         return np.concatenate([[0], np.cumsum(sizes)])
 
 
-def partial(folder: Path) -> Path:
-    """Where a store is built until it is whole: a folder beside it, so that it can be renamed."""
-    return folder.with_name(folder.name + ".partial")
+def tokenizer_folder(folder: files.PathLike) -> files.Path:
+    """Returns where a store keeps the tokenizer it was made with."""
+    return files.Path(folder) / "tokenizer"
 
 
-def read_header(folder: Path) -> dict[str, Any] | None:
+def read_header(folder: files.Path) -> dict[str, Any] | None:
     """Returns the header of a store, or None where there is no store.
 
     Raises:
@@ -139,9 +139,9 @@ def read_header(folder: Path) -> dict[str, Any] | None:
     if not path.is_file():
         return None
     try:
-        header = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise InputError(f"{path}: damaged ({error}); prepare the store again") from error
+        header = files.read_json(path)
+    except InputError as error:
+        raise InputError(f"{error}; prepare the store again") from error
     if header.get("format") != FORMAT:
         raise InputError(f"{path}: its format is {header.get('format')!r}, expected {FORMAT!r}; prepare it again")
     return header

@@ -2,10 +2,9 @@
 
 import os
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
-from bert_jax import sources
+from bert_jax import files, sources
 from bert_jax.errors import InputError
 
 
@@ -41,11 +40,13 @@ def open_set(source: str) -> tuple[Sequence[dict[str, Any]], Any]:
 
 def _builder(tfds: Any, name: str, source: str) -> Any:
     try:
-        if (Path(name) / "dataset_info.json").is_file():
-            return tfds.builder_from_directory(name)
+        if (files.path(name) / "dataset_info.json").is_file():
+            return tfds.builder_from_directory(files.local(name, "a prepared data set is"))
         # tfds reads the variable when it is imported; naming the folder here lets it change later.
         builder = tfds.builder(name, data_dir=os.environ.get("TFDS_DATA_DIR"), file_format="array_record")
         builder.download_and_prepare()
+    except InputError:
+        raise
     except Exception as error:  # whatever fails in a foreign builder, its download or its imports
         reason = str(error).strip().splitlines()
         raise InputError(

@@ -1,31 +1,20 @@
 """A run's workdir: which files are in it, who may write them, and how they go back to a checkpoint's step."""
 
-import fcntl
 import json
-import os
 import platform
-import shutil
 import subprocess
 import time
 from functools import cached_property
 from importlib import metadata
-from pathlib import Path
 from typing import Any, TextIO
 
 import numpy as np
 
+from bert_jax import files
 from bert_jax.config import RESUMABLE_FIELDS, Experiment, differences, to_json
 from bert_jax.errors import InputError
 from bert_jax.runs import checkpoint, layout
 from bert_jax.tokenizers import Tokenizer
-
-
-def write_json(path: Path, value: Any) -> None:
-    """Writes `value` so that a reader, or a crash, meets the old file or the new one whole."""
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n")
-    os.replace(partial, path)
-
 
 LIBRARIES = ("bert_jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy", "tokenizers")
 
@@ -33,10 +22,11 @@ LIBRARIES = ("bert_jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "
 def environment() -> dict[str, Any]:
     """What computes: versions of Python and of the libraries, and the package's git revision where there is one."""
     versions = {name: metadata.version(name) for name in LIBRARIES}
-    return {"python": platform.python_version(), "libraries": versions, "git": git_revision(Path(__file__).parent)}
+    revision = git_revision(files.Path(__file__).parent)
+    return {"python": platform.python_version(), "libraries": versions, "git": revision}
 
 
-def git_revision(folder: Path) -> str | None:
+def git_revision(folder: files.Path) -> str | None:
     """The commit that `folder` is checked out at, and "+changes" where files differ; None where git knows it not."""
 
     def git(*args: str) -> str:
@@ -53,7 +43,7 @@ def git_revision(folder: Path) -> str | None:
 class Board:
     """Events for TensorBoard, which forgets what it saw of `first_step` and later."""
 
-    def __init__(self, folder: Path, first_step: int):
+    def __init__(self, folder: files.Path, first_step: int):
         self._folder = folder
         self._first_step = first_step
 
@@ -63,9 +53,9 @@ class Board:
         from tensorboardX.event_file_writer import EventsWriter
         from tensorboardX.proto.event_pb2 import Event, SessionLog
 
-        self._folder.mkdir(exist_ok=True)
+        files.make_folder(self._folder)
         # TensorBoard's usual writer has a thread that a full disk would end, and waits for it for ever.
-        writer = EventsWriter(str(self._folder / "events"))
+        writer = EventsWriter(files.local(self._folder / "events"))
         writer.write_event(Event(step=self._first_step, session_log=SessionLog(status=SessionLog.START)))
         return writer
 
@@ -95,7 +85,7 @@ class Workdir:
       InputError: the folder cannot be made, or another process trains there.
     """
 
-    def __init__(self, path: Path, writes: bool = True):
+    def __init__(self, path: files.Path, writes: bool = True):
         self.path = path
         self._writes = writes
         self._lock: TextIO | None = None
@@ -109,17 +99,14 @@ class Workdir:
     def _take_lock(self) -> None:
         path = self.path
         try:
-            path.mkdir(parents=True, exist_ok=True)
-            self._lock = open(path / layout.LOCK, "w")  # noqa: SIM115
-        except OSError as error:
-            raise InputError(f"{path}: cannot be used as a workdir: {error.strerror}") from None
-        try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            self._lock.close()
+            files.make_folder(files.local(path, "a workdir is"))
+            self._lock = files.lock(path / layout.LOCK)
+        except BlockingIOError:
             raise InputError(
                 f"{path}: another process is training there; wait for it or use another --workdir"
             ) from None
+        except OSError as error:
+            raise InputError(f"{path}: cannot be used as a workdir: {error.strerror}") from None
 
     def __enter__(self) -> "Workdir":
         return self
@@ -156,11 +143,9 @@ class Workdir:
         if not self._writes:
             return
         if not self.tokenizer.exists():
-            partial = self.tokenizer.with_name(f"{layout.TOKENIZER}.partial")
-            shutil.rmtree(partial, ignore_errors=True)
-            tokenizer.save(partial)
-            os.replace(partial, self.tokenizer)
-        write_json(path, new)
+            with files.replacing(self.tokenizer) as folder:
+                tokenizer.save(folder)
+        files.write_json(path, new)
 
     def record_environment(self, step: int, devices: dict[str, Any]) -> None:
         """Adds to environment.json what computes from `step` on, unless it is what computed before."""
@@ -170,7 +155,7 @@ class Workdir:
         history = json.loads(path.read_text()) if path.exists() else []
         now = {**environment(), "devices": devices}
         if not history or {**history[-1], "from_step": 0} != {"from_step": 0, **now}:
-            write_json(path, [*history, {"from_step": step, **now}])
+            files.write_json(path, [*history, {"from_step": step, **now}])
 
     def rewind(self, step: int, evaluated: int) -> None:
         """Drops every line of figures, whole or not, written after `step`, and evaluations after step `evaluated`."""
@@ -189,9 +174,7 @@ class Workdir:
                         kept.append(line + "\n")
                 except (json.JSONDecodeError, KeyError):
                     break  # the line that a crash cut short
-            partial = path.with_name(name + ".partial")
-            partial.write_text("".join(kept))
-            os.replace(partial, path)
+            files.write_whole(path, "".join(kept))
         self._board = Board(self.path / layout.TENSORBOARD, step + 1)
 
     def write_figures(self, step: int, split: str, figures: dict[str, float]) -> None:
@@ -207,14 +190,13 @@ class Workdir:
     def write_result(self, result: dict[str, Any]) -> None:
         """Replaces result.json."""
         if self._writes:
-            write_json(self.path / layout.RESULT, result)
+            files.write_json(self.path / layout.RESULT, result)
 
-    def write_batch(self, step: int, batch: dict[str, np.ndarray]) -> Path:
+    def write_batch(self, step: int, batch: dict[str, np.ndarray]) -> files.Path:
         """Keeps a batch that could not be learned from; `numpy.load` reads it."""
         path = self.path / layout.batch_of_step(step)
         if self._writes:
-            with open(path, "wb") as file:
-                np.savez(file, allow_pickle=False, **batch)
+            files.save_arrays(path, batch)
         return path
 
     def result(self) -> dict[str, Any] | None:
@@ -224,8 +206,7 @@ class Workdir:
 
     def _append(self, name: str, line: dict[str, Any]) -> None:
         if self._writes:
-            with open(self.path / name, "a") as file:
-                file.write(json.dumps(line) + "\n")
+            files.append_line(self.path / name, json.dumps(line))
 
     def _show(self, step: int, group: str, figures: dict[str, float]) -> None:
         if self._board is not None:

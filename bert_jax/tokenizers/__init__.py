@@ -1,11 +1,11 @@
 """Text to ids and back: one small protocol over WordPiece and SentencePiece."""
 
 from collections.abc import Iterable
-from pathlib import Path
 from typing import Literal
 
+from bert_jax import files
 from bert_jax.errors import InputError
-from bert_jax.tokenizers import base, sentencepiece, wordpiece
+from bert_jax.tokenizers import sentencepiece, wordpiece
 from bert_jax.tokenizers.base import Encoding, Tokenizer
 from bert_jax.tokenizers.extension import Extension, extend
 from bert_jax.tokenizers.frame import Frame
@@ -13,19 +13,19 @@ from bert_jax.tokenizers.frame import Frame
 __all__ = ["Encoding", "Extension", "Frame", "Tokenizer", "extend", "load", "train"]
 
 
-def load(folder: str | Path) -> Tokenizer:
+def load(folder: files.PathLike) -> Tokenizer:
     """Reads a tokenizer that `Tokenizer.save` or Hugging Face's libraries wrote.
 
     Raises:
       InputError: the folder has no tokenizer, or one that is broken, or of a kind not supported here.
     """
-    folder = Path(folder)
+    folder = files.path(folder)
     if not folder.is_dir():
         raise InputError(f"{folder}: no such folder; expected one with a tokenizer (vocab.txt or spiece.model)")
     if (folder / "spiece.model").exists():
         return sentencepiece.load(folder)
     if (folder / "tokenizer.json").exists():
-        model = base.read_json(folder / "tokenizer.json").get("model")
+        model = files.read_json(folder / "tokenizer.json").get("model")
         if isinstance(model, dict) and model.get("type") == "Unigram":
             return sentencepiece.load(folder)
     return wordpiece.load(folder)

@@ -3,12 +3,12 @@
 import hashlib
 import json
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from tokenizers import processors
 
+from bert_jax import files
 from bert_jax.errors import InputError
 from bert_jax.tokenizers.frame import Frame
 
@@ -76,7 +76,7 @@ class Tokenizer(Protocol):
         """
         ...
 
-    def save(self, folder: Path) -> None:
+    def save(self, folder: files.Path) -> None:
         """Writes files that `load` and Hugging Face's tokenizers read."""
         ...
 
@@ -145,31 +145,7 @@ def without_surrogates(texts: Sequence[str]) -> list[str]:
     return ["".join("\ufffd" if "\ud800" <= c <= "\udfff" else c for c in text) for text in texts]
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """Reads a JSON object.
-
-    Raises:
-      InputError: the file cannot be read, is no UTF-8, no JSON, or no object.
-    """
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read: {error.strerror}") from None
-    except UnicodeDecodeError as error:
-        raise InputError(f"{path}: not UTF-8 at byte {error.start}") from None
-    except json.JSONDecodeError as error:
-        raise InputError(f"{path}: line {error.lineno}: not JSON: {error.msg}") from None
-    if not isinstance(value, dict):
-        raise InputError(f"{path}: expected a JSON object, found {type(value).__name__}")
-    return value
-
-
-def write_json(path: Path, value: dict[str, Any]) -> None:
-    """Writes a JSON object, indented, in UTF-8."""
-    path.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-
-
-def special_names(folder: Path, config: dict[str, Any], defaults: dict[str, str]) -> dict[str, str]:
+def special_names(folder: files.Path, config: dict[str, Any], defaults: dict[str, str]) -> dict[str, str]:
     """Returns role -> piece as a Hugging Face folder names its special tokens.
 
     Args:
@@ -178,7 +154,7 @@ def special_names(folder: Path, config: dict[str, Any], defaults: dict[str, str]
       defaults: the names of roles that neither file mentions.
     """
     older = folder / "special_tokens_map.json"
-    found = (read_json(older) if older.exists() else {}) | config
+    found = (files.read_json(older) if older.exists() else {}) | config
     names = dict(defaults)
     for role in SPECIAL_ROLES:
         value = found.get(f"{role}_token")

@@ -6,7 +6,6 @@ import os
 import re
 import unicodedata
 from collections.abc import Iterable, Sequence
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -16,6 +15,7 @@ from google.protobuf.message import DecodeError
 from sentencepiece import sentencepiece_model_pb2
 from tokenizers import decoders, models, normalizers, pre_tokenizers
 
+from bert_jax import files
 from bert_jax.errors import InputError
 from bert_jax.tokenizers import base
 from bert_jax.tokenizers.frame import Frame
@@ -198,16 +198,16 @@ class SentencePiece:
         normalization = self._normalization
         return SentencePiece(model, normalization.lowercase, normalization.keep_accents, self.names, "vocabulary")
 
-    def save(self, folder: Path) -> None:
+    def save(self, folder: files.Path) -> None:
         """Writes spiece.model, tokenizer.json and tokenizer_config.json.
 
         transformers is told to use tokenizer.json as it stands, for its own `AlbertTokenizer` knows neither BPE nor
         Hangul, and cuts text at every piece that a model's author reserved ("user-defined").
         """
-        folder.mkdir(parents=True, exist_ok=True)
+        folder = files.make_folder(folder)
         (folder / "spiece.model").write_bytes(self._model.SerializeToString(deterministic=True))
         (folder / "tokenizer.json").write_text(self._as_fast().to_str(pretty=True), encoding="utf-8")
-        base.write_json(
+        files.write_json(
             folder / "tokenizer_config.json",
             {
                 "tokenizer_class": "PreTrainedTokenizerFast",
@@ -302,7 +302,7 @@ def _merges(model: Model) -> list[tuple[str, str]]:
     return [(left, right) for *_, left, right in sorted(found)]
 
 
-def load(folder: Path) -> SentencePiece:
+def load(folder: files.Path) -> SentencePiece:
     """Reads a folder with spiece.model or a unigram tokenizer.json, and tokenizer_config.json where there is one.
 
     Raises:
@@ -311,7 +311,7 @@ def load(folder: Path) -> SentencePiece:
     config_file, model_file, fast_file = (
         folder / name for name in ("tokenizer_config.json", "spiece.model", "tokenizer.json")
     )
-    config = base.read_json(config_file) if config_file.exists() else {}
+    config = files.read_json(config_file) if config_file.exists() else {}
     names = base.special_names(folder, config, ALBERT_NAMES)
     if model_file.exists():
         model = ModelProto()
@@ -325,7 +325,7 @@ def load(folder: Path) -> SentencePiece:
         lowercase, keep_accents = True, False
     elif fast_file.exists():
         where = str(fast_file)
-        model, lowercase, keep_accents = _from_fast(base.read_json(fast_file), names, where)
+        model, lowercase, keep_accents = _from_fast(files.read_json(fast_file), names, where)
     else:
         raise InputError(f"{folder}: no spiece.model and no tokenizer.json")
     return SentencePiece(

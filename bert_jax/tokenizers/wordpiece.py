@@ -4,13 +4,13 @@ import itertools
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import tokenizers
 from tokenizers import decoders, models, normalizers, pre_tokenizers, trainers
 
+from bert_jax import files
 from bert_jax.errors import InputError
 from bert_jax.tokenizers import base
 from bert_jax.tokenizers.frame import Frame
@@ -119,16 +119,16 @@ class WordPiece:
             counts.update(word for word, _ in splitter.pre_tokenize_str(normal))
         return counts
 
-    def save(self, folder: Path) -> None:
+    def save(self, folder: files.Path) -> None:
         """Writes vocab.txt, tokenizer.json and tokenizer_config.json, as `BertTokenizer` of transformers reads them."""
-        folder.mkdir(parents=True, exist_ok=True)
+        folder = files.make_folder(folder)
         (folder / "vocab.txt").write_text("".join(f"{piece}\n" for piece in self.vocabulary), encoding="utf-8")
         library = self._build()
         library.add_special_tokens([self.names[role] for role in base.SPECIAL_ROLES])
         library.post_processor = base.template(self)
         library.decoder = self._decoder
         (folder / "tokenizer.json").write_text(library.to_str(pretty=True), encoding="utf-8")
-        base.write_json(
+        files.write_json(
             folder / "tokenizer_config.json",
             {
                 "tokenizer_class": "BertTokenizer",
@@ -158,7 +158,7 @@ def _encodable(texts: Sequence[str]) -> list[str]:
     return list(texts)
 
 
-def load(folder: Path) -> WordPiece:
+def load(folder: files.Path) -> WordPiece:
     """Reads a folder with vocab.txt or a WordPiece tokenizer.json, and tokenizer_config.json where there is one.
 
     Where no file says whether text is lowercased (Google's checkpoints don't), it is unless the vocabulary has pieces
@@ -171,7 +171,7 @@ def load(folder: Path) -> WordPiece:
     config_file, vocab_file, library_file = (
         folder / name for name in ("tokenizer_config.json", "vocab.txt", "tokenizer.json")
     )
-    config = base.read_json(config_file) if config_file.exists() else {}
+    config = files.read_json(config_file) if config_file.exists() else {}
     normalizer: dict[str, Any] = {}
     where, pieces = str(vocab_file), _read_vocabulary(vocab_file) if vocab_file.exists() else None
     if library_file.exists():
@@ -207,7 +207,7 @@ def load(folder: Path) -> WordPiece:
     )
 
 
-def _read_vocabulary(path: Path) -> list[str]:
+def _read_vocabulary(path: files.Path) -> list[str]:
     try:
         text = path.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
@@ -215,9 +215,9 @@ def _read_vocabulary(path: Path) -> list[str]:
     return text.rstrip("\n").split("\n")
 
 
-def _read_library_file(path: Path) -> tuple[list[str], dict[str, Any]]:
+def _read_library_file(path: files.Path) -> tuple[list[str], dict[str, Any]]:
     """Returns the vocabulary and the normaliser's settings of a tokenizer.json."""
-    content = base.read_json(path)
+    content = files.read_json(path)
     model, normalizer = content.get("model") or {}, content.get("normalizer") or {}
     expected = {
         "model.type": (model.get("type", "WordPiece"), "WordPiece"),

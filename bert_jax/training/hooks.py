@@ -1,10 +1,10 @@
 """The hooks of every run: a profile, figures, evaluations, progress and checkpoints, each with its own period."""
 
-from pathlib import Path
 from typing import Any
 
 import jax
 
+from bert_jax import files
 from bert_jax.devices import Devices
 from bert_jax.errors import InputError
 from bert_jax.metrics import lower_is_better
@@ -24,7 +24,7 @@ class Profile(Hook):
     an error.
     """
 
-    def __init__(self, folder: Path, steps: tuple[int, int] | None):
+    def __init__(self, folder: files.Path, steps: tuple[int, int] | None):
         self._folder = folder / layout.PROFILE
         self._first, self._last = steps or (1, 0)
         self._running = False
@@ -40,7 +40,7 @@ class Profile(Hook):
         """Starts the trace if it includes the next step."""
         if not self._running and self._first <= step + 1 <= self._last:
             self._running = True
-            jax.profiler.start_trace(str(self._folder))
+            jax.profiler.start_trace(files.local(self._folder))
 
     def __call__(self, loop: Loop, step: int) -> None:
         """Ends the trace after its last step, or starts it before its first."""

@@ -3,7 +3,6 @@
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -11,6 +10,7 @@ import optax
 
 from bert_jax import pretrained, tasks, tokenizers
 from bert_jax.config import Experiment
+from bert_jax.data.store import tokenizer_folder
 from bert_jax.devices import Devices
 from bert_jax.errors import InputError
 from bert_jax.pretrained import Source
@@ -74,7 +74,7 @@ def resolve(experiment: Experiment, workdir: Workdir | None = None) -> Run:
 
 def _find_tokenizer(experiment: Experiment, source: Source | None) -> Tokenizer:
     if experiment.tokenizer is not None:
-        tokenizer = tokenizers.load(Path(experiment.tokenizer))
+        tokenizer = tokenizers.load(experiment.tokenizer)
         if source is not None and source.tokenizer.fingerprint != tokenizer.fingerprint:
             raise InputError(
                 f"tokenizer: {source.where} was trained with another tokenizer than {experiment.tokenizer}; leave the "
@@ -85,7 +85,7 @@ def _find_tokenizer(experiment: Experiment, source: Source | None) -> Tokenizer:
         return source.tokenizer
     stores = getattr(experiment.task, "stores", ())
     if stores:
-        return tokenizers.load(Path(stores[0]) / "tokenizer")
+        return tokenizers.load(tokenizer_folder(stores[0]))
     raise InputError("experiment: give `tokenizer` (a folder written by `bert_jax tokenizer`) or `init_from`")
 
 

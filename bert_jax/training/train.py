@@ -3,14 +3,14 @@
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
+from bert_jax import files
 from bert_jax.config import Experiment
 from bert_jax.devices import Devices
 from bert_jax.errors import InputError
 from bert_jax.runs import layout
-from bert_jax.runs.workdir import Workdir, write_json
+from bert_jax.runs.workdir import Workdir
 from bert_jax.runtime import is_first_host, set_up
 from bert_jax.training.evaluate import over_seeds
 from bert_jax.training.hooks import Evaluate, Figures, Profile, SaveCheckpoints, ShowProgress
@@ -21,7 +21,7 @@ from bert_jax.training.run import Run, resolve
 
 def train(
     experiment: Experiment,
-    workdir: str | Path,
+    workdir: files.PathLike,
     *,
     profile: tuple[int, int] | None = None,
     say: Callable[[str], None] = print,
@@ -43,7 +43,7 @@ def train(
         from the last checkpoint.
     """
     set_up()
-    folder = Path(workdir)
+    folder = files.path(workdir)
     paths = _workdir_of_each_seed(experiment, folder)
     say = say if is_first_host() else _say_nothing
     try:
@@ -68,11 +68,11 @@ def train(
     metrics = {str(experiment.seed + i): result.get("metrics", {}) for i, result in enumerate(results)}
     result = {"step": min(result.get("step", 0) for result in results), **over_seeds(metrics)}
     if is_first_host():
-        write_json(folder / layout.SEEDS, result)
+        files.write_json(folder / layout.SEEDS, result)
     return result
 
 
-def _workdir_of_each_seed(experiment: Experiment, folder: Path) -> list[Path]:
+def _workdir_of_each_seed(experiment: Experiment, folder: files.Path) -> list[files.Path]:
     if experiment.seeds < 1:
         raise InputError(f"seeds: must be at least 1, got {experiment.seeds}")
     if experiment.patience and not experiment.keep_best:

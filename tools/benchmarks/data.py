@@ -133,7 +133,7 @@ from bert_jax import tokenizers
 from bert_jax.data import corpus
 from bert_jax.data.encode import SENTENCES_AT_ONCE
 from bert_jax.data.prepare import Cursor, read_blocks
-source, tokenizer = corpus.find_sources(sys.argv[1:2]), tokenizers.load(sys.argv[2])
+source, tokenizer = corpus.find_files(sys.argv[1:2]), tokenizers.load(sys.argv[2])
 size = seconds = 0
 for texts, _ in read_blocks(source, Cursor(0, 0, 0)):
     size += sum(len(text.encode()) for text in texts)
