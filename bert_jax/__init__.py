@@ -7,6 +7,7 @@ if TYPE_CHECKING:
     from bert_jax.config import (
         PRESETS,
         BertConfig,
+        Compute,
         Distillation,
         Experiment,
         MultipleChoice,
@@ -27,6 +28,7 @@ _HOMES = {
     "config": (
         "PRESETS",
         "BertConfig",
+        "Compute",
         "Distillation",
         "Experiment",
         "MultipleChoice",
@@ -47,6 +49,7 @@ __all__ = [  # noqa: RUF022
     "PRESETS",
     "BertConfig",
     "Experiment",
+    "Compute",
     "Optimizer",
     "Pretraining",
     "SequenceClassification",

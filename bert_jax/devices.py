@@ -66,12 +66,12 @@ class Devices:
         self.fsdp = (fsdp or self.count) if sharding == "mesh" else 1
         if self.count % self.fsdp:
             raise InputError(
-                f"fsdp: {self.fsdp} does not divide the {self.count} devices; choose a divisor, or 0 = all"
+                f"compute.fsdp: {self.fsdp} does not divide the {self.count} devices; choose a divisor, or 0 = all"
             )
         if batch_size % self.count:
             raise InputError(
                 f"batch_size {batch_size} does not divide by the {self.count} devices; "
-                f"choose a multiple of {self.count}, or --sharding single"
+                f"choose a multiple of {self.count}, or --compute.sharding single"
             )
         grid = np.asarray(devices).reshape(-1, self.fsdp)
         self.mesh = Mesh(grid, (DATA, FSDP), axis_types=(AxisType.Auto, AxisType.Auto))

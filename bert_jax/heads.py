@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from bert_jax.config import BertConfig
+from bert_jax.config import BertConfig, Compute
 from bert_jax.model import ACTIVATIONS, Batch, Bert, Dense, Dropout, by_rows, layer_norm
 
 
@@ -15,14 +15,16 @@ class MlmHead(nn.Module):
     """Scores of every piece of the vocabulary at given positions, with the embedding table as output weights."""
 
     config: BertConfig
+    compute: Compute = Compute()
 
     @nn.compact
     def __call__(self, x_BPD: jax.Array, table_VE: jax.Array) -> jax.Array:
         c = self.config
-        x_BPE = ACTIVATIONS[c.activation](Dense(c, (c.embedding_width,), name="dense")(x_BPD))
-        x_BPE = by_rows(layer_norm(c, "norm")(x_BPE))
-        bias_V = self.param("bias", nn.initializers.zeros, (c.vocab_size,), jnp.dtype(c.param_dtype))
-        logits_BPV = jnp.einsum("BPE,VE->BPV", x_BPE, table_VE.astype(c.dtype), preferred_element_type=jnp.float32)
+        x_BPE = ACTIVATIONS[c.activation](Dense(c, (c.embedding_width,), compute=self.compute, name="dense")(x_BPD))
+        x_BPE = by_rows(layer_norm(c, self.compute, "norm")(x_BPE))
+        bias_V = self.param("bias", nn.initializers.zeros, (c.vocab_size,), jnp.dtype(self.compute.param_dtype))
+        table_VE = table_VE.astype(self.compute.dtype)
+        logits_BPV = jnp.einsum("BPE,VE->BPV", x_BPE, table_VE, preferred_element_type=jnp.float32)
         # Added as a matrix product, its gradient, a sum over a huge array, is one too: several times as fast on CPU.
         ones_BP1 = jnp.ones((*x_BPE.shape[:2], 1), jnp.float32)
         return by_rows(logits_BPV + ones_BP1 @ bias_V[None].astype(jnp.float32))
@@ -35,13 +37,15 @@ class ClassHead(nn.Module):
     num_classes: int
     dropout: bool = True
     bias: tuple[float, ...] = ()  # what the scores start at; empty = zeros
+    compute: Compute = Compute()
 
     @nn.compact
     def __call__(self, x_BND: jax.Array, deterministic: bool = True) -> jax.Array:
         c = self.config
         if self.dropout:
             x_BND = Dropout(c.classifier_dropout)(x_BND, deterministic)
-        return by_rows(Dense(c, (self.num_classes,), bias=self.bias, name="out")(x_BND).astype(jnp.float32))
+        scores = Dense(c, (self.num_classes,), bias=self.bias, compute=self.compute, name="out")
+        return by_rows(scores(x_BND).astype(jnp.float32))
 
 
 class BertForPreTraining(nn.Module):
@@ -52,12 +56,13 @@ class BertForPreTraining(nn.Module):
 
     config: BertConfig
     pairs: bool = True
+    compute: Compute = Compute()
 
     def setup(self):
-        self.bert = Bert(self.config)
-        self.mlm = MlmHead(self.config)
+        self.bert = Bert(self.config, self.compute)
+        self.mlm = MlmHead(self.config, self.compute)
         if self.pairs:
-            self.pair = ClassHead(self.config, 2, dropout=False)
+            self.pair = ClassHead(self.config, 2, dropout=False, compute=self.compute)
 
     def __call__(self, batch: Batch, deterministic: bool = True) -> dict[str, jax.Array]:
         x_BTD = self.bert(batch, deterministic)
@@ -74,10 +79,11 @@ class BertForSequenceClassification(nn.Module):
     config: BertConfig
     num_classes: int
     bias: tuple[float, ...] = ()  # what the scores start at; empty = zeros
+    compute: Compute = Compute()
 
     def setup(self):
-        self.bert = Bert(self.config)
-        self.sequence = ClassHead(self.config, self.num_classes, bias=self.bias)
+        self.bert = Bert(self.config, self.compute)
+        self.sequence = ClassHead(self.config, self.num_classes, bias=self.bias, compute=self.compute)
 
     def __call__(self, batch: Batch, deterministic: bool = True) -> jax.Array:
         x_BTD = self.bert(batch, deterministic)
@@ -89,10 +95,11 @@ class BertForTokenClassification(nn.Module):
 
     config: BertConfig
     num_classes: int
+    compute: Compute = Compute()
 
     def setup(self):
-        self.bert = Bert(self.config)
-        self.token = ClassHead(self.config, self.num_classes)
+        self.bert = Bert(self.config, self.compute)
+        self.token = ClassHead(self.config, self.num_classes, compute=self.compute)
 
     def __call__(self, batch: Batch, deterministic: bool = True) -> jax.Array:
         return self.token(self.bert(batch, deterministic), deterministic)
@@ -102,10 +109,11 @@ class BertForQuestionAnswering(nn.Module):
     """How well an answer begins and ends at each token: [B, T, 2], float32."""
 
     config: BertConfig
+    compute: Compute = Compute()
 
     def setup(self):
-        self.bert = Bert(self.config)
-        self.span = ClassHead(self.config, 2, dropout=False)
+        self.bert = Bert(self.config, self.compute)
+        self.span = ClassHead(self.config, 2, dropout=False, compute=self.compute)
 
     def __call__(self, batch: Batch, deterministic: bool = True) -> jax.Array:
         return self.span(self.bert(batch, deterministic), deterministic)
@@ -115,10 +123,11 @@ class BertForMultipleChoice(nn.Module):
     """One score for each choice, where the choices of an example are the sequences of its row: [B, N], float32."""
 
     config: BertConfig
+    compute: Compute = Compute()
 
     def setup(self):
-        self.bert = Bert(self.config)
-        self.choice = ClassHead(self.config, 1)
+        self.bert = Bert(self.config, self.compute)
+        self.choice = ClassHead(self.config, 1, compute=self.compute)
 
     def __call__(self, batch: Batch, deterministic: bool = True) -> jax.Array:
         x_BTD = self.bert(batch, deterministic)

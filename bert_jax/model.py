@@ -15,7 +15,7 @@ from flax import linen as nn
 from flax.linen.spmd import with_logical_constraint
 
 from bert_jax import fused
-from bert_jax.config import BertConfig
+from bert_jax.config import BertConfig, Compute
 
 Batch = Mapping[str, jax.Array]
 
@@ -45,24 +45,25 @@ class Dense(nn.Module):
     outputs: tuple[int, ...]
     inputs: int = 1  # how many axes of x
     bias: tuple[float, ...] = ()  # what the bias starts at; empty = zeros
+    compute: Compute = Compute()
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        c = self.config
-        shape, dtype = (*x.shape[x.ndim - self.inputs :], *self.outputs), jnp.dtype(c.param_dtype)
-        kernel = self.param("kernel", initializer(c), shape, dtype).astype(c.dtype)
-        bias = self.param("bias", lambda _: jnp.broadcast_to(jnp.asarray(self.bias or 0.0, dtype), self.outputs))
+        dtype, param_dtype = self.compute.dtype, jnp.dtype(self.compute.param_dtype)
+        shape = (*x.shape[x.ndim - self.inputs :], *self.outputs)
+        kernel = self.param("kernel", initializer(self.config), shape, param_dtype).astype(dtype)
+        bias = self.param("bias", lambda _: jnp.broadcast_to(jnp.asarray(self.bias or 0.0, param_dtype), self.outputs))
         rows = x.shape[: x.ndim - self.inputs]
-        y = x.reshape(*rows, -1).astype(c.dtype) @ kernel.reshape(-1, math.prod(self.outputs))
-        return (y + bias.astype(c.dtype).reshape((1,) * len(rows) + (-1,))).reshape(*rows, *self.outputs)
+        y = x.reshape(*rows, -1).astype(dtype) @ kernel.reshape(-1, math.prod(self.outputs))
+        return (y + bias.astype(dtype).reshape((1,) * len(rows) + (-1,))).reshape(*rows, *self.outputs)
 
 
-def layer_norm(config: BertConfig, name: str | None = None) -> nn.LayerNorm:
+def layer_norm(config: BertConfig, compute: Compute, name: str | None = None) -> nn.LayerNorm:
     """LayerNorm with the config's epsilon; its mean and variance are computed in float32."""
     return nn.LayerNorm(
         epsilon=config.layer_norm_epsilon,
-        dtype=config.dtype,
-        param_dtype=config.param_dtype,
+        dtype=compute.dtype,
+        param_dtype=compute.param_dtype,
         use_fast_variance=False,  # E[x^2] - E[x]^2 loses digits that comparisons with PyTorch need
         name=name,
     )
@@ -103,6 +104,7 @@ class Embeddings(nn.Module):
     """Sum of piece, position and segment embeddings, normalised, and projected to the hidden size if factorized."""
 
     config: BertConfig
+    compute: Compute = Compute()
 
     def setup(self):
         c = self.config
@@ -111,18 +113,18 @@ class Embeddings(nn.Module):
             return nn.Embed(
                 rows,
                 c.embedding_width,
-                dtype=c.dtype,
-                param_dtype=c.param_dtype,
+                dtype=self.compute.dtype,
+                param_dtype=self.compute.param_dtype,
                 embedding_init=initializer(c),
             )
 
         self.word = table(c.vocab_size)
         self.position = table(c.max_position_embeddings)
         self.token_type = table(c.type_vocab_size)
-        self.norm = layer_norm(c)
+        self.norm = layer_norm(c, self.compute)
         self.dropout = Dropout(c.hidden_dropout)
         if c.embedding_size is not None:
-            self.projection = Dense(c, (c.hidden_size,))
+            self.projection = Dense(c, (c.hidden_size,), compute=self.compute)
 
     def __call__(self, batch: Batch, deterministic: bool) -> jax.Array:
         x_BTE = self.word(batch["input_ids"])
@@ -135,59 +137,62 @@ class Attention(nn.Module):
     """Multi-head self-attention among the tokens whose `ids_BT` (sequence_ids) are equal and not 0."""
 
     config: BertConfig
+    compute: Compute = Compute()
 
     @nn.compact
     def __call__(self, x_BTD: jax.Array, ids_BT: jax.Array, single: bool, deterministic: bool) -> jax.Array:
-        c = self.config
-        qkv_BT3HK = Dense(c, (3, c.num_heads, c.head_size), name="qkv")(x_BTD)
+        c, attention = self.config, self.compute.attention
+        qkv_BT3HK = Dense(c, (3, c.num_heads, c.head_size), compute=self.compute, name="qkv")(x_BTD)
         q_BTHK, k_BSHK, v_BSHK = (qkv_BT3HK[:, :, i] for i in range(3))
         q_BTHK *= c.head_size**-0.5
-        if c.attention == "cudnn" or (c.attention == "pallas" and fused.fits(x_BTD.shape[1])):
-            mixed_BTHK = fused.attend(c.attention, q_BTHK, k_BSHK, v_BSHK, ids_BT, single)
-            return Dense(c, (c.hidden_size,), inputs=2, name="out")(mixed_BTHK)
+        if attention == "cudnn" or (attention == "pallas" and fused.fits(x_BTD.shape[1])):
+            mixed_BTHK = fused.attend(attention, q_BTHK, k_BSHK, v_BSHK, ids_BT, single)
+            return Dense(c, (c.hidden_size,), inputs=2, compute=self.compute, name="out")(mixed_BTHK)
         same_BTS = (ids_BT[:, :, None] == ids_BT[:, None, :]) & (ids_BT[:, None, :] != 0)
         allowed_B1TS = same_BTS[:, None]
         scores_BHTS = jnp.einsum("BTHK,BSHK->BHTS", q_BTHK, k_BSHK)
         scores_BHTS = jnp.where(allowed_B1TS, scores_BHTS.astype(jnp.float32), MASKED_SCORE)
-        probs_BHTS = nn.softmax(scores_BHTS).astype(c.dtype)
+        probs_BHTS = nn.softmax(scores_BHTS).astype(self.compute.dtype)
         self.sow("intermediates", "attention", probs_BHTS)
         probs_BHTS = Dropout(c.attention_dropout)(probs_BHTS, deterministic)
         mixed_BTHK = jnp.einsum("BHTS,BSHK->BTHK", probs_BHTS, v_BSHK)
-        return Dense(c, (c.hidden_size,), inputs=2, name="out")(mixed_BTHK)
+        return Dense(c, (c.hidden_size,), inputs=2, compute=self.compute, name="out")(mixed_BTHK)
 
 
 class FeedForward(nn.Module):
     """Two linear layers with the activation between them, at each position alone."""
 
     config: BertConfig
+    compute: Compute = Compute()
 
     @nn.compact
     def __call__(self, x_BTD: jax.Array) -> jax.Array:
         c = self.config
-        h_BTF = ACTIVATIONS[c.activation](Dense(c, (c.intermediate_size,), name="in")(x_BTD))
-        return Dense(c, (c.hidden_size,), name="out")(h_BTF)
+        h_BTF = ACTIVATIONS[c.activation](Dense(c, (c.intermediate_size,), compute=self.compute, name="in")(x_BTD))
+        return Dense(c, (c.hidden_size,), compute=self.compute, name="out")(h_BTF)
 
 
 class Block(nn.Module):
     """One layer: attention, then feed-forward, each added to its input and normalised after (post-LayerNorm)."""
 
     config: BertConfig
+    compute: Compute = Compute()
 
     @nn.compact
     def __call__(self, x_BTD: jax.Array, ids_BT: jax.Array, single: bool, deterministic: bool) -> jax.Array:
         c = self.config
         dropout = Dropout(c.hidden_dropout)
-        a_BTD = Attention(c, name="attention")(x_BTD, ids_BT, single, deterministic)
-        x_BTD = by_rows(layer_norm(c, "attention_norm")(x_BTD + dropout(a_BTD, deterministic)))
-        f_BTD = FeedForward(c, name="feed_forward")(x_BTD)
-        return by_rows(layer_norm(c, "feed_forward_norm")(x_BTD + dropout(f_BTD, deterministic)))
+        a_BTD = Attention(c, self.compute, name="attention")(x_BTD, ids_BT, single, deterministic)
+        x_BTD = by_rows(layer_norm(c, self.compute, "attention_norm")(x_BTD + dropout(a_BTD, deterministic)))
+        f_BTD = FeedForward(c, self.compute, name="feed_forward")(x_BTD)
+        return by_rows(layer_norm(c, self.compute, "feed_forward_norm")(x_BTD + dropout(f_BTD, deterministic)))
 
 
 class Bert(nn.Module):
     """The encoder.
 
     Called with a batch of int32 arrays [B, T], it returns the hidden states of the last layer, [B, T, D] in
-    `config.dtype`:
+    `compute.dtype`:
 
         input_ids       pieces
         token_type_ids  segment of each token
@@ -202,17 +207,19 @@ class Bert(nn.Module):
     """
 
     config: BertConfig
+    compute: Compute = Compute()
 
     def setup(self):
         c = self.config
-        block = nn.remat(Block, static_argnums=(3, 4)) if c.remat else Block
-        self.embeddings = Embeddings(c)
-        self.blocks = [block(c) for _ in range(c.layer_groups)]
-        self.pooler = Dense(c, (c.hidden_size,))
+        block = nn.remat(Block, static_argnums=(3, 4)) if self.compute.remat else Block
+        self.compute.check(c)
+        self.embeddings = Embeddings(c, self.compute)
+        self.blocks = [block(c, self.compute) for _ in range(c.layer_groups)]
+        self.pooler = Dense(c, (c.hidden_size,), compute=self.compute)
 
     def __call__(self, batch: Batch, deterministic: bool = True) -> jax.Array:
         c = self.config
-        single = c.attention == "cudnn" and batch["cls_positions"].shape[1] == 1  # a row holds one sequence
+        single = self.compute.attention == "cudnn" and batch["cls_positions"].shape[1] == 1  # a row holds one sequence
         x_BTD = self.embeddings(batch, deterministic)
         self.sow("intermediates", "hidden", x_BTD)
         for layer in range(c.num_layers):

@@ -116,7 +116,7 @@ def plan(
         batch_size=experiment.batch_size,
         steps=run.experiment.steps,
         seed=experiment.seed,
-        multiple=devices * experiment.microbatches,
+        multiple=devices * experiment.compute.microbatches,
     )
     sampled = [batches(int(step)) for step in np.linspace(0, run.experiment.steps - 1, SAMPLED_BATCHES)]
     widest = max(sampled, key=lambda batch: batch["input_ids"].size)
@@ -162,9 +162,9 @@ def layouts(run: Run, batch: dict[str, np.ndarray], devices: int, progress: Call
 
 def memory(run: Run, batch: dict[str, np.ndarray], devices: Devices, remat: bool) -> Memory:
     """The memory of one layout, from the analysis of the compiled step."""
-    task = type(run.task)(run.task.fields, replace(run.task.config, remat=remat), run.tokenizer)
+    run = run.with_compute(replace(run.experiment.compute, remat=remat))
     state = devices.shapes(_shapes(run))
-    step = devices.wrap(train_step, loss_fn=task.loss_fn, microbatches=run.experiment.microbatches)
+    step = devices.wrap(train_step, loss_fn=run.task.loss_fn, microbatches=run.experiment.compute.microbatches)
     found = step.trace(state, batch).lower().compile(KEEP_REMAT).memory_analysis()
     return Memory(
         fsdp=devices.fsdp,

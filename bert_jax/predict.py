@@ -12,7 +12,7 @@ import numpy as np
 
 from bert_jax import files, pretrained, tasks
 from bert_jax import params as named
-from bert_jax.config import BertConfig, Pretraining, TaskFields
+from bert_jax.config import BertConfig, Compute, Pretraining, TaskFields
 from bert_jax.data.batch import Arrays
 from bert_jax.data.batches import Features, RowBatches
 from bert_jax.data.rows import Row
@@ -49,6 +49,7 @@ class PretrainedBert:
     tokenizer: Tokenizer
     task: TaskFields | None  # what it was trained for, where that is known
     batch_size: int = 32  # texts computed at once
+    compute: Compute = Compute()
 
     def fill_mask(self, text: str, top_k: int = 5) -> list[Any]:
         """Returns the `top_k` likeliest pieces for [MASK] in `text`, as (piece, probability), likeliest first.
@@ -169,7 +170,7 @@ class PretrainedBert:
     def _task(self) -> tasks.Task:
         if self.task is None:
             raise InputError("predict needs a source trained for a task; fine-tune one with `bert_jax train`")
-        return tasks.make(self.task, self.config, self.tokenizer)
+        return tasks.make(self.task, self.config, self.tokenizer, self.compute)
 
     @cached_property
     def _predict(self) -> Callable:
@@ -177,12 +178,12 @@ class PretrainedBert:
 
     @cached_property
     def _mlm(self) -> Callable:
-        model = BertForPreTraining(self.config, pairs=False)
+        model = BertForPreTraining(self.config, pairs=False, compute=self.compute)
         return jax.jit(lambda params, batch: cast(dict, model.apply({"params": params}, batch))[named.MLM])
 
     @cached_property
     def _encode(self) -> Callable:
-        config, model = self.config, Bert(self.config)
+        config, model = self.config, Bert(self.config, self.compute)
 
         def run(params: Any, batch: dict[str, jax.Array], layers: bool, attentions: bool) -> Any:
             """Last layer, pooled [CLS], every layer, attentions; what is not asked for is not computed."""
@@ -213,6 +214,7 @@ def load(source: str | Path, *, strict: bool = True) -> PretrainedBert:
         params=jax.tree.map(jax.numpy.asarray, opened.read_params()[0]),
         tokenizer=opened.tokenizer,
         task=opened.task,
+        compute=opened.compute,
     )
 
 

@@ -12,6 +12,7 @@ from bert_jax import params as named
 from bert_jax import sources, tokenizers
 from bert_jax.config import (
     BertConfig,
+    Compute,
     Experiment,
     MultipleChoice,
     Pretraining,
@@ -38,6 +39,7 @@ class Source:
     tokenizer: Tokenizer
     task: TaskFields | None  # what the weights were trained for, where that is known
     read_params: Callable[[], tuple[Any, Notes]]  # nested dicts of NumPy arrays {"bert": ..., HEAD: ...}, and notes
+    compute: Compute = Compute()  # the number formats that they were trained in; nothing else of it
 
 
 def read_experiment(workdir: Path) -> Experiment:
@@ -102,8 +104,7 @@ def open_source(source: str | Path, *, strict: bool = True) -> Source:
             f"{source}: the model has {opened.config.vocab_size} pieces and the tokenizer beside it "
             f"{opened.tokenizer.vocab_size}; they do not belong together"
         )
-    # Fused attention is for the device that it was chosen for, perhaps not this one; the weights are the same.
-    return replace(opened, config=replace(opened.config, attention="explicit"))
+    return opened
 
 
 def _open_workdir(where: str, path: Path, step: int | None = None) -> Source:
@@ -118,6 +119,7 @@ def _open_workdir(where: str, path: Path, step: int | None = None) -> Source:
         tokenizer=tokenizers.load(path / layout.TOKENIZER),
         task=_with_fitted(experiment.task, path / layout.RESULT),
         read_params=lambda: (checkpoint.load_params(folder, step)[1], Notes()),
+        compute=Compute(experiment.compute.dtype, experiment.compute.param_dtype),
     )
 
 
@@ -176,7 +178,7 @@ def write_source(source: Source, target: Path, to: str = "huggingface") -> None:
         return
     checkpoint.save_params(target / layout.CHECKPOINTS, params)
     source.tokenizer.save(target / layout.TOKENIZER)
-    experiment = Experiment(task=source.task or Pretraining(), model=source.config)
+    experiment = Experiment(task=source.task or Pretraining(), model=source.config, compute=source.compute)
     (target / layout.EXPERIMENT).write_text(json.dumps(to_json(experiment), indent=2) + "\n")
 
 

@@ -12,9 +12,18 @@ it takes days: `bert_jax plan` estimates how many.
 For another size, change the preset. For bert-base, also change the learning rate to 4e-4.
 """
 
-from bert_jax.config import Experiment, Optimizer, Pretraining, SequenceClassification, TokenClassification, preset
+from bert_jax.config import (
+    Compute,
+    Experiment,
+    Optimizer,
+    Pretraining,
+    SequenceClassification,
+    TokenClassification,
+    preset,
+)
 
-MODEL = preset("bert-small", vocab_size=0, hidden_dropout=0.0, attention_dropout=0.0, dtype="bfloat16")
+MODEL = preset("bert-small", vocab_size=0, hidden_dropout=0.0, attention_dropout=0.0)
+BFLOAT16 = Compute(dtype="bfloat16")
 
 
 def fine_tuning(task: SequenceClassification | TokenClassification) -> Experiment:
@@ -22,6 +31,7 @@ def fine_tuning(task: SequenceClassification | TokenClassification) -> Experimen
         task=task,
         init_from="run:pretrain",
         optimizer=Optimizer(learning_rate=1e-4, warmup_share=0.1),
+        compute=BFLOAT16,
         batch_size=32,
         epochs=3,
         seeds=5,
@@ -35,6 +45,7 @@ sweep = {
         task=Pretraining(stores=("runs/stores/books", "runs/stores/imdb"), pairs="none", packing="packed"),
         model=MODEL,
         optimizer=Optimizer(learning_rate=1e-3, warmup_share=0.05, b2=0.98),
+        compute=BFLOAT16,
         batch_size=256,
         steps=20_000,
         eval_every=2000,

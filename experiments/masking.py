@@ -12,7 +12,7 @@ Time: bert-tiny, 1.9 M tokens each: three minutes on one CPU core, and two more 
     bert_jax train experiments/masking.py --workdir runs/masking
 
 Larger models need a GPU: change MODEL to preset("bert-small", vocab_size=0) or more, STEPS to 20_000 and the learning
-rates to 3e-4 and 5e-5, and add --model.dtype bfloat16. The store is made as in in_domain_or_general.py.
+rates to 3e-4 and 5e-5, and add --compute.dtype bfloat16. The store is made as in in_domain_or_general.py.
 """
 
 from dataclasses import replace

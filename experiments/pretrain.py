@@ -12,7 +12,7 @@ Time: bert-tiny, 6,000 steps of 64 sequences of 32, then 128 tokens, about 12 mi
 
 At full scale, on a TPU VM or GPU node, change the preset to bert-base with BERT's dropout and initializer_range, the
 schedule to ((0.9, 128), (0.1, 512)), and add
---batch-size 256 --steps 1000000 --optimizer.learning-rate 1e-4 --optimizer.warmup-share 0.01 --model.dtype bfloat16
+--batch-size 256 --steps 1000000 --optimizer.learning-rate 1e-4 --optimizer.warmup-share 0.01 --compute.dtype bfloat16
 """
 
 from bert_jax.config import Experiment, Optimizer, Pretraining, preset

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from bert_jax import runtime, tokenizers, train
-from bert_jax.config import BertConfig, Experiment, Optimizer, Pretraining, preset
+from bert_jax.config import BertConfig, Compute, Experiment, Optimizer, Pretraining, preset
 from bert_jax.data.prepare import prepare
 from bert_jax.devices import Devices
 from bert_jax.errors import InputError
@@ -27,9 +27,11 @@ from helpers.steps import CONFIG, KEEP_GRADIENT, ROWS, NoTokenizer, make_state, 
 
 
 @cache
-def gradient(config: BertConfig, way: str, fsdp: int = 0, microbatches: int = 1, length: int = 12):
+def gradient(
+    config: BertConfig, way: str, fsdp: int = 0, microbatches: int = 1, length: int = 12, compute: Compute = Compute()
+):
     """Gradients of MLM and NSP, and sums, of the uneven batch."""
-    task = PretrainingTask(Pretraining(), config, NoTokenizer())
+    task = PretrainingTask(Pretraining(), config, NoTokenizer(), compute)
     devices = Devices(way, ROWS, fsdp)
     step = devices.wrap(train_step, loss_fn=task.loss_fn, microbatches=microbatches)
     state, sums = step(devices.make(lambda: make_state(task, KEEP_GRADIENT)), uneven_batch(length))
@@ -61,7 +63,7 @@ def test_the_gradient_does_not_depend_on_how_the_batch_is_split(way, fsdp, micro
 @pytest.mark.parametrize("way", ["pmap", "mesh"])
 def test_the_gradient_with_fused_attention_does_not_depend_on_how_the_batch_is_split(way):
     config = replace(CONFIG, max_position_embeddings=128, num_layers=1)
-    fused = gradient(replace(config, attention="pallas"), way, fsdp=4, length=128)
+    fused = gradient(config, way, fsdp=4, length=128, compute=Compute(attention="pallas"))
     assert_same(fused, gradient(config, "single", length=128))
 
 
@@ -74,8 +76,8 @@ def test_under_mesh_dropout_does_not_depend_on_the_number_of_devices(fsdp):
         assert_same(gradient(CONFIG, "single"), one)
 
 
-def trace(config: BertConfig, devices: Devices, length: int = 12, **options):
-    task = PretrainingTask(Pretraining(), config, NoTokenizer())
+def trace(config: BertConfig, devices: Devices, length: int = 12, compute: Compute = Compute(), **options):
+    task = PretrainingTask(Pretraining(), config, NoTokenizer(), compute)
     transformation = optimizer.make(Optimizer(), 10)
     state = devices.shapes(jax.eval_shape(lambda: make_state(task, transformation)))
     step = devices.wrap(train_step, loss_fn=task.loss_fn, **options)
@@ -158,14 +160,15 @@ def test_the_step_of_bert_base_lowers_for_accelerators(way, fsdp, attention, pla
 @cache
 def bert_base_step(way: str, fsdp: int, attention: str):
     dropout = 0.0 if attention == "pallas" else 0.1
-    config = preset("bert-base", dtype="bfloat16", remat=True, attention=attention, attention_dropout=dropout)
-    return trace(config, Devices(way, ROWS, fsdp), length=128)[1]
+    config = preset("bert-base", attention_dropout=dropout)
+    compute = Compute(dtype="bfloat16", remat=True, attention=attention)
+    return trace(config, Devices(way, ROWS, fsdp), length=128, compute=compute)[1]
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (("mesh", ROWS, 3), "fsdp: 3 does not divide the 8 devices"),
+        (("mesh", ROWS, 3), "compute.fsdp: 3 does not divide the 8 devices"),
         (("pmap", 12), "batch_size 12 does not divide by the 8 devices"),
     ],
 )
@@ -205,7 +208,7 @@ def train_on_eight(folder: Path, out: Path, *ways: str) -> None:
             log_every=1,
             eval_every=0,
             checkpoint_every=1,
-            sharding=way,
+            compute=Compute(sharding=way),
         )
         train(experiment, out / way, say=lambda text: None)
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from bert_jax import tasks, tokenizers
-from bert_jax.config import BertConfig, Distillation, Experiment, Optimizer, SequenceClassification
+from bert_jax.config import BertConfig, Compute, Distillation, Experiment, Optimizer, SequenceClassification
 from bert_jax.data.batch import make_batch
 from bert_jax.errors import InputError
 from bert_jax.heads import BertForSequenceClassification
@@ -49,16 +49,14 @@ def folder(tmp_path_factory):
     return folder
 
 
-def write_teacher(target, experiment, config=TEACHER):
+def write_teacher(target, experiment, config=TEACHER, compute=Compute()):
     """Writes random weights as a run of `experiment`'s task."""
     fields = SequenceClassificationTask.resolve(experiment.task)
     tokenizer = tokenizers.load(Path(experiment.tokenizer))
-    task = SequenceClassificationTask(
-        fields, replace(config, vocab_size=tokenizer.vocab_size, attention="explicit"), tokenizer
-    )
+    task = SequenceClassificationTask(fields, replace(config, vocab_size=tokenizer.vocab_size), tokenizer)
     params = jax.jit(task.model.init)(jax.random.key(0), task.dummy_batch())["params"]
-    config = replace(task.config, attention=config.attention)
-    write_source(Source("", config, tokenizer, fields, lambda: (params, Notes())), target, "orbax")
+    source = Source("", task.config, tokenizer, fields, lambda: (params, Notes()), compute)
+    write_source(source, target, "orbax")
 
 
 def run_of(data, kind, **fields):
@@ -70,7 +68,7 @@ def run_of(data, kind, **fields):
         optimizer=Optimizer(learning_rate=1e-2),
         batch_size=8,
         steps=1,
-        sharding="single",
+        compute=Compute(sharding="single"),
     )
 
 
@@ -150,8 +148,9 @@ def test_a_weight_between_the_limits_mixes_the_two_losses(folder):
 
 
 def test_a_teacher_trained_with_a_gpus_attention_answers_here(folder, tmp_path):
-    fused = replace(TEACHER, hidden_size=16, attention="cudnn", attention_dropout=0.0, dtype="bfloat16")
-    write_teacher(tmp_path / "teacher", run_of(folder, SequenceClassification), fused)
+    config = replace(TEACHER, hidden_size=16, attention_dropout=0.0)
+    compute = Compute(attention="cudnn", dtype="bfloat16")
+    write_teacher(tmp_path / "teacher", run_of(folder, SequenceClassification), config, compute)
     assert '"cudnn"' in (tmp_path / "teacher" / "experiment.json").read_text()
     batch = made(folder, teacher=str(tmp_path / "teacher")).train_batches(batch_size=8, steps=1, seed=0)(0)
     assert np.isfinite(batch["teacher_logits"]).all()
@@ -235,11 +234,12 @@ def test_the_student_is_found_trained_and_used_from_the_command_line(folder, tmp
     (folder / "teacher").rename(tmp_path / "teacher")
     try:
         text = f"""
-from bert_jax.config import BertConfig, Distillation, Experiment
+from bert_jax.config import BertConfig, Compute, Distillation, Experiment
 experiment = Experiment(
     task=Distillation(folder={str(folder)!r}, train="train.jsonl", unlabelled="more.jsonl", eval="dev.jsonl",
                       max_length=16, teacher={str(tmp_path / "teacher")!r}, hard_weight=0.5),
-    model={STUDENT!r}, tokenizer={str(folder / "tokenizer")!r}, batch_size=8, epochs=1, sharding="single",
+    model={STUDENT!r}, tokenizer={str(folder / "tokenizer")!r}, batch_size=8, epochs=1,
+    compute=Compute(sharding="single"),
 )"""
         (tmp_path / "distil.py").write_text(text)
         assert run("train", tmp_path / "distil.py", "--workdir", tmp_path / "student", "--task.temperature", 2) == 0

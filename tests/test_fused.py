@@ -8,15 +8,13 @@ import numpy as np
 import pytest
 
 from bert_jax import fused
-from bert_jax.config import BertConfig
+from bert_jax.config import BertConfig, Compute
 from bert_jax.data.batch import make_batch
 from bert_jax.errors import InputError
 from bert_jax.model import Bert
 
 LENGTH = 128
-CONFIG = BertConfig(
-    100, 32, 2, 2, 64, max_position_embeddings=LENGTH, hidden_dropout=0.0, attention_dropout=0.0, attention="explicit"
-)
+CONFIG = BertConfig(100, 32, 2, 2, 64, max_position_embeddings=LENGTH, hidden_dropout=0.0, attention_dropout=0.0)
 
 
 def packed_batch() -> dict[str, np.ndarray]:
@@ -26,13 +24,13 @@ def packed_batch() -> dict[str, np.ndarray]:
     return make_batch(rng.integers(5, 100, ids.shape, dtype=np.int32), sequence_ids=ids)
 
 
-def outcome(config: BertConfig, params, batch):
+def outcome(compute: Compute, params, batch):
     """Hidden states of real tokens, and the gradient of a function of them."""
     real = (batch["sequence_ids"] > 0)[:, :, None]
-    weights = np.random.default_rng(1).normal(size=(*batch["input_ids"].shape, config.hidden_size)).astype(np.float32)
+    weights = np.random.default_rng(1).normal(size=(*batch["input_ids"].shape, CONFIG.hidden_size)).astype(np.float32)
 
     def value(params):
-        x_BTD = Bert(config).apply(params, batch)
+        x_BTD = Bert(CONFIG, compute).apply(params, batch)
         return jnp.sum(jnp.where(real, x_BTD * weights, 0)), jnp.where(real, x_BTD, 0)
 
     (_, x_BTD), grads = jax.jit(jax.value_and_grad(value, has_aux=True))(params)
@@ -45,8 +43,8 @@ def test_pallas_gives_what_the_explicit_path_gives(kernel, monkeypatch):
         monkeypatch.setattr(fused, "_pallas", lambda *args: fused.pallas_gpu(*args, interpret=True))
     batch = packed_batch()
     params = jax.jit(Bert(CONFIG).init)(jax.random.key(0), batch)
-    expected, expected_grads = outcome(CONFIG, params, batch)
-    found, grads = outcome(replace(CONFIG, attention="pallas"), params, batch)
+    expected, expected_grads = outcome(Compute(), params, batch)
+    found, grads = outcome(Compute(attention="pallas"), params, batch)
     np.testing.assert_allclose(found, expected, atol=1e-5)
     for a, b in zip(jax.tree.leaves(grads), jax.tree.leaves(expected_grads), strict=True):
         np.testing.assert_allclose(a, b, atol=1e-4 * float(jnp.abs(b).max() + 1e-6))
@@ -55,18 +53,21 @@ def test_pallas_gives_what_the_explicit_path_gives(kernel, monkeypatch):
 def test_rows_that_the_kernels_do_not_take_are_computed_explicitly():
     batch = {name: x[:, :96] if x.shape[1] == LENGTH else x for name, x in packed_batch().items()}
     params = jax.jit(Bert(CONFIG).init)(jax.random.key(0), batch)
-    found = Bert(replace(CONFIG, attention="pallas")).apply(params, batch)
+    found = Bert(CONFIG, Compute(attention="pallas")).apply(params, batch)
     np.testing.assert_array_equal(found, Bert(CONFIG).apply(params, batch))
 
 
 @pytest.mark.parametrize(
-    ("changes", "message"),
+    ("compute", "changes", "message"),
     [
-        ({"attention": "pallas", "attention_dropout": 0.1}, "pallas knows no dropout"),
-        ({"attention": "cudnn"}, "dtype is float32"),
-        ({"attention": "cudnn", "dtype": "bfloat16", "num_heads": 8}, "head size 4"),
+        (Compute(attention="pallas"), {"attention_dropout": 0.1}, "compute.attention: pallas has no dropout"),
+        (Compute(attention="cudnn"), {}, "dtype is float32"),
+        (Compute(attention="cudnn", dtype="bfloat16"), {"num_heads": 8}, "head size 4"),
     ],
 )
-def test_what_a_kernel_cannot_do_is_refused(changes, message):
+def test_what_a_kernel_cannot_do_is_refused(compute, changes, message):
+    config = replace(CONFIG, **changes)
     with pytest.raises(InputError, match=message):
-        replace(CONFIG, **changes)
+        compute.check(config)
+    with pytest.raises(InputError, match=message):
+        Bert(config, compute).init(jax.random.key(0), packed_batch())

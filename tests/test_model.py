@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from bert_jax.config import PRESETS, BertConfig, preset
+from bert_jax.config import PRESETS, BertConfig, Compute, preset
 from bert_jax.data.batch import make_batch
 from bert_jax.errors import InputError
 from bert_jax.heads import BertForPreTraining, BertForSequenceClassification
@@ -110,11 +110,11 @@ def test_packed_gives_what_the_same_sequences_give_alone():
 def test_remat_changes_no_gradient():
     batch = batch_of(random_ids(9), length=12)
 
-    def gradient(config):
-        model, params = encoder(config)
-        return jax.grad(lambda p: (model.apply(p, batch) ** 2).sum())(params)
+    def gradient(compute):
+        _, params = encoder()
+        return jax.grad(lambda p: (Bert(TINY, compute).apply(p, batch) ** 2).sum())(params)
 
-    for a, b in zip(*map(jax.tree.leaves, (gradient(TINY), gradient(replace(TINY, remat=True)))), strict=True):
+    for a, b in zip(*map(jax.tree.leaves, (gradient(Compute()), gradient(Compute(remat=True)))), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
 
 
@@ -158,14 +158,14 @@ def test_mlm_logits_are_those_of_the_asked_positions():
 
 
 def test_bfloat16_computes_in_bfloat16_from_float32_parameters_to_float32_logits():
-    config = replace(TINY, dtype="bfloat16")
-    model = BertForSequenceClassification(config, num_classes=3)
+    compute = Compute(dtype="bfloat16")
+    model = BertForSequenceClassification(TINY, num_classes=3, compute=compute)
     batch = batch_of(random_ids(8), length=8)
     params = model.init(jax.random.key(0), batch)
     assert {x.dtype for x in jax.tree.leaves(params)} == {jnp.dtype("float32")}
     low = model.apply(params, batch)
     assert low.dtype == jnp.float32
-    assert Bert(config).apply({"params": params["params"]["bert"]}, batch).dtype == jnp.bfloat16
+    assert Bert(TINY, compute).apply({"params": params["params"]["bert"]}, batch).dtype == jnp.bfloat16
     full = BertForSequenceClassification(TINY, num_classes=3).apply(params, batch)
     np.testing.assert_allclose(low, full, atol=0.02)
     assert not np.array_equal(low, full)

@@ -1,14 +1,12 @@
 """What a run is said to cost is what it costs."""
 
-from dataclasses import replace
-
 import jax
 import jax.extend
 import numpy as np
 import pytest
 
 from bert_jax import flops, plan
-from bert_jax.config import BertConfig, Pretraining, preset
+from bert_jax.config import BertConfig, Compute, Pretraining, preset
 from bert_jax.devices import Devices
 from bert_jax.errors import InputError
 from bert_jax.tasks.pretraining import PretrainingTask
@@ -53,9 +51,9 @@ def test_operations_are_those_of_the_matrix_products(name):
     assert both - 2 * bias == flops.training_step(config, batch) == 3 * forward
 
 
-def activations(config: BertConfig) -> int:
+def activations(config: BertConfig, compute: Compute) -> int:
     """Bytes that the compiled step needs beside its state and batch."""
-    task = PretrainingTask(Pretraining(), config, NoTokenizer())
+    task = PretrainingTask(Pretraining(), config, NoTokenizer(), compute)
     devices = Devices("single", ROWS)
     state = devices.shapes(jax.eval_shape(lambda: make_state(task, KEEP_GRADIENT)))
     step = devices.wrap(train_step, loss_fn=task.loss_fn)
@@ -64,10 +62,10 @@ def activations(config: BertConfig) -> int:
 
 def test_remat_takes_less_memory_and_gives_the_same_gradient():
     config = preset("bert-tiny", vocab_size=64, num_layers=4, hidden_dropout=0.0, attention_dropout=0.0)
-    assert activations(replace(config, remat=True)) < 0.8 * activations(config)
+    assert activations(config, Compute(remat=True)) < 0.8 * activations(config, Compute())
     found = []
     for value in (False, True):
-        task = PretrainingTask(Pretraining(), replace(config, remat=value), NoTokenizer())
+        task = PretrainingTask(Pretraining(), config, NoTokenizer(), Compute(remat=value))
         devices = Devices("single", ROWS)
         state = devices.make(lambda t=task: make_state(t, KEEP_GRADIENT))
         found.append(jax.device_get(devices.wrap(train_step, loss_fn=task.loss_fn)(state, uneven_batch())[0]))

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from bert_jax import tokenizers, train
-from bert_jax.config import Experiment, Optimizer, SequenceClassification
+from bert_jax.config import Compute, Experiment, Optimizer, SequenceClassification
 from bert_jax.devices import Devices, WrappedStep
 from bert_jax.errors import InputError
 from bert_jax.losses import Mean, Outcome
@@ -43,7 +43,7 @@ def experiment(tmp_path_factory):
         optimizer=Optimizer(learning_rate=1e-2),
         batch_size=8,
         steps=6,
-        sharding="single",
+        compute=Compute(sharding="single"),
         log_every=3,
         eval_every=3,
         checkpoint_every=3,

@@ -2,9 +2,10 @@
 
 import json
 import os
+import shutil
 import signal
 import threading
-from dataclasses import replace
+from dataclasses import asdict, replace
 from functools import partial
 
 import jax
@@ -13,7 +14,7 @@ import numpy as np
 import pytest
 
 from bert_jax import Hook, train
-from bert_jax.config import Optimizer, SequenceClassification
+from bert_jax.config import Compute, Optimizer, SequenceClassification
 from bert_jax.errors import InputError
 from bert_jax.losses import Mean, Outcome
 from bert_jax.runs.checkpoint import Checkpoints, load_params
@@ -232,6 +233,25 @@ def test_a_finished_run_is_not_run_again(data, tmp_path):
     assert "finished already" in said[-1]
 
 
+def test_how_a_run_is_computed_may_change_when_it_is_continued(data, tmp_path):
+    said, workdir = [], tmp_path / "run"
+    train(pretraining(data, steps=8), workdir, say=silent)
+    shutil.rmtree(workdir / "checkpoints" / "8")
+    compute = Compute(sharding="single", param_dtype="bfloat16")
+    experiment = pretraining(data, steps=8, checkpoint_every=2, compute=compute)
+    with pytest.raises(InputError, match="batch_size is 8 there and 16 here; use another"):
+        train(replace(experiment, batch_size=16), workdir, say=silent)
+    with pytest.raises(InputError, match="pallas has no dropout"):
+        train(replace(experiment, compute=Compute(attention="pallas")), workdir, say=silent)
+    train(experiment, workdir, say=said.append)
+    assert f"Continuing {workdir} at step 4 of 8" in said
+    assert f"{workdir}: continues with compute.param_dtype bfloat16 instead of float32" in said
+    _, params = load_params(workdir / "checkpoints")
+    assert {x.dtype for x in jax.tree.leaves(params)} == {jnp.dtype("bfloat16")}
+    stored = json.loads((workdir / "experiment.json").read_text())
+    assert stored["compute"] == asdict(compute)
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -239,8 +259,8 @@ def test_a_finished_run_is_not_run_again(data, tmp_path):
         ({"tokenizer": None}, "give `tokenizer`"),
         ({"steps": 0}, "give `steps` or `epochs`"),
         ({"model": replace(MODEL, vocab_size=999)}, "999 tokens and the tokenizer"),
-        ({"microbatches": 3}, "microbatches: 3 does not divide"),
-        ({"sharding": "pmap", "batch_size": 12}, "does not divide by the 8 devices"),
+        ({"compute": Compute(microbatches=3)}, "compute.microbatches: 3 does not divide"),
+        ({"compute": Compute(sharding="pmap"), "batch_size": 12}, "does not divide by the 8 devices"),
     ],
 )
 def test_an_experiment_that_cannot_run_says_which_field(data, tmp_path, changes, message):

@@ -11,7 +11,8 @@ Glossary of the single letters in array names (``x_BTD`` is an array of shape [b
 """
 
 from bert_jax.config.codec import differences, from_json, to_json
-from bert_jax.config.experiment import RESUMABLE_FIELDS, Experiment
+from bert_jax.config.compute import Compute
+from bert_jax.config.experiment import Experiment, is_resumable
 from bert_jax.config.model import PRESETS, BertConfig, preset
 from bert_jax.config.optimizer import Optimizer
 from bert_jax.config.tasks import (
@@ -27,8 +28,8 @@ from bert_jax.config.tasks import (
 
 __all__ = [
     "PRESETS",
-    "RESUMABLE_FIELDS",
     "BertConfig",
+    "Compute",
     "Distillation",
     "Experiment",
     "Labelled",
@@ -41,6 +42,7 @@ __all__ = [
     "TokenClassification",
     "differences",
     "from_json",
+    "is_resumable",
     "preset",
     "to_json",
 ]

@@ -9,7 +9,7 @@ from bert_jax.errors import InputError
 
 @dataclass(frozen=True)
 class BertConfig:
-    """The architecture of one encoder, and how it computes; BERT-base as published unless a field says otherwise."""
+    """The architecture of one encoder; the defaults are BERT-base as published."""
 
     vocab_size: int = 30522  # pieces in the vocabulary; 0 = as many as the run's tokenizer has
     hidden_size: int = 768  # width of the residual stream
@@ -26,12 +26,6 @@ class BertConfig:
     classifier_dropout: float = 0.1  # before the output layer of a task's head
     layer_norm_epsilon: float = 1e-12  # added to the variance
     initializer_range: float = 0.02  # standard deviation of the truncated normal for every weight matrix
-    dtype: Literal["float32", "bfloat16", "float16"] = "float32"  # of computation; losses are always float32
-    param_dtype: Literal["float32", "bfloat16"] = "float32"  # of the stored parameters
-    attention: Literal["explicit", "cudnn", "pallas"] = (
-        "explicit"  # the others are fused and allow no attention_dropout
-    )
-    remat: bool = False  # recompute each block in the backward pass: less memory, a third more compute
 
     def __post_init__(self):
         if self.hidden_size % self.num_heads:
@@ -46,15 +40,6 @@ class BertConfig:
         for name in ("hidden_dropout", "attention_dropout", "classifier_dropout"):
             if not 0 <= getattr(self, name) < 1:
                 raise InputError(f"model: {name} {getattr(self, name)} must be at least 0 and below 1")
-        if self.attention != "explicit" and self.attention_dropout > 0:
-            raise InputError(
-                f"model: attention {self.attention} knows no dropout; set attention_dropout to 0, or choose explicit"
-            )
-        if self.attention == "cudnn" and (self.dtype == "float32" or self.head_size % 8 or self.head_size > 128):
-            raise InputError(
-                "model: attention cudnn computes in bfloat16 or float16 and with a head size of at most 128 that 8 "
-                f"divides; here dtype is {self.dtype} and the head size {self.head_size}; or choose explicit"
-            )
 
     @property
     def embedding_width(self) -> int:

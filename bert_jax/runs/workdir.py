@@ -11,7 +11,7 @@ from typing import Any, TextIO
 import numpy as np
 
 from bert_jax import files
-from bert_jax.config import RESUMABLE_FIELDS, Experiment, differences, to_json
+from bert_jax.config import Experiment, differences, is_resumable, to_json
 from bert_jax.errors import InputError
 from bert_jax.runs import checkpoint, layout
 from bert_jax.tokenizers import Tokenizer
@@ -126,26 +126,31 @@ class Workdir:
         """The step of the newest whole checkpoint, None where there is none."""
         return checkpoint.latest_step(self.checkpoints)
 
-    def claim(self, experiment: Experiment, tokenizer: Tokenizer) -> None:
+    def claim(self, experiment: Experiment, tokenizer: Tokenizer) -> dict[str, tuple[Any, Any]]:
         """Stores the experiment and its tokenizer, or checks that they are those stored here.
+
+        Returns:
+          {path of a field: (old value, new value)} of the fields that changed, which are all allowed to.
 
         Raises:
           InputError: the workdir holds another experiment; the fields that differ are named.
         """
         path = self.path / layout.EXPERIMENT
         new = to_json(experiment)
+        changed: dict[str, tuple[Any, Any]] = {}
         if path.exists():
-            old = json.loads(path.read_text())
-            found = {name: both for name, both in differences(old, new).items() if name not in RESUMABLE_FIELDS}
-            if found:
-                listed = "; ".join(f"{name} is {was!r} there and {now!r} here" for name, (was, now) in found.items())
+            changed = differences(json.loads(path.read_text()), new)
+            refused = {name: both for name, both in changed.items() if not is_resumable(name)}
+            if refused:
+                listed = "; ".join(f"{name} is {was!r} there and {now!r} here" for name, (was, now) in refused.items())
                 raise InputError(f"{self.path}: holds another experiment: {listed}; use another --workdir")
         if not self._writes:
-            return
+            return changed
         if not self.tokenizer.exists():
             with files.replacing(self.tokenizer) as folder:
                 tokenizer.save(folder)
         files.write_json(path, new)
+        return changed
 
     def record_environment(self, step: int, devices: dict[str, Any]) -> None:
         """Adds to environment.json what computes from `step` on, unless it is what computed before."""

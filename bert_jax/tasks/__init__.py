@@ -6,7 +6,7 @@ from typing import Any, Protocol
 import jax
 from flax import linen as nn
 
-from bert_jax.config import BertConfig, SequenceClassification, TaskFields
+from bert_jax.config import BertConfig, Compute, SequenceClassification, TaskFields
 from bert_jax.data.batch import Arrays
 from bert_jax.data.batches import Features
 from bert_jax.data.rows import Row
@@ -43,9 +43,10 @@ class Task(Protocol):
 
     fields: TaskFields
     config: BertConfig
+    compute: Compute
     model: nn.Module  # encoder and head, called as model(batch, deterministic)
 
-    def __init__(self, fields: Any, config: BertConfig, tokenizer: Tokenizer): ...
+    def __init__(self, fields: Any, config: BertConfig, tokenizer: Tokenizer, compute: Compute = Compute()): ...
 
     @staticmethod
     def resolve(fields: Any) -> Any:
@@ -94,9 +95,9 @@ class Task(Protocol):
         ...
 
 
-def make(fields: TaskFields, config: BertConfig, tokenizer: Tokenizer) -> Task:
-    """Returns the task that `fields` describe, for a model of `config`."""
-    return TASKS[type(fields).__name__](fields, config, tokenizer)
+def make(fields: TaskFields, config: BertConfig, tokenizer: Tokenizer, compute: Compute = Compute()) -> Task:
+    """Returns the task that `fields` describe, for a model of `config`, computed as `compute` says."""
+    return TASKS[type(fields).__name__](fields, config, tokenizer, compute)
 
 
 def pieces_to_add(fields: TaskFields, tokenizer: Tokenizer) -> list[str]:

@@ -14,7 +14,7 @@ import numpy as np
 from flax import linen as nn
 
 from bert_jax import pretrained
-from bert_jax.config import BertConfig, Distillation, SequenceClassification
+from bert_jax.config import BertConfig, Compute, Distillation, SequenceClassification
 from bert_jax.data.batch import Arrays
 from bert_jax.data.batches import Features
 from bert_jax.data.rows import Row, read_rows
@@ -36,8 +36,8 @@ class DistillationTask(SequenceClassificationTask):
 
     fields: Distillation
 
-    def __init__(self, fields: Distillation, config: BertConfig, tokenizer: Tokenizer):
-        super().__init__(fields, config, tokenizer)
+    def __init__(self, fields: Distillation, config: BertConfig, tokenizer: Tokenizer, compute: Compute = Compute()):
+        super().__init__(fields, config, tokenizer, compute)
         self._said: dict[str, np.ndarray] = {}  # what the teacher said of a row, by the row's place in its source
         if fields.temperature <= 0:
             raise InputError(f"task.temperature: {fields.temperature} must be above 0")
@@ -103,7 +103,7 @@ class DistillationTask(SequenceClassificationTask):
         if unread:
             source, fields = _open_teacher(self.fields)
             params, _ = source.read_params()
-            teacher = SequenceClassificationTask(fields, source.config, source.tokenizer)
+            teacher = SequenceClassificationTask(fields, source.config, source.tokenizer, source.compute)
             batches = teacher.predict_batches(unread, batch_size=TEACHER_BATCH)
             for step in range(batches.num_steps):
                 found = np.asarray(_logits(teacher.model, params, batches(step)))

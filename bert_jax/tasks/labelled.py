@@ -8,7 +8,7 @@ import jax
 import numpy as np
 from flax import linen as nn
 
-from bert_jax.config import BertConfig, Labelled
+from bert_jax.config import BertConfig, Compute, Labelled
 from bert_jax.data.batch import Arrays, make_batch
 from bert_jax.data.batches import Features, RowBatches
 from bert_jax.data.rows import Row, read_rows
@@ -21,9 +21,10 @@ class RowTask:
 
     model: nn.Module
 
-    def __init__(self, fields: Any, config: BertConfig, tokenizer: Tokenizer):
+    def __init__(self, fields: Any, config: BertConfig, tokenizer: Tokenizer, compute: Compute = Compute()):
         self.fields = fields
         self.config = config
+        self.compute = compute
         self.tokenizer = tokenizer
         longest = tokenizer.frame.longest(config.max_position_embeddings)
         if fields.max_length > longest:

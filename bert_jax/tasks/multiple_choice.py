@@ -7,7 +7,7 @@ import jax
 import numpy as np
 from jax import numpy as jnp
 
-from bert_jax.config import BertConfig, MultipleChoice
+from bert_jax.config import BertConfig, Compute, MultipleChoice
 from bert_jax.data.batch import Arrays
 from bert_jax.data.batches import Features, RowBatches, join
 from bert_jax.data.rows import Row, RowErrors, check_fields, number_of, text_of
@@ -27,9 +27,9 @@ class MultipleChoiceTask(RowTask):
 
     fields: MultipleChoice
 
-    def __init__(self, fields: MultipleChoice, config: BertConfig, tokenizer: Tokenizer):
-        super().__init__(fields, config, tokenizer)
-        self.model = BertForMultipleChoice(config)
+    def __init__(self, fields: MultipleChoice, config: BertConfig, tokenizer: Tokenizer, compute: Compute = Compute()):
+        super().__init__(fields, config, tokenizer, compute)
+        self.model = BertForMultipleChoice(config, compute=compute)
 
     @staticmethod
     def resolve(fields: MultipleChoice) -> MultipleChoice:

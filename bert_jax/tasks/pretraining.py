@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from bert_jax.config import BertConfig, Pretraining
+from bert_jax.config import BertConfig, Compute, Pretraining
 from bert_jax.data.batch import Arrays, make_batch
 from bert_jax.data.batches import Features
 from bert_jax.data.examples import PretrainingBatches
@@ -22,11 +22,12 @@ from bert_jax.tokenizers import Tokenizer
 class PretrainingTask:
     """See `bert_jax.tasks.Task`; the fields are `bert_jax.config.Pretraining`."""
 
-    def __init__(self, fields: Pretraining, config: BertConfig, tokenizer: Tokenizer):
+    def __init__(self, fields: Pretraining, config: BertConfig, tokenizer: Tokenizer, compute: Compute = Compute()):
         self.fields = fields
         self.config = config
+        self.compute = compute
         self.tokenizer = tokenizer
-        self.model = BertForPreTraining(config, pairs=fields.pairs != "none")
+        self.model = BertForPreTraining(config, pairs=fields.pairs != "none", compute=compute)
 
     @staticmethod
     def resolve(fields: Pretraining) -> Pretraining:

@@ -10,7 +10,7 @@ import numpy as np
 from jax import numpy as jnp
 
 from bert_jax import metrics
-from bert_jax.config import BertConfig, QuestionAnswering
+from bert_jax.config import BertConfig, Compute, QuestionAnswering
 from bert_jax.data.batch import Arrays
 from bert_jax.data.batches import Features, RowBatches, join
 from bert_jax.data.rows import Row, RowErrors, check_fields, text_of
@@ -42,9 +42,11 @@ class QuestionAnsweringTask(RowTask):
 
     fields: QuestionAnswering
 
-    def __init__(self, fields: QuestionAnswering, config: BertConfig, tokenizer: Tokenizer):
-        super().__init__(fields, config, tokenizer)
-        self.model = BertForQuestionAnswering(config)
+    def __init__(
+        self, fields: QuestionAnswering, config: BertConfig, tokenizer: Tokenizer, compute: Compute = Compute()
+    ):
+        super().__init__(fields, config, tokenizer, compute)
+        self.model = BertForQuestionAnswering(config, compute=compute)
         least = fields.max_question_length + tokenizer.frame.size(2) + 16
         if fields.max_length < least:
             raise InputError(

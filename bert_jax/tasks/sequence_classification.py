@@ -11,7 +11,7 @@ import numpy as np
 from jax import numpy as jnp
 
 from bert_jax import metrics
-from bert_jax.config import BertConfig, SequenceClassification
+from bert_jax.config import BertConfig, Compute, SequenceClassification
 from bert_jax.data.batch import Arrays
 from bert_jax.data.batches import Features, RowBatches, join
 from bert_jax.data.rows import Row, RowErrors, check_fields, label_of, labels_of, number_of, text_of
@@ -29,8 +29,10 @@ class SequenceClassificationTask(RowTask):
 
     fields: SequenceClassification
 
-    def __init__(self, fields: SequenceClassification, config: BertConfig, tokenizer: Tokenizer):
-        super().__init__(fields, config, tokenizer)
+    def __init__(
+        self, fields: SequenceClassification, config: BertConfig, tokenizer: Tokenizer, compute: Compute = Compute()
+    ):
+        super().__init__(fields, config, tokenizer, compute)
         self._markers = marker_ids(fields.markers, tokenizer)
         self._index = {name: i for i, name in enumerate(fields.labels)}
         if fields.class_weights and len(fields.class_weights) != len(fields.labels):
@@ -44,7 +46,7 @@ class SequenceClassificationTask(RowTask):
             raise InputError(f"task.label_shares: {len(fields.label_shares)} shares for {len(fields.labels)} labels")
         bias = start_of(fields.label_shares, fields.class_weights) if fields.label_shares else ()
         self.model = BertForSequenceClassification(
-            config, 1 if fields.target == "regression" else len(fields.labels), bias
+            config, 1 if fields.target == "regression" else len(fields.labels), bias, compute=compute
         )
 
     @staticmethod

@@ -9,7 +9,7 @@ import jax
 import numpy as np
 
 from bert_jax import metrics
-from bert_jax.config import BertConfig, TokenClassification
+from bert_jax.config import BertConfig, Compute, TokenClassification
 from bert_jax.data.batch import Arrays
 from bert_jax.data.batches import Features, RowBatches, join
 from bert_jax.data.rows import Row, RowErrors, check_fields, labels_of
@@ -35,9 +35,11 @@ class TokenClassificationTask(RowTask):
 
     fields: TokenClassification
 
-    def __init__(self, fields: TokenClassification, config: BertConfig, tokenizer: Tokenizer):
-        super().__init__(fields, config, tokenizer)
-        self.model = BertForTokenClassification(config, len(fields.labels))
+    def __init__(
+        self, fields: TokenClassification, config: BertConfig, tokenizer: Tokenizer, compute: Compute = Compute()
+    ):
+        super().__init__(fields, config, tokenizer, compute)
+        self.model = BertForTokenClassification(config, len(fields.labels), compute=compute)
         self._index = {name: i for i, name in enumerate(fields.labels)}
         self._size = fields.max_length - tokenizer.frame.size(1)  # tokens in a window
         if not 0 <= fields.overlap < self._size:

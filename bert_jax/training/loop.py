@@ -51,7 +51,7 @@ class SeedRun:
             batch_size=e.batch_size,
             steps=e.steps,
             seed=e.seed,
-            multiple=devices.count * e.microbatches,
+            multiple=devices.count * e.compute.microbatches,
             host=devices.host,
             hosts=devices.hosts,
         )
@@ -153,10 +153,10 @@ class Loop:
 
     def __init__(self, runs: Sequence[Run], workdirs: Sequence[Workdir], devices: Devices, say: Callable[[str], None]):
         e = runs[0].experiment
-        if e.batch_size % (devices.count * e.microbatches):
+        rows, microbatches = e.batch_size // devices.count, e.compute.microbatches
+        if rows % microbatches:
             raise InputError(
-                f"microbatches: {e.microbatches} does not divide the {e.batch_size // devices.count} rows of each "
-                "device; choose a divisor"
+                f"compute.microbatches: {microbatches} does not divide the {rows} rows of each device; choose a divisor"
             )
         self.experiment, self.task, self.devices, self._say = e, runs[0].task, devices, say
         self.seed_runs = [
@@ -170,7 +170,7 @@ class Loop:
         self.collected = self.start  # the last step whose figures were read
         assert e.model is not None
         frozen = optimizer.frozen(self.seed_runs[0].state.params, e.optimizer, e.model)
-        options = {"loss_fn": self.task.loss_fn, "microbatches": e.microbatches, "frozen": frozen}
+        options = {"loss_fn": self.task.loss_fn, "microbatches": microbatches, "frozen": frozen}
         self._single = devices.wrap(train_step, **options)
         self._several = devices.wrap(several_steps, **options)
         self._stop = Stop()

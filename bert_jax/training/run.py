@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import optax
 
 from bert_jax import pretrained, tasks, tokenizers
-from bert_jax.config import Experiment
+from bert_jax.config import Compute, Experiment
 from bert_jax.data.store import tokenizer_folder
 from bert_jax.devices import Devices
 from bert_jax.errors import InputError
@@ -29,6 +29,11 @@ class Run:
     task: Task
     tokenizer: Tokenizer
     source: Source | None  # the weights of init_from; None if there are none, or the run continues from a checkpoint
+
+    def with_compute(self, compute: Compute) -> "Run":
+        """Returns the same run, computed in another way."""
+        task = tasks.make(self.task.fields, self.task.config, self.tokenizer, compute)
+        return replace(self, experiment=replace(self.experiment, compute=compute), task=task)
 
 
 def resolve(experiment: Experiment, workdir: Workdir | None = None) -> Run:
@@ -61,8 +66,9 @@ def resolve(experiment: Experiment, workdir: Workdir | None = None) -> Run:
             f"model.vocab_size: the model has {config.vocab_size} tokens and the tokenizer {tokenizer.vocab_size}; "
             "set it to 0 to use the tokenizer's size"
         )
+    experiment.compute.check(config)
     fields = tasks.TASKS[type(experiment.task).__name__].resolve(experiment.task)
-    task = tasks.make(fields, config, tokenizer)
+    task = tasks.make(fields, config, tokenizer, experiment.compute)
     steps = experiment.steps
     if steps <= 0:
         if experiment.epochs <= 0:

@@ -91,8 +91,9 @@ def _start(experiment: Experiment, workdirs: Sequence[Workdir], say: Callable[[s
     e = run.experiment
     runs = [replace(run, experiment=replace(e, seed=e.seed + i)) for i in range(experiment.seeds)]
     for seed_run, workdir in zip(runs, workdirs, strict=True):
-        workdir.claim(seed_run.experiment, seed_run.tokenizer)
-    loop = Loop(runs, workdirs, Devices(e.sharding, e.batch_size, e.fsdp), say)
+        for name, (before, now) in workdir.claim(seed_run.experiment, seed_run.tokenizer).items():
+            say(f"{workdir.path}: continues with {name} {now} instead of {before}")
+    loop = Loop(runs, workdirs, Devices(e.compute.sharding, e.batch_size, e.compute.fsdp), say)
     for workdir in workdirs:
         workdir.record_environment(loop.start, loop.devices.describe())
     return run, loop

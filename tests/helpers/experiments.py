@@ -4,7 +4,7 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
-from bert_jax.config import Experiment, Optimizer, Pretraining, SequenceClassification
+from bert_jax.config import Compute, Experiment, Optimizer, Pretraining, SequenceClassification
 from helpers.models import MODEL, QUIET
 
 
@@ -18,7 +18,7 @@ def pretraining(data: Path, **changes) -> Experiment:
         log_every=5,
         eval_every=6,
         checkpoint_every=4,
-        sharding="single",
+        compute=Compute(sharding="single"),
     )
     return replace(experiment, **changes)
 
@@ -32,7 +32,7 @@ def fine_tuning(data: Path, **changes) -> Experiment:
         batch_size=16,
         steps=60,
         eval_every=0,
-        sharding="single",
+        compute=Compute(sharding="single"),
     )
     return replace(experiment, **changes)
 

@@ -4,6 +4,7 @@ import argparse
 import importlib.util
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import jax
@@ -12,7 +13,7 @@ import numpy as np
 
 from benchmarks import timing
 from bert_jax import flops
-from bert_jax.config import BertConfig, Optimizer, Pretraining, preset
+from bert_jax.config import BertConfig, Compute, Optimizer, Pretraining, preset
 from bert_jax.data.batch import make_batch
 from bert_jax.devices import Devices
 from bert_jax.interop import huggingface
@@ -62,20 +63,19 @@ def run(options: argparse.Namespace) -> list[dict[str, Any]]:
 def measure(case: Case, options: argparse.Namespace, gpu: bool) -> dict[str, Any]:
     """Measures one case."""
     changes: dict[str, Any] = {"hidden_dropout": case.dropout, "attention_dropout": case.dropout}
-    if gpu:
-        changes |= {"dtype": "bfloat16"}
-        if not case.dropout:
-            changes |= {"attention": "pallas" if options.toy else "cudnn"}
+    compute = Compute(dtype="bfloat16") if gpu else Compute()
+    if gpu and not case.dropout:
+        compute = replace(compute, attention="pallas" if options.toy else "cudnn")
     if options.toy:
         changes |= {"num_layers": 1, "hidden_size": 64, "num_heads": 2, "intermediate_size": 128, "vocab_size": 1000}
         case = case._replace(rows=2)
     config = preset(case.preset, **changes)
     batch = random_batch(config, case.rows, case.length)
-    works: dict[str, Any] = {"ours": (our_step, config, batch), "matmul": (matmul, config.dtype)}
+    works: dict[str, Any] = {"ours": (our_step, config, compute, batch), "matmul": (matmul, compute.dtype)}
     if not options.without_torch:
         works["theirs"] = (their_step, config, batch, gpu)
     if importlib.util.find_spec("keras_hub"):
-        works["keras"] = (keras_step, config, batch)
+        works["keras"] = (keras_step, config, compute, batch)
     speeds = timing.alternate(works)
     peak = speeds.pop("matmul")
     dropout = f", dropout {case.dropout}" if gpu else ""
@@ -106,9 +106,9 @@ def random_batch(config: BertConfig, rows: int, length: int) -> dict[str, np.nda
     )
 
 
-def our_step(config: BertConfig, batch: dict[str, np.ndarray]) -> Callable[[], int]:
+def our_step(config: BertConfig, compute: Compute, batch: dict[str, np.ndarray]) -> Callable[[], int]:
     """A step as `bert_jax train` takes it; the first call compiles."""
-    task = PretrainingTask(Pretraining(), config, tokenizer=None)  # type: ignore[arg-type]
+    task = PretrainingTask(Pretraining(), config, None, compute)  # type: ignore[arg-type]
     devices = Devices("single", len(batch["input_ids"]))
     change = optimizer.make(Optimizer(), 1000, config)
 
@@ -165,13 +165,13 @@ def their_step(config: BertConfig, batch: dict[str, np.ndarray], gpu: bool) -> C
     return step
 
 
-def keras_step(config: BertConfig, batch: dict[str, np.ndarray]) -> Callable[[], int]:
+def keras_step(config: BertConfig, compute: Compute, batch: dict[str, np.ndarray]) -> Callable[[], int]:
     """The same step with keras-hub on its JAX backend, without the pairs, which it does not have."""
     os.environ["KERAS_BACKEND"] = "jax"
     import keras  # type: ignore[import-not-found]
     import keras_hub  # type: ignore[import-not-found]
 
-    if config.dtype == "bfloat16":
+    if compute.dtype == "bfloat16":
         keras.config.set_dtype_policy("mixed_bfloat16")
     backbone = keras_hub.models.BertBackbone(
         vocabulary_size=config.vocab_size,

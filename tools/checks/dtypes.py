@@ -18,7 +18,7 @@ from pathlib import Path
 os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_allow_excess_precision=false"
 
 from bert_jax import samples, tokenizers, train
-from bert_jax.config import Experiment, Optimizer, Pretraining, preset
+from bert_jax.config import Compute, Experiment, Optimizer, Pretraining, preset
 from bert_jax.data.prepare import prepare
 
 LIMIT = 0.02
@@ -50,11 +50,11 @@ def main() -> None:
         steps=options.steps,
         log_every=10,
         eval_every=0,
-        sharding="single",
+        compute=Compute(sharding="single"),
     )
     for dtype in ("float32", "bfloat16"):
         train(
-            replace(experiment, model=replace(experiment.model, dtype=dtype)),
+            replace(experiment, compute=replace(experiment.compute, dtype=dtype)),
             options.workdir / dtype,
             say=lambda text: None,
         )

@@ -27,7 +27,7 @@ from pathlib import Path
 import numpy as np
 
 from bert_jax import Hook, samples, tokenizers, train
-from bert_jax.config import BertConfig, Experiment, Pretraining
+from bert_jax.config import BertConfig, Compute, Experiment, Pretraining
 from bert_jax.data.prepare import prepare
 from bert_jax.runs.checkpoint import Checkpoints, load_params
 from bert_jax.runtime import pretend_devices
@@ -100,7 +100,7 @@ def experiment(folder: Path) -> Experiment:
         log_every=7,
         eval_every=30,
         checkpoint_every=12,
-        sharding="single",
+        compute=Compute(sharding="single"),
     )
 
 
