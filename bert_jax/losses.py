@@ -18,8 +18,15 @@ class Mean(struct.PyTreeNode):
     count: jax.Array
 
 
+class Keys(NamedTuple):
+    """The random keys of a loss function."""
+
+    dropout: jax.Array | None  # None switches dropout off, as in evaluation
+    sample: jax.Array  # for what a loss draws itself, such as replaced tokens; in evaluation it is always the same
+
+
 class Outcome(NamedTuple):
-    """What a task's loss function gives for one batch."""
+    """The result of a task's loss function on one batch."""
 
     losses: dict[str, Mean]  # each divided by its own count, then added up, they are the objective
     metrics: dict[str, Mean]  # figures to watch; no gradient
@@ -30,6 +37,11 @@ def weighted(values: jax.Array, weights: jax.Array) -> Mean:
     """Sums `values` times `weights` and the weights; both of one shape."""
     weights = weights.astype(jnp.float32)
     return Mean(jnp.sum(values.astype(jnp.float32) * weights), jnp.sum(weights))
+
+
+def counts_of(weights: dict[str, jax.Array]) -> dict[str, jax.Array]:
+    """Returns the count of each loss, a float32 scalar: the sum of the weights of its predictions."""
+    return {name: jnp.sum(values.astype(jnp.float32)) for name, values in weights.items()}
 
 
 def cross_entropy(logits: jax.Array, labels: jax.Array, weights: jax.Array) -> Mean:

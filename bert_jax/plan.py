@@ -164,7 +164,8 @@ def memory(run: Run, batch: dict[str, np.ndarray], devices: Devices, remat: bool
     """The memory of one layout, from the analysis of the compiled step."""
     run = run.with_compute(replace(run.experiment.compute, remat=remat))
     state = devices.shapes(_shapes(run))
-    step = devices.wrap(train_step, loss_fn=run.task.loss_fn, microbatches=run.experiment.compute.microbatches)
+    options: dict[str, Any] = {"loss_fn": run.task.loss_fn, "counts": run.task.counts}
+    step = devices.wrap(train_step, **options, microbatches=run.experiment.compute.microbatches)
     found = step.trace(state, batch).lower().compile(KEEP_REMAT).memory_analysis()
     return Memory(
         fsdp=devices.fsdp,

@@ -33,7 +33,7 @@ def gradient(
     """Gradients of MLM and NSP, and sums, of the uneven batch."""
     task = PretrainingTask(Pretraining(), config, NoTokenizer(), compute)
     devices = Devices(way, ROWS, fsdp)
-    step = devices.wrap(train_step, loss_fn=task.loss_fn, microbatches=microbatches)
+    step = devices.wrap(train_step, loss_fn=task.loss_fn, counts=task.counts, microbatches=microbatches)
     state, sums = step(devices.make(lambda: make_state(task, KEEP_GRADIENT)), uneven_batch(length))
     return jax.device_get((state.opt_state, sums))
 
@@ -80,7 +80,7 @@ def trace(config: BertConfig, devices: Devices, length: int = 12, compute: Compu
     task = PretrainingTask(Pretraining(), config, NoTokenizer(), compute)
     transformation = optimizer.make(Optimizer(), 10)
     state = devices.shapes(jax.eval_shape(lambda: make_state(task, transformation)))
-    step = devices.wrap(train_step, loss_fn=task.loss_fn, **options)
+    step = devices.wrap(train_step, loss_fn=task.loss_fn, counts=task.counts, **options)
     return state, step.trace(state, uneven_batch(length))
 
 

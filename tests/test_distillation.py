@@ -16,12 +16,13 @@ from bert_jax.data.batch import make_batch
 from bert_jax.errors import InputError
 from bert_jax.heads import BertForSequenceClassification
 from bert_jax.interop.table import Notes
-from bert_jax.losses import cross_entropy, soft_cross_entropy
+from bert_jax.losses import Keys, cross_entropy, soft_cross_entropy
 from bert_jax.predict import load
 from bert_jax.pretrained import Source, write_source
 from bert_jax.tasks.sequence_classification import SequenceClassificationTask
 from helpers.cli import run
 from helpers.corpora import WORDS
+from helpers.models import NO_DROPOUT
 
 TEACHER = BertConfig(
     vocab_size=0,
@@ -98,7 +99,7 @@ def losses_of(task):
     """The losses of the first training batch, divided, and what they were made of."""
     batch = task.train_batches(batch_size=8, steps=1, seed=0)(0)
     params = params_of(task)
-    losses, logits = task.loss_fn(params, batch, None).losses, task.logits(params, batch, None)
+    losses, logits = task.loss_fn(params, batch, NO_DROPOUT).losses, task.logits(params, batch, NO_DROPOUT)
     return {name: float(loss.sum / loss.count) for name, loss in losses.items()}, batch, logits
 
 
@@ -106,7 +107,7 @@ def gradient_of(task, batch):
     """Gradient, losses and metrics of a batch, with dropout: all that the training step takes from a task."""
 
     def objective(params):
-        outcome = task.loss_fn(params, batch, jax.random.key(1))
+        outcome = task.loss_fn(params, batch, Keys(jax.random.key(1), jax.random.key(1)))
         return sum(loss.sum / loss.count for loss in outcome.losses.values()), (outcome.losses, outcome.metrics)
 
     return jax.jit(jax.grad(objective, has_aux=True))(params_of(task))

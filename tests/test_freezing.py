@@ -42,6 +42,10 @@ def loss_fn(params, x, key, config=MODEL):
     return Outcome({"loss": Mean(jnp.sum(x**2), jnp.float32(x.size))}, {}, {})
 
 
+def counts(batch):
+    return {"loss": jnp.float32(batch["x"].size)}
+
+
 def batch():
     x = np.random.default_rng(0).normal(size=(64, WIDTH)).astype(np.float32)
     return {"x": x, "sequence_ids": np.ones((64, 1), np.int32)}
@@ -57,7 +61,7 @@ def trained(fields, steps=3, config=MODEL):
         return loss_fn(params, batch["x"], key, config)
 
     frozen = optimizer.frozen(params, fields, config)
-    step = jax.jit(partial(train_step, loss_fn=of_batch, frozen=frozen))
+    step = jax.jit(partial(train_step, loss_fn=of_batch, counts=counts, frozen=frozen))
     moves = []
     for _ in range(steps):
         before = state.params

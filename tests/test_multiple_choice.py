@@ -15,7 +15,7 @@ from bert_jax.errors import InputError
 from bert_jax.training.evaluate import run
 from bert_jax.training.step import evaluate_step
 from helpers.corpora import NAMES
-from helpers.models import MODEL, assert_packed_learns_what_padded_does
+from helpers.models import MODEL, NO_DROPOUT, assert_packed_learns_what_padded_does
 
 SMALL = replace(MODEL, num_layers=1, max_position_embeddings=16)
 
@@ -32,10 +32,10 @@ def test_a_choice_scores_the_same_beside_others_as_alone(tokenizer):
     params = task.model.init(jax.random.key(0), task.dummy_batch())["params"]
     together = task.predict_batches([row], batch_size=1)(0)
     assert together["input_ids"].shape[0] == 1
-    scores = task.logits(params, together, None)[0]
+    scores = task.logits(params, together, NO_DROPOUT)[0]
     for i, text in enumerate(texts):
         pair = task.predict_batches([Row({"context": "Paris red", "choices": [text, text]}, "f:1")], batch_size=1)(0)
-        np.testing.assert_allclose(task.logits(params, pair, None)[0], scores[i], atol=1e-5)
+        np.testing.assert_allclose(task.logits(params, pair, NO_DROPOUT)[0], scores[i], atol=1e-5)
 
 
 def test_rows_may_have_different_numbers_of_choices(tokenizer):

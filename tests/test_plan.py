@@ -14,7 +14,7 @@ from bert_jax.training import optimizer
 from bert_jax.training.run import Run, random_state
 from bert_jax.training.step import train_step
 from helpers.experiments import pretraining
-from helpers.models import MODEL
+from helpers.models import MODEL, NO_DROPOUT
 from helpers.steps import KEEP_GRADIENT, ROWS, NoTokenizer, make_state, uneven_batch
 
 
@@ -39,7 +39,7 @@ def test_operations_are_those_of_the_matrix_products(name):
     params = jax.eval_shape(lambda: task.model.init(jax.random.key(0), batch)["params"])
 
     def loss(params):
-        return task.loss_fn(params, batch, None).losses["mlm_loss"].sum
+        return task.loss_fn(params, batch, NO_DROPOUT).losses["mlm_loss"].sum
 
     rows, length = batch["input_ids"].shape
     predictions = batch["masked_positions"].shape[1]
@@ -56,7 +56,7 @@ def activations(config: BertConfig, compute: Compute) -> int:
     task = PretrainingTask(Pretraining(), config, NoTokenizer(), compute)
     devices = Devices("single", ROWS)
     state = devices.shapes(jax.eval_shape(lambda: make_state(task, KEEP_GRADIENT)))
-    step = devices.wrap(train_step, loss_fn=task.loss_fn)
+    step = devices.wrap(train_step, loss_fn=task.loss_fn, counts=task.counts)
     return step.trace(state, uneven_batch(24)).lower().compile(plan.KEEP_REMAT).memory_analysis().temp_size_in_bytes
 
 
@@ -68,7 +68,9 @@ def test_remat_takes_less_memory_and_gives_the_same_gradient():
         task = PretrainingTask(Pretraining(), config, NoTokenizer(), Compute(remat=value))
         devices = Devices("single", ROWS)
         state = devices.make(lambda t=task: make_state(t, KEEP_GRADIENT))
-        found.append(jax.device_get(devices.wrap(train_step, loss_fn=task.loss_fn)(state, uneven_batch())[0]))
+        found.append(
+            jax.device_get(devices.wrap(train_step, loss_fn=task.loss_fn, counts=task.counts)(state, uneven_batch())[0])
+        )
     for a, b in zip(jax.tree.leaves(found[0].opt_state), jax.tree.leaves(found[1].opt_state), strict=True):
         np.testing.assert_allclose(b, a, rtol=1e-5, atol=1e-5 * np.abs(a).max())
 
@@ -100,7 +102,7 @@ def assert_as_compiled(run: Run, batch: dict[str, np.ndarray], layout: plan.Memo
     """The step that a run would take, compiled from its real state and batch, has the arguments and needs planned."""
     devices = Devices("mesh", len(batch["input_ids"]), layout.fsdp, jax.devices()[: layout.fsdp])
     state = devices.make(lambda: random_state(run, optimizer.make(run.experiment.optimizer, 100, MODEL)))
-    step = devices.wrap(train_step, loss_fn=run.task.loss_fn, microbatches=1)
+    step = devices.wrap(train_step, loss_fn=run.task.loss_fn, counts=run.task.counts, microbatches=1)
     found = step.trace(state, batch).lower().compile().memory_analysis()
     # Of `argument_size` but for the step's number and its key, of a few bytes.
     arrays = layout.parameters + layout.optimizer + sum(x.nbytes for x in batch.values()) // layout.fsdp

@@ -71,11 +71,15 @@ def test_each_seed_gives_what_its_own_run_gives(experiment, tmp_path):
     assert again["spread"]["loss"] == pytest.approx(found["spread"]["loss"], rel=1e-3)
 
 
-def linear(params, batch, key):
+def linear(params, batch, keys):
     """A loss that compiles at once."""
     error = batch["x"] @ params["kernel"] - 1
-    noise = 0 if key is None else jax.random.normal(key)
+    noise = 0 if keys.dropout is None else jax.random.normal(keys.dropout)
     return Outcome({"loss": Mean(jnp.sum(error**2) + noise, jnp.float32(error.size))}, {}, {})
+
+
+def linear_counts(batch):
+    return {"loss": jnp.float32(4 * len(batch["x"]))}
 
 
 def linear_state(seed):
@@ -95,10 +99,10 @@ def test_several_steps_at_once_are_single_steps(sharding):
     batches = [linear_batch(seed) for seed in range(3)]
     together = {name: np.stack([batch[name] for batch in batches], axis=1) for name in batches[0]}
     states = tuple(linear_state(seed) for seed in range(3))
-    several = devices.wrap(several_steps, loss_fn=linear)
+    several = devices.wrap(several_steps, loss_fn=linear, counts=linear_counts)
     assert several.fits(states, together)
     at_once, sums = several(states, together)
-    single = devices.wrap(train_step, loss_fn=linear)
+    single = devices.wrap(train_step, loss_fn=linear, counts=linear_counts)
     for seed in range(3):
         expected, expected_sums = single(linear_state(seed), batches[seed])
         np.testing.assert_allclose(at_once[seed].params["kernel"], expected.params["kernel"], rtol=1e-5)
@@ -114,7 +118,7 @@ def test_several_steps_at_once_are_single_steps(sharding):
 def test_seeds_take_their_steps_at_once_where_that_is_possible_and_faster(monkeypatch, parallel, fits, rows, at_once):
     monkeypatch.setattr(Devices, "parallel", parallel)
     monkeypatch.setattr(WrappedStep, "fits", lambda *args: fits)
-    several = Devices("single", 16).wrap(several_steps, loss_fn=linear)
+    several = Devices("single", 16).wrap(several_steps, loss_fn=linear, counts=linear_counts)
     states, batches = [linear_state(0), linear_state(1)], [linear_batch(0), linear_batch(1, rows)]
     stacked = stack_seeds(several, states, batches)
     assert (stacked is not None) == at_once

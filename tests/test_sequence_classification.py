@@ -21,7 +21,7 @@ from bert_jax.training.run import resolve
 from bert_jax.training.train import train
 from helpers.corpora import WORDS
 from helpers.experiments import fine_tuning, silent
-from helpers.models import MODEL, assert_packed_learns_what_padded_does
+from helpers.models import MODEL, NO_DROPOUT, assert_packed_learns_what_padded_does
 
 SMALL = replace(MODEL, num_layers=1, max_position_embeddings=128)
 
@@ -265,7 +265,7 @@ def outcome(task, labels, weights):
     logits = rng.normal(size=(*np.shape(weights), task.model.num_classes)).astype(np.float32)
     task.logits = lambda params, batch, key: jnp.asarray(logits)
     batch = {"labels": jnp.asarray(labels), "label_weights": jnp.asarray(weights, jnp.float32)}
-    found = task.loss_fn({}, batch, None)
+    found = task.loss_fn({}, batch, NO_DROPOUT)
     (loss,) = found.losses.values()
     return logits, float(loss.sum / loss.count), found
 

@@ -32,18 +32,17 @@ def test_a_gradient_that_is_not_finite_changes_nothing_and_is_counted():
     transformation = optimizer.make(Optimizer(), 10)
     params = {"kernel": jnp.ones(3)}
 
-    def loss_fn(params, batch, key):
+    def loss_fn(params, batch, keys):
         return Outcome({"loss": Mean(jnp.sum(params["kernel"] * batch["x"]), jnp.ones(()))}, {}, {})
 
+    step = partial(train_step, loss_fn=loss_fn, counts=lambda batch: {"loss": jnp.ones(())})
     state = TrainState(jnp.zeros((), jnp.int32), params, transformation.init(params), jax.random.key(0), transformation)
-    bad, sums = train_step(
-        state, {"x": jnp.array([1.0, jnp.nan, 1.0]), "sequence_ids": jnp.ones((1, 3))}, loss_fn=loss_fn
-    )
+    bad, sums = step(state, {"x": jnp.array([1.0, jnp.nan, 1.0]), "sequence_ids": jnp.ones((1, 3))})
     np.testing.assert_array_equal(bad.params["kernel"], params["kernel"])
     assert bad.step == 1
     assert sums["metrics"]["skipped"].sum == 1
     assert sums["losses"]["loss"].sum == 0
-    good, sums = train_step(bad, {"x": jnp.ones(3), "sequence_ids": jnp.ones((1, 3))}, loss_fn=loss_fn)
+    good, sums = step(bad, {"x": jnp.ones(3), "sequence_ids": jnp.ones((1, 3))})
     assert sums["metrics"]["skipped"].sum == 0
     assert int(good.step) == 2
 

@@ -238,13 +238,16 @@ def test_ten_training_steps_agree(tmp_path):
     )
     ours = heads.BertForPreTraining(config)
 
-    def loss_fn(params, batch, key):
+    def loss_fn(params, batch, keys):
         logits = ours.apply({"params": params}, batch)
         mlm = losses.cross_entropy(logits["mlm"], batch["masked_labels"], batch["masked_weights"])
         pair = losses.cross_entropy(logits["pair"], batch["pair_labels"], jnp.ones((4, 1)))
         return Outcome({"mlm_loss": mlm, "pair_loss": pair}, {}, {})
 
-    step_fn = jax.jit(lambda state, batch: train_step(state, batch, loss_fn=loss_fn))
+    def counts(batch):
+        return losses.counts_of({"mlm_loss": batch["masked_weights"], "pair_loss": jnp.ones((4, 1))})
+
+    step_fn = jax.jit(lambda state, batch: train_step(state, batch, loss_fn=loss_fn, counts=counts))
     exempt = [p for name, p in model.named_parameters() if name.endswith("bias") or "LayerNorm" in name]
     decayed = [p for p in model.parameters() if all(p is not other for other in exempt)]
     groups = [{"params": decayed, "weight_decay": decay}, {"params": exempt, "weight_decay": 0.0}]

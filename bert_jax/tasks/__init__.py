@@ -10,7 +10,7 @@ from bert_jax.config import BertConfig, Compute, SequenceClassification, TaskFie
 from bert_jax.data.batch import Arrays
 from bert_jax.data.batches import Features
 from bert_jax.data.rows import Row
-from bert_jax.losses import Outcome
+from bert_jax.losses import Keys, Outcome
 from bert_jax.tasks.distillation import DistillationTask
 from bert_jax.tasks.multiple_choice import MultipleChoiceTask
 from bert_jax.tasks.pretraining import PretrainingTask
@@ -66,8 +66,12 @@ class Task(Protocol):
         """Batches to evaluate on: of the fields' own data, or of `data`; None where there is none."""
         ...
 
-    def loss_fn(self, params: Any, batch: dict[str, jax.Array], key: jax.Array | None) -> Outcome:
-        """Losses, metrics and predictions of one batch; `key` is for dropout, None switches it off."""
+    def loss_fn(self, params: Any, batch: dict[str, jax.Array], keys: Keys) -> Outcome:
+        """Returns the losses, metrics and predictions of one batch."""
+        ...
+
+    def counts(self, batch: dict[str, jax.Array]) -> dict[str, jax.Array]:
+        """Returns the count of each loss of `loss_fn`, from the batch alone: float32 scalars."""
         ...
 
     def dummy_batch(self) -> Arrays:

@@ -5,7 +5,7 @@ any other, and nothing of the teacher is in the state or in a checkpoint.
 """
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import partial
 from typing import Any, cast
 
@@ -19,7 +19,7 @@ from bert_jax.data.batch import Arrays
 from bert_jax.data.batches import Features
 from bert_jax.data.rows import Row, read_rows
 from bert_jax.errors import InputError
-from bert_jax.losses import Mean, Outcome, binary_cross_entropy, soft_cross_entropy, squared_error
+from bert_jax.losses import Keys, Mean, Outcome, binary_cross_entropy, soft_cross_entropy, squared_error
 from bert_jax.pretrained import Source
 from bert_jax.tasks.sequence_classification import SequenceClassificationTask
 from bert_jax.tokenizers import Tokenizer
@@ -60,17 +60,31 @@ class DistillationTask(SequenceClassificationTask):
             )
         return SequenceClassificationTask.resolve(dataclasses.replace(fields, labels=taught.labels))
 
-    def loss_fn(self, params: Any, batch: dict[str, jax.Array], key: jax.Array | None) -> Outcome:
+    def loss_fn(self, params: Any, batch: dict[str, jax.Array], keys: Keys) -> Outcome:
         """As the plain task where the batch lacks the teacher's answers, which is in evaluation."""
-        logits_BNC = self.logits(params, batch, key)
+        logits_BNC = self.logits(params, batch, keys)
         outcome = self.outcome(logits_BNC, batch)
         if "teacher_logits" not in batch:
             return outcome
-        hard = self.fields.hard_weight
-        parts = [(name, loss, hard) for name, loss in outcome.losses.items()]
-        parts.append(("teacher_loss", self._matching(logits_BNC, batch), 1 - hard))
-        losses = {name: Mean(weight * loss.sum, loss.count) for name, loss, weight in parts if weight}
+        losses = outcome.losses | {"teacher_loss": self._matching(logits_BNC, batch)}
+        shares = self._shares(outcome.losses)
+        losses = {name: Mean(share * losses[name].sum, losses[name].count) for name, share in shares.items()}
         return outcome._replace(losses=losses)
+
+    def _shares(self, hard: Iterable[str]) -> dict[str, float]:
+        """The share of each loss in the objective, without those whose share is 0; `hard` are those on labels."""
+        shares = dict.fromkeys(hard, self.fields.hard_weight) | {"teacher_loss": 1 - self.fields.hard_weight}
+        return {name: share for name, share in shares.items() if share}
+
+    def loss_weights(self, batch: dict[str, jax.Array]) -> dict[str, jax.Array]:
+        hard = super().loss_weights(batch)
+        if "teacher_logits" not in batch:
+            return hard
+        weights = batch["teacher_weights"]
+        if self.fields.target == "multi_label":
+            weights = jax.numpy.broadcast_to(weights[..., None], batch["teacher_logits"].shape)
+        every = hard | {"teacher_loss": weights}
+        return {name: every[name] for name in self._shares(hard)}
 
     def _matching(self, logits_BNC: jax.Array, batch: dict[str, jax.Array]) -> Mean:
         """How far the outputs are from the teacher's, times temperature² so that its gradient keeps its scale."""

@@ -13,6 +13,7 @@ from bert_jax.data.batch import Arrays, make_batch
 from bert_jax.data.batches import Features, RowBatches
 from bert_jax.data.rows import Row, read_rows
 from bert_jax.errors import InputError
+from bert_jax.losses import Keys, counts_of
 from bert_jax.tokenizers import Frame, Tokenizer
 
 
@@ -33,9 +34,17 @@ class RowTask:
                 "that"
             )
 
-    def logits(self, params: Any, batch: dict[str, jax.Array], key: jax.Array | None) -> Any:
-        """The model's output; `key` is for dropout, None switches it off."""
-        return self.model.apply({"params": params}, batch, key is None, rngs=None if key is None else {"dropout": key})
+    def logits(self, params: Any, batch: dict[str, jax.Array], keys: Keys) -> Any:
+        """Returns the model's output."""
+        rngs = None if keys.dropout is None else {"dropout": keys.dropout}
+        return self.model.apply({"params": params}, batch, keys.dropout is None, rngs=rngs)
+
+    def loss_weights(self, batch: dict[str, jax.Array]) -> dict[str, jax.Array]:
+        """Returns the weight of each prediction in each loss."""
+        raise NotImplementedError
+
+    def counts(self, batch: dict[str, jax.Array]) -> dict[str, jax.Array]:
+        return counts_of(self.loss_weights(batch))
 
     def features(self, rows: Sequence[Row], labelled: bool) -> Features:
         """Turns rows into examples, with labels or, to predict, without.

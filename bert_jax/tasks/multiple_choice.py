@@ -12,7 +12,7 @@ from bert_jax.data.batch import Arrays
 from bert_jax.data.batches import Features, RowBatches, join
 from bert_jax.data.rows import Row, RowErrors, check_fields, number_of, text_of
 from bert_jax.heads import BertForMultipleChoice
-from bert_jax.losses import Outcome, accuracy, cross_entropy
+from bert_jax.losses import Keys, Outcome, accuracy, cross_entropy
 from bert_jax.model import MASKED_SCORE
 from bert_jax.tasks.labelled import RowTask, sequence
 from bert_jax.tokenizers import Tokenizer
@@ -35,16 +35,19 @@ class MultipleChoiceTask(RowTask):
     def resolve(fields: MultipleChoice) -> MultipleChoice:
         return fields
 
-    def loss_fn(self, params: Any, batch: dict[str, jax.Array], key: jax.Array | None) -> Outcome:
+    def loss_fn(self, params: Any, batch: dict[str, jax.Array], keys: Keys) -> Outcome:
         there_BNC = batch["choices"] > 0
-        logits_BNC = self.logits(params, batch, key).reshape(there_BNC.shape)
+        logits_BNC = self.logits(params, batch, keys).reshape(there_BNC.shape)
         logits_BNC = jnp.where(there_BNC, logits_BNC, MASKED_SCORE)
-        target = batch["labels"], batch["label_weights"]
+        target = batch["labels"], self.loss_weights(batch)["choice_loss"]
         return Outcome(
             losses={"choice_loss": cross_entropy(logits_BNC, *target)},
             metrics={"accuracy": accuracy(logits_BNC, *target)},
             predictions={"probabilities": jax.nn.softmax(logits_BNC[:, 0])},
         )
+
+    def loss_weights(self, batch: dict[str, jax.Array]) -> dict[str, jax.Array]:
+        return {"choice_loss": batch["label_weights"]}
 
     def score(self, predictions: Arrays, batches: RowBatches) -> dict[str, float]:
         return {}

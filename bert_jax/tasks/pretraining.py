@@ -15,7 +15,7 @@ from bert_jax.data.rows import Row
 from bert_jax.data.store import TokenStore
 from bert_jax.errors import InputError
 from bert_jax.heads import BertForPreTraining
-from bert_jax.losses import Mean, Outcome, accuracy, cross_entropy
+from bert_jax.losses import Keys, Mean, Outcome, accuracy, counts_of, cross_entropy
 from bert_jax.tokenizers import Tokenizer
 
 
@@ -53,17 +53,25 @@ class PretrainingTask:
             )
         return self._batches(batch_size=batch_size, steps=1, seed=0, split="eval")
 
-    def loss_fn(self, params: Any, batch: dict[str, jax.Array], key: jax.Array | None) -> Outcome:
-        rngs = None if key is None else {"dropout": key}
-        logits: Any = self.model.apply({"params": params}, batch, key is None, rngs=rngs)
-        target = batch["masked_labels"], batch["masked_weights"]
-        losses: dict[str, Mean] = {"mlm_loss": cross_entropy(logits["mlm"], *target)}
-        metrics = {"mlm_accuracy": accuracy(logits["mlm"], *target)}
+    def loss_fn(self, params: Any, batch: dict[str, jax.Array], keys: Keys) -> Outcome:
+        rngs = None if keys.dropout is None else {"dropout": keys.dropout}
+        logits: Any = self.model.apply({"params": params}, batch, keys.dropout is None, rngs=rngs)
+        weights = self._loss_weights(batch)
+        mlm = batch["masked_labels"], weights["mlm_loss"]
+        losses: dict[str, Mean] = {"mlm_loss": cross_entropy(logits["mlm"], *mlm)}
+        metrics = {"mlm_accuracy": accuracy(logits["mlm"], *mlm)}
         if "pair" in logits:
-            pair = batch["pair_labels"], batch["pair_weights"]
+            pair = batch["pair_labels"], weights["pair_loss"]
             losses["pair_loss"] = cross_entropy(logits["pair"], *pair)
             metrics["pair_accuracy"] = accuracy(logits["pair"], *pair)
         return Outcome(losses, metrics, predictions={})
+
+    def _loss_weights(self, batch: dict[str, jax.Array]) -> dict[str, jax.Array]:
+        weights = {"mlm_loss": batch["masked_weights"]}
+        return weights | ({"pair_loss": batch["pair_weights"]} if self.fields.pairs != "none" else {})
+
+    def counts(self, batch: dict[str, jax.Array]) -> dict[str, jax.Array]:
+        return counts_of(self._loss_weights(batch))
 
     def dummy_batch(self) -> Arrays:
         zeros = np.zeros((1, 1), np.int32)

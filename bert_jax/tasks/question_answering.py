@@ -16,7 +16,7 @@ from bert_jax.data.batches import Features, RowBatches, join
 from bert_jax.data.rows import Row, RowErrors, check_fields, text_of
 from bert_jax.errors import InputError
 from bert_jax.heads import BertForQuestionAnswering
-from bert_jax.losses import Outcome, accuracy, cross_entropy
+from bert_jax.losses import Keys, Outcome, accuracy, cross_entropy
 from bert_jax.model import MASKED_SCORE
 from bert_jax.tasks.labelled import RowTask
 from bert_jax.tasks.windows import owners, windows
@@ -60,19 +60,22 @@ class QuestionAnsweringTask(RowTask):
     def resolve(fields: QuestionAnswering) -> QuestionAnswering:
         return fields
 
-    def loss_fn(self, params: Any, batch: dict[str, jax.Array], key: jax.Array | None) -> Outcome:
+    def loss_fn(self, params: Any, batch: dict[str, jax.Array], keys: Keys) -> Outcome:
         """Cross-entropy of the first and last piece over the pieces of the window; [CLS] stands for no answer here."""
-        logits_B2T = jnp.swapaxes(self.logits(params, batch, key), 1, 2)
+        logits_B2T = jnp.swapaxes(self.logits(params, batch, keys), 1, 2)
         windows_1N1 = jnp.arange(1, batch["cls_positions"].shape[1] + 1)[None, :, None]
         own_BNT = batch["sequence_ids"][:, None] == windows_1N1
         scores_BN2T = jnp.where(own_BNT[:, :, None], logits_B2T[:, None], MASKED_SCORE)
         places_BN2 = batch["cls_positions"][..., None] + batch["labels"]
-        weights_BN2 = jnp.broadcast_to(batch["label_weights"][..., None], places_BN2.shape)
+        weights_BN2 = self.loss_weights(batch)["span_loss"]
         return Outcome(
             losses={"span_loss": cross_entropy(scores_BN2T, places_BN2, weights_BN2)},
             metrics={"position_accuracy": accuracy(scores_BN2T, places_BN2, weights_BN2)},
             predictions=self._best(logits_B2T, batch["spans"]),
         )
+
+    def loss_weights(self, batch: dict[str, jax.Array]) -> dict[str, jax.Array]:
+        return {"span_loss": jnp.broadcast_to(batch["label_weights"][..., None], batch["labels"].shape)}
 
     def _best(self, logits_B2T: jax.Array, spans_BT: jax.Array) -> dict[str, jax.Array]:
         """The `n_best` likeliest places to begin and to end, [B, n_best], and the score of no answer, [B]."""

@@ -17,11 +17,12 @@ from bert_jax.data.batches import Features, RowBatches, join
 from bert_jax.data.rows import Row, RowErrors, check_fields, label_of, labels_of, number_of, text_of
 from bert_jax.errors import InputError
 from bert_jax.heads import BertForSequenceClassification
-from bert_jax.losses import Mean, Outcome, accuracy, binary_cross_entropy, cross_entropy, squared_error
+from bert_jax.losses import Keys, Mean, Outcome, accuracy, binary_cross_entropy, cross_entropy, squared_error
 from bert_jax.tasks.labelled import RowTask, balanced_weights, label_names, sequence, training_rows
 from bert_jax.tokenizers import Tokenizer
 
-MOST_LABELS_IN_A_MATRIX = 50  # a larger confusion matrix is no picture any more
+MOST_LABELS_IN_A_MATRIX = 50  # larger confusion matrices are unreadable
+LABEL_LOSSES = {"single_label": "class_loss", "multi_label": "label_loss", "regression": "squared_error"}  # by target
 
 
 class SequenceClassificationTask(RowTask):
@@ -75,29 +76,45 @@ class SequenceClassificationTask(RowTask):
             shares = tuple(float(share) for share in counts / len(rows))
         return dataclasses.replace(fields, labels=labels, class_weights=weights, label_shares=shares)
 
-    def loss_fn(self, params: Any, batch: dict[str, jax.Array], key: jax.Array | None) -> Outcome:
-        return self.outcome(self.logits(params, batch, key), batch)
+    def loss_fn(self, params: Any, batch: dict[str, jax.Array], keys: Keys) -> Outcome:
+        return self.outcome(self.logits(params, batch, keys), batch)
 
     def outcome(self, logits_BNC: jax.Array, batch: dict[str, jax.Array]) -> Outcome:
         """Losses on the rows' labels, metrics and predictions, from the model's output."""
         labels, weights = batch["labels"], batch["label_weights"]
-        class_weights = jnp.asarray(self.fields.class_weights or (1.0,), jnp.float32)
+        loss_weights, name = self.label_weights(batch), LABEL_LOSSES[self.fields.target]
         if self.fields.target == "regression":
-            loss = squared_error(logits_BNC[..., 0], labels, weights)
-            return Outcome({"squared_error": loss}, {}, {"scores": logits_BNC[:, 0, 0]})
+            loss = squared_error(logits_BNC[..., 0], labels, loss_weights)
+            return Outcome({name: loss}, {}, {"scores": logits_BNC[:, 0, 0]})
         if self.fields.target == "multi_label":
-            every = jnp.broadcast_to(weights[..., None], logits_BNC.shape)
+            every = loss_weights
+            class_weights = jnp.asarray(self.fields.class_weights or (1.0,), jnp.float32)
             loss = binary_cross_entropy(logits_BNC, labels, every, class_weights[None, None])
             chosen = jax.nn.sigmoid(logits_BNC) >= self.fields.threshold
             right = jnp.sum(2.0 * (chosen & (labels > 0)) * every)
             f1 = Mean(right, jnp.sum((chosen.astype(jnp.float32) + labels) * every))
-            return Outcome({"label_loss": loss}, {"f1_micro": f1}, {"probabilities": jax.nn.sigmoid(logits_BNC[:, 0])})
-        weighed = weights * class_weights[labels] if self.fields.class_weights else weights
+            return Outcome(
+                {name: loss},
+                {"f1_micro": f1},
+                {"probabilities": jax.nn.sigmoid(logits_BNC[:, 0])},
+            )
         return Outcome(
-            losses={"class_loss": cross_entropy(logits_BNC, labels, weighed)},
+            losses={name: cross_entropy(logits_BNC, labels, loss_weights)},
             metrics={"accuracy": accuracy(logits_BNC, labels, weights)},
             predictions={"probabilities": jax.nn.softmax(logits_BNC[:, 0])},
         )
+
+    def label_weights(self, batch: dict[str, jax.Array]) -> jax.Array:
+        """Returns the weight of each prediction in the loss on the rows' own labels."""
+        labels, weights = batch["labels"], batch["label_weights"]
+        if self.fields.target == "multi_label":
+            return jnp.broadcast_to(weights[..., None], labels.shape)
+        if self.fields.target == "single_label" and self.fields.class_weights:
+            return weights * jnp.asarray(self.fields.class_weights, jnp.float32)[labels]
+        return weights
+
+    def loss_weights(self, batch: dict[str, jax.Array]) -> dict[str, jax.Array]:
+        return {LABEL_LOSSES[self.fields.target]: self.label_weights(batch)}
 
     def score(self, predictions: Arrays, batches: RowBatches) -> dict[str, float]:
         labels = batches.features.arrays["labels"][:, 0]

@@ -15,7 +15,7 @@ from bert_jax.data.batches import Features, RowBatches, join
 from bert_jax.data.rows import Row, RowErrors, check_fields, labels_of
 from bert_jax.errors import InputError
 from bert_jax.heads import BertForTokenClassification
-from bert_jax.losses import Outcome, accuracy, cross_entropy
+from bert_jax.losses import Keys, Outcome, accuracy, cross_entropy
 from bert_jax.tasks.labelled import RowTask, label_names, training_rows
 from bert_jax.tasks.windows import owners, windows
 from bert_jax.tokenizers import Tokenizer
@@ -59,9 +59,9 @@ class TokenClassificationTask(RowTask):
         errors.check()
         return dataclasses.replace(fields, labels=label_names(names, fields.train))
 
-    def loss_fn(self, params: Any, batch: dict[str, jax.Array], key: jax.Array | None) -> Outcome:
-        logits_BTC = self.logits(params, batch, key)
-        target = batch["labels"], batch["words"] > 0
+    def loss_fn(self, params: Any, batch: dict[str, jax.Array], keys: Keys) -> Outcome:
+        logits_BTC = self.logits(params, batch, keys)
+        target = batch["labels"], self.loss_weights(batch)["tag_loss"]
         return Outcome(
             losses={"tag_loss": cross_entropy(logits_BTC, *target)},
             metrics={"tag_accuracy": accuracy(logits_BTC, *target)},
@@ -70,6 +70,9 @@ class TokenClassificationTask(RowTask):
                 "probabilities": jax.nn.softmax(logits_BTC).max(axis=-1),
             },
         )
+
+    def loss_weights(self, batch: dict[str, jax.Array]) -> dict[str, jax.Array]:
+        return {"tag_loss": batch["words"] > 0}
 
     def score(self, predictions: Arrays, batches: RowBatches) -> dict[str, float]:
         guess, truth = self._words(predictions, batches.features).tags, self._gold(batches.features)

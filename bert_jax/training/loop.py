@@ -170,7 +170,8 @@ class Loop:
         self.collected = self.start  # the last step whose figures were read
         assert e.model is not None
         frozen = optimizer.frozen(self.seed_runs[0].state.params, e.optimizer, e.model)
-        options = {"loss_fn": self.task.loss_fn, "microbatches": microbatches, "frozen": frozen}
+        options: dict[str, Any] = {"loss_fn": self.task.loss_fn, "counts": self.task.counts}
+        options |= {"microbatches": microbatches, "frozen": frozen}
         self._single = devices.wrap(train_step, **options)
         self._several = devices.wrap(several_steps, **options)
         self._stop = Stop()

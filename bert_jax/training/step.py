@@ -2,14 +2,19 @@
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
 import optax
 from flax import struct
 
-from bert_jax.losses import Mean
+from bert_jax.losses import Keys, Mean, Outcome
+
+LossFunction = Callable[[Any, dict[str, jax.Array], Keys], Outcome]
+Counts = Callable[[dict[str, jax.Array]], dict[str, jax.Array]]
+
+_SAMPLE = 0x5A  # folded into a key to get that of sampling
 
 
 class TrainState(struct.PyTreeNode):
@@ -22,11 +27,16 @@ class TrainState(struct.PyTreeNode):
     optimizer: optax.GradientTransformation = struct.field(pytree_node=False)
 
 
+def _keys(key: jax.Array, dropout: bool = True) -> Keys:
+    return Keys(dropout=key if dropout else None, sample=jax.random.fold_in(key, _SAMPLE))
+
+
 def train_step(
     state: TrainState,
     batch: dict[str, jax.Array],
     *,
-    loss_fn: Callable,
+    loss_fn: LossFunction,
+    counts: Counts,
     axis_name: str | None = None,
     microbatches: int = 1,
     frozen: Any = None,
@@ -39,7 +49,8 @@ def train_step(
 
     Args:
       batch: arrays [rows of this device, ...].
-      loss_fn: (params, batch, key) -> Outcome.
+      loss_fn: (params, batch, keys) -> Outcome.
+      counts: batch -> the count of each loss of `loss_fn`, from the batch alone.
       axis_name: the mapped axis to sum over, where the batch is split over devices.
       microbatches: parts of the batch, computed one after another; must divide the rows of this device.
       frozen: a bool for each parameter, True where no gradient is computed; None = a gradient for all. Nothing below
@@ -55,15 +66,14 @@ def train_step(
     def total(tree: Any) -> Any:
         return tree if axis_name is None else jax.lax.psum(tree, axis_name)
 
-    # Counts depend on the batch alone: XLA drops the forward pass that computing them here seems to need.
-    counts = total({name: loss.count for name, loss in loss_fn(state.params, batch, key).losses.items()})
+    divisors = {name: jnp.maximum(count, 1) for name, count in total(counts(batch)).items()}
 
     def objective(params: Any, part: dict[str, jax.Array], part_key: jax.Array) -> tuple[jax.Array, Any]:
         if frozen is not None:
             params = jax.tree.map(lambda x, stays: jax.lax.stop_gradient(x) if stays else x, params, frozen)
-        outcome = loss_fn(params, part, part_key)
-        value = sum(loss.sum / jnp.maximum(counts[name], 1) for name, loss in outcome.losses.items())
-        return value, {"losses": outcome.losses, "metrics": outcome.metrics}
+        outcome = loss_fn(params, part, _keys(part_key))
+        value = sum(loss.sum / divisors[name] for name, loss in outcome.losses.items())
+        return cast(jax.Array, value), {"losses": outcome.losses, "metrics": outcome.metrics}
 
     gradient = jax.grad(objective, has_aux=True)
     if microbatches == 1:
@@ -113,9 +123,9 @@ def several_steps(
 
 
 def evaluate_step(
-    params: Any, batch: dict[str, jax.Array], *, loss_fn: Callable, axis_name: str | None = None
+    params: Any, batch: dict[str, jax.Array], *, loss_fn: LossFunction, axis_name: str | None = None
 ) -> tuple[Any, dict[str, jax.Array]]:
-    """Evaluates one batch, without dropout.
+    """Evaluates one batch: without dropout, and with the same key for sampling in every batch.
 
     Args:
       batch: arrays [rows of this device, ...].
@@ -124,7 +134,10 @@ def evaluate_step(
     Returns:
       ((losses, metrics), predictions) over the global batch: two dicts of Mean, and a dict of arrays [rows, ...].
     """
-    outcome = loss_fn(params, batch, None)
+    key = jax.random.key(0)
+    if axis_name is not None:
+        key = jax.random.fold_in(key, jax.lax.axis_index(axis_name))
+    outcome = loss_fn(params, batch, _keys(key, dropout=False))
     sums, predictions = (outcome.losses, outcome.metrics), outcome.predictions
     if axis_name is not None:
         gather = partial(jax.lax.all_gather, axis_name=axis_name, tiled=True)

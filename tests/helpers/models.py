@@ -6,6 +6,7 @@ import jax
 import numpy as np
 
 from bert_jax.config import BertConfig
+from bert_jax.losses import Keys
 
 MODEL = BertConfig(
     vocab_size=0,
@@ -15,6 +16,7 @@ MODEL = BertConfig(
     intermediate_size=32,
     max_position_embeddings=32,
 )
+NO_DROPOUT = Keys(dropout=None, sample=jax.random.key(0))
 QUIET = replace(MODEL, hidden_dropout=0.0, attention_dropout=0.0)
 
 
@@ -26,7 +28,7 @@ def assert_packed_learns_what_padded_does(padded, packed, batch_size: int, multi
         batch = task.train_batches(batch_size=batch_size, steps=1, seed=0, multiple=multiple)(0)
 
         def objective(params, task=task, batch=batch):
-            outcome = task.loss_fn(params, batch, None)
+            outcome = task.loss_fn(params, batch, NO_DROPOUT)
             loss = sum(loss.sum / loss.count for loss in outcome.losses.values())
             return loss, (outcome.losses, outcome.metrics)
 

@@ -117,7 +117,7 @@ def our_step(config: BertConfig, compute: Compute, batch: dict[str, np.ndarray])
         return TrainState(jnp.zeros((), jnp.int32), params, change.init(params), jax.random.key(0), change)
 
     state = devices.make(start)
-    compiled = devices.wrap(train_step, loss_fn=task.loss_fn)
+    compiled = devices.wrap(train_step, loss_fn=task.loss_fn, counts=task.counts)
 
     def step() -> int:
         nonlocal state

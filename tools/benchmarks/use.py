@@ -117,7 +117,7 @@ def our_steps(folder: Path, texts: str, frozen_layers: int | None = None) -> Cal
     params, _ = pretrained.fit(params, source)
     state = TrainState(jax.numpy.zeros((), np.int32), params, change.init(params), jax.random.key(0), change)
     frozen = optimizer.frozen(params, chosen, source.config)
-    compiled = devices.wrap(train_step, loss_fn=task.loss_fn, frozen=frozen)
+    compiled = devices.wrap(train_step, loss_fn=task.loss_fn, counts=task.counts, frozen=frozen)
     batches = prefetch(task.train_batches(batch_size=BATCH, steps=100_000, seed=0), 0, 100_000)
     before: dict[str, Any] = {}
 
