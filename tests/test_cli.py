@@ -1,6 +1,8 @@
 """Every command, end to end on tiny data, and every kind of bad input: one clear line, exit code 2, nothing lost."""
 
+import inspect
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -154,7 +156,12 @@ def test_predict_fills_masks_after_pretraining(folder, tmp_path, capsys):
 def test_report_shows_runs_side_by_side(folder, tmp_path, capsys):
     assert run("report", folder / "sweep", folder / "pretrained", "--out", tmp_path / "r.html") == 0
     assert "accuracy" in capsys.readouterr().out
-    assert "<html" in (tmp_path / "r.html").read_text()
+    page = (tmp_path / "r.html").read_text()
+    for name in ("slow", "fast"):
+        accuracy = json.loads((folder / "sweep" / name / "result.json").read_text())["metrics"]["accuracy"]
+        rows = [row for row in page.split("<tr") if f"sweep/{name}</th>" in row]
+        assert any(f">{accuracy:.4f}<" in row for row in rows)
+    assert "<th>pretrained</th>" in page
 
 
 def test_prepare_on_beam_without_the_extra_names_it(folder, tmp_path, capsys, monkeypatch):
@@ -167,10 +174,28 @@ def test_prepare_on_beam_without_the_extra_names_it(folder, tmp_path, capsys, mo
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("command", cli.COMMANDS)
-def test_help_of_every_command_says_what_it_does(command, capsys):
+@pytest.mark.parametrize("command", sorted(cli.COMMANDS.keys() - {"train", "plan"}))
+def test_help_of_every_command_says_what_it_does_and_describes_its_options(command, capsys):
     assert run(command, "--help") == 0
-    assert len(capsys.readouterr().out.splitlines()) > 3
+    shown = " ".join(re.sub("[│╭╮╰╯─]", " ", capsys.readouterr().out).split())
+    purpose, *_, options = cli.COMMANDS[command].__doc__.partition("Args:")
+    assert " ".join(purpose.split()) in shown
+    described = re.findall(r"(?m)^ {8}(\w+): (.*)$", options)
+    assert [name for name, _ in described] == list(inspect.signature(cli.COMMANDS[command]).parameters)
+    for name, first_line in described:
+        assert first_line in shown
+        flag = f"--{name.replace('_', '-')}"
+        assert flag in re.findall(r"--[\w-]+", shown) or name in ("source", "target", "workdirs")
+
+
+@pytest.mark.parametrize(
+    ("command", "flags"), [("train", ["--workdir", "--only"]), ("plan", ["--accelerator", "--devices", "--mfu"])]
+)
+def test_help_without_an_experiment_says_how_to_name_one_and_lists_the_commands_own_flags(command, flags, capsys):
+    assert run(command, "--help") == 0
+    out = capsys.readouterr().out
+    assert out.startswith(f"usage: bert_jax {command} EXPERIMENT.py ")
+    assert set(flags) <= set(re.findall(r"--[\w-]+", out))
 
 
 def test_help_of_train_lists_the_fields_of_the_file(folder, capsys):
@@ -270,7 +295,9 @@ def test_a_store_of_another_tokenizer_is_refused(folder, tmp_path, capsys):
     flags = ["--corpus", folder / "a.txt", "--out", tmp_path / "other", "--vocab-size", 50]
     assert run("tokenizer", *flags) == 0
     assert run("train", folder / "pretrain.py", "--workdir", tmp_path / "w", "--tokenizer", tmp_path / "other") == 2
-    assert "store" in capsys.readouterr().err
+    error = capsys.readouterr().err
+    assert error.startswith(f"error: {folder / 'store'}: was made with another tokenizer (fingerprint ")
+    assert error.endswith(f"prepare the text again, or use {folder / 'store/tokenizer'}\n")
 
 
 @pytest.mark.parametrize(

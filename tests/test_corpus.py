@@ -182,7 +182,7 @@ def test_reading_is_lazy():
         ("no end", ["no end"]),
     ],
 )
-def test_sentences(text, expected):
+def test_text_is_cut_where_a_sentence_ends(text, expected):
     assert corpus.sentences(text) == expected
 
 

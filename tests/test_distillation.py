@@ -265,7 +265,7 @@ experiment = Experiment(
     assert json.loads((tmp_path / "huggingface/config.json").read_text())["id2label"] == {"0": "no", "1": "yes"}
 
 
-def test_messages(folder, tmp_path):
+def test_a_field_that_cannot_be_is_named_with_what_would_be_right(folder, tmp_path):
     cases = [
         ({"teacher": ""}, r"task\.teacher: name a SOURCE"),
         ({"teacher": str(tmp_path)}, "a SOURCE is a run's workdir"),

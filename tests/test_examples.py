@@ -312,15 +312,26 @@ def test_a_corpus_smaller_than_a_batch_is_read_several_times():
     assert sorted(np.unique(unmasked(batch), axis=0).max(axis=1)) == [SPECIALS, SPECIALS + 4]
 
 
-@pytest.mark.parametrize("pairs", ["none", "nsp", "sop"])
-@pytest.mark.parametrize("packing", ["none", "packed"])
-def test_documents_of_one_word(pairs, packing):
+@pytest.mark.parametrize(
+    ("pairs", "packing", "words"),
+    [
+        ("none", "none", {1}),
+        ("none", "packed", {3, 4, 5}),
+        ("nsp", "none", {2}),  # of two documents
+        ("nsp", "packed", {0}),  # packed pairs are cut from one document, and this one cannot be cut
+        ("sop", "none", {1}),
+        ("sop", "packed", {0}),
+    ],
+)
+def test_documents_of_one_word_are_read_where_they_suffice_and_no_true_pair_is_made_of_them(pairs, packing, words):
     store = make_store([1] * 50)
     fields = dataclasses.replace(PLAIN, pairs=pairs, packing=packing, short_sequences=0.0)
     batch = batches(fields, [store], make_tokenizer(100), batch_size=64)(0)
-    if pairs == "nsp" and packing == "none":
+    assert set((unmasked(batch) >= SPECIALS).sum(axis=1)) == words
+    assert (batch["masked_weights"].sum(axis=1) > 0).all() == (words != {0})
+    if (pairs, packing) == ("nsp", "none"):
         assert (batch["pair_labels"] == 1).all()
-    if pairs == "sop":
+    elif pairs != "none":
         assert not batch["pair_weights"].any()
 
 

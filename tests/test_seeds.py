@@ -168,7 +168,7 @@ def test_a_seed_without_patience_stops_and_the_others_go_on(experiment, tmp_path
     assert train(run, tmp_path / "run", say=silent) == found  # and stays stopped
 
 
-def test_what_cannot_be_is_said_before_anything_is_written(experiment, tmp_path):
+def test_impossible_settings_are_refused_before_anything_is_written(experiment, tmp_path):
     with pytest.raises(InputError, match="patience: name the figure"):
         train(replace(experiment, patience=1), tmp_path / "a", say=silent)
     with pytest.raises(InputError, match="seeds: must be at least 1, got 0"):
