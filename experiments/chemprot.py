@@ -4,7 +4,7 @@ Expected: SciBERT reaches 83.6 % of 13 relations right on the test set, bert-bas
 
 Both entities are marked in the sentence. Each of the four marks is one token: an unused entry of the vocabulary, or a
 new one where it has none. Converted for `transformers`, the model is the same, but its tokenizer there splits a mark
-into characters: put the mark's id in its place.
+into characters: replace them by the mark's id.
 
 Time: minutes on one GPU. With MiniLM on one CPU core, a quarter of an hour a seed for 1,500 of the 4,169 sentences
 (--task.limit 1500). A learning rate of 1e-4 suits MiniLM better.

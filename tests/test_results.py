@@ -79,7 +79,7 @@ def test_texts_have_few_words_a_verdict_and_measured_figures():
     assert len(page.problems(of("glue", runs, found={"maybe": "F1."}, limits=""))) == 2
 
 
-def test_an_experiment_file_says_how_its_results_are_shown(tmp_path, monkeypatch):
+def test_an_experiment_file_sets_how_its_results_are_shown(tmp_path, monkeypatch):
     monkeypatch.setattr(page, "EXPERIMENTS", tmp_path)
     (tmp_path / "a.py").write_text("REPORT = {'columns': ('seconds',)}\n")
     assert page.report_of("a") == page.DEFAULTS | {"columns": ("seconds",)}

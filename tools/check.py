@@ -1,8 +1,8 @@
 """Runs a check that takes more time, data or packages than a test may.
 
-    python tools/check.py NAME [options]      --help after NAME shows its options
+    python tools/check.py NAME [options]      NAME --help shows its options
 
-A check prints what it measured. It exits with 1 where that is out of bounds.
+A check prints what it measured, and exits with 1 if that is out of its bounds. `make checks` runs all of them.
 """
 
 import importlib

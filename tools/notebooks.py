@@ -1,9 +1,9 @@
-"""Runs the notebooks from top to bottom, each in an empty folder, and says how long each took.
+"""Runs the notebooks from top to bottom, each in an empty folder, and prints how long each took.
 
     python tools/notebooks.py                        # all of them
     python tools/notebooks.py --only 3 --keep DIR    # with its outputs, as DIR/3_inside_bert.ipynb
 
-The files in the repository keep no outputs; a cell that fails ends this with its traceback.
+The files in the repository keep no outputs; if a cell fails, its traceback is the end.
 """
 
 import argparse
@@ -32,7 +32,7 @@ def main() -> None:
     parser.add_argument("--only", default="", help="the beginning of a notebook's name")
     parser.add_argument("--keep", type=Path, help="folder for the notebooks with their outputs")
     arguments = parser.parse_args()
-    # Cells call `bert_jax` as a command: that of the environment which runs this.
+    # Cells call the command `bert_jax` of the environment that runs this tool.
     os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
     for path in sorted(FOLDER.glob(f"{arguments.only}*.ipynb")):
         begin = time.monotonic()

@@ -1,4 +1,4 @@
-"""What the benchmarks share: works in processes of their own that take turns, and a result as one line of a table."""
+"""Shared by the benchmarks: works that take turns in processes of their own, and a result as one line of a table."""
 
 import multiprocessing
 import statistics
@@ -9,17 +9,17 @@ from multiprocessing.connection import Connection
 from typing import Any
 
 ROUNDS = 7
-SECONDS = 1.5  # of each work in each round, or one call
+SECONDS = 1.5  # for each work in each round; at least one call
 
-# Makes a work: what is called again and again, and returns how much it did.
+# Makes a work: a function that is called again and again, and returns the amount it did.
 Maker = Callable[..., Callable[[], float]]
 
 
 class Process:
-    """A work in a process of its own, so that no library's threads or memory disturb another's; idle until asked.
+    """A work in a process of its own, so that libraries do not share threads or memory. It is idle between calls.
 
     Args:
-      make, arguments: what makes the work there; its first two calls, which compile, are not measured.
+      make, arguments: make the work in that process. Its first two calls, which compile, are not measured.
     """
 
     def __init__(self, make: Maker, arguments: tuple[Any, ...]):
@@ -37,7 +37,7 @@ class Process:
         self._process.join()
 
     def speed(self) -> float:
-        """How much it does in a second, measured for SECONDS, or one call."""
+        """Returns the amount the work does in a second, measured for SECONDS or one call."""
         self._connection.send(None)
         return self._connection.recv()
 
@@ -56,7 +56,7 @@ def _serve(connection: Connection, make: Maker, arguments: tuple[Any, ...]) -> N
 
 
 def alternate(works: Mapping[str, tuple[Any, ...]]) -> dict[str, float]:
-    """Lets works, each given as (maker, arguments...), take turns; returns each one's median speed over the rounds."""
+    """Lets works, each (maker, arguments...), take turns; returns the median speed of each over the rounds."""
     with ExitStack() as stack:
         made = {name: stack.enter_context(Process(make, tuple(args))) for name, (make, *args) in works.items()}
         rounds = [{name: process.speed() for name, process in made.items()} for _ in range(ROUNDS)]
@@ -72,20 +72,20 @@ def result(
     peak: float | None = None,
     wanted_share: float | None = None,
 ) -> dict[str, Any]:
-    """One measurement, which it also prints.
+    """Prints one measurement and returns it.
 
     Args:
       speeds: "ours", and "theirs" and "keras" where PyTorch and keras-hub were measured.
       wanted: the ratio of ours to PyTorch's that is the aim.
       rate, peak, wanted_share: floating-point operations a second of ours and of a matrix product, and the aim.
     """
-    found: dict[str, Any] = {"work": work, "unit": unit, **speeds, "wanted": wanted}
+    measured: dict[str, Any] = {"work": work, "unit": unit, **speeds, "wanted": wanted}
     if "theirs" in speeds:
-        found["ratio"] = speeds["ours"] / speeds["theirs"]
+        measured["ratio"] = speeds["ours"] / speeds["theirs"]
     if rate is not None and peak is not None:
-        found |= {"flops": rate, "peak": peak, "share": rate / peak, "wanted_share": wanted_share}
-    print(line(found), flush=True)
-    return found
+        measured |= {"flops": rate, "peak": peak, "share": rate / peak, "wanted_share": wanted_share}
+    print(line(measured), flush=True)
+    return measured
 
 
 HEADER = (
@@ -94,17 +94,17 @@ HEADER = (
 )
 
 
-def line(found: Mapping[str, Any]) -> str:
-    """A result as a row of a Markdown table."""
+def line(measured: Mapping[str, Any]) -> str:
+    """Returns a result as a row of a Markdown table."""
 
     def shown(name: str, form: str) -> str:
-        return format(found[name], form) if found.get(name) is not None else ""
+        return format(measured[name], form) if measured.get(name) is not None else ""
 
-    gigaflops = f"{found['flops'] / 1e9:,.0f}" if "flops" in found else ""
+    gigaflops = f"{measured['flops'] / 1e9:,.0f}" if "flops" in measured else ""
     cells = [
-        found["work"],
-        found["unit"],
-        shown("ours", ".3g" if found["ours"] < 100 else ",.0f"),
+        measured["work"],
+        measured["unit"],
+        shown("ours", ".3g" if measured["ours"] < 100 else ",.0f"),
         shown("theirs", ",.0f"),
         shown("ratio", ".2f"),
         shown("wanted", ".3g"),

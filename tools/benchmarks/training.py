@@ -23,7 +23,7 @@ from bert_jax.training.step import TrainState, train_step
 
 
 class Case(NamedTuple):
-    """One size to measure, and what it should reach."""
+    """One size to measure, and the aims."""
 
     preset: str
     rows: int
@@ -47,7 +47,7 @@ GPU = [
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """Adds what can be chosen here."""
+    """Adds the options of this benchmark."""
     parser.add_argument("--only", default="", help="one preset")
     parser.add_argument("--toy", action="store_true", help="the GPU's cases with a toy model: does it run?")
     parser.add_argument("--without-torch", action="store_true", help="measure bert_jax alone")
@@ -57,6 +57,7 @@ def run(options: argparse.Namespace) -> list[dict[str, Any]]:
     """Measures the cases of this machine's kind; returns a result for each."""
     gpu = jax.default_backend() == "gpu" or options.toy
     cases = GPU if gpu else CPU
+    print(f"\n{timing.HEADER}", flush=True)
     return [measure(case, options, gpu) for case in cases if options.only in ("", case.preset)]
 
 
@@ -91,7 +92,7 @@ def measure(case: Case, options: argparse.Namespace, gpu: bool) -> dict[str, Any
 
 
 def random_batch(config: BertConfig, rows: int, length: int) -> dict[str, np.ndarray]:
-    """A batch without padding for MLM and NSP, of random pieces; 20 of 128 are masked, as in BERT's own data."""
+    """Returns a batch of random tokens without padding for MLM and NSP; 20 of 128 are masked, as in BERT's own data."""
     rng = np.random.default_rng(0)
     predictions = 20 * length // 128
     columns = np.tile(np.arange(1, length), (rows, 1))
@@ -107,7 +108,7 @@ def random_batch(config: BertConfig, rows: int, length: int) -> dict[str, np.nda
 
 
 def our_step(config: BertConfig, compute: Compute, batch: dict[str, np.ndarray]) -> Callable[[], int]:
-    """A step as `bert_jax train` takes it; the first call compiles."""
+    """Returns a step as `bert_jax train` takes it; the first call compiles."""
     task = PretrainingTask(Pretraining(), config, None, compute)  # type: ignore[arg-type]
     devices = Devices("single", len(batch["input_ids"]))
     change = optimizer.make(Optimizer(), 1000, config)
@@ -166,7 +167,7 @@ def their_step(config: BertConfig, batch: dict[str, np.ndarray], gpu: bool) -> C
 
 
 def keras_step(config: BertConfig, compute: Compute, batch: dict[str, np.ndarray]) -> Callable[[], int]:
-    """The same step with keras-hub on its JAX backend, without the pairs, which it does not have."""
+    """Returns the same step with keras-hub on its JAX backend, which has no sentence pairs."""
     os.environ["KERAS_BACKEND"] = "jax"
     import keras  # type: ignore[import-not-found]
     import keras_hub  # type: ignore[import-not-found]
@@ -200,7 +201,7 @@ def keras_step(config: BertConfig, compute: Compute, batch: dict[str, np.ndarray
 
 
 def decay_groups(model: Any, weight_decay: float) -> list[dict[str, Any]]:
-    """What torch's AdamW takes so that biases and LayerNorm do not decay."""
+    """Returns groups for torch's AdamW in which biases and LayerNorm do not decay."""
 
     def decays(name: str) -> bool:
         return "LayerNorm" not in name and not name.endswith("bias")
@@ -221,7 +222,7 @@ def torch_optimizer(model: Any, learning_rate: float, steps: int) -> tuple[Any, 
 
 
 def matmul(dtype: str) -> Callable[[], float]:
-    """One matrix product of a size that a processor is good at; returns its floating-point operations."""
+    """Returns a matrix product of a size that suits a processor, which returns its floating-point operations."""
     size = 8192 if jax.default_backend() == "gpu" else 2048
     x = jnp.ones((size, size), dtype)
     multiply = jax.jit(jnp.matmul)

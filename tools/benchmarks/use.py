@@ -1,7 +1,7 @@
 """Fine-tuning, inference and starting: bert_jax and the loops people write with PyTorch and `transformers`.
 
 Without --model, the model has MiniLM's size (6 layers of 384) and random weights; without --texts, the sentences are
-cut from the documentation of installed packages to the lengths of SST-2 (13 pieces on average).
+cut from the documentation of installed packages to the lengths of SST-2 (13 tokens on average).
 """
 
 import argparse
@@ -43,21 +43,22 @@ began = time.perf_counter()
 import sys
 sys.path.insert(0, sys.argv[1])
 from benchmarks import training
-from bert_jax.config import preset
+from bert_jax.config import Compute, preset
 config = preset("bert-tiny")
-training.our_step(config, training.random_batch(config, 64, 128))()
+training.our_step(config, Compute(), training.random_batch(config, 64, 128))()
 print(time.perf_counter() - began)
 """
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """Adds what can be chosen here."""
+    """Adds the options of this benchmark."""
     parser.add_argument("--model", type=Path, help="a Hugging Face folder with an encoder, such as MiniLM's")
     parser.add_argument("--texts", help="rows with text and label, such as SST-2's train.jsonl.gz")
 
 
 def run(options: argparse.Namespace) -> list[dict[str, Any]]:
     """Measures all three."""
+    print(f"\n{timing.HEADER}", flush=True)
     with tempfile.TemporaryDirectory() as temporary:
         folder = options.model or write_model(Path(temporary) / "model")
         texts = options.texts or write_texts(Path(temporary) / "texts.jsonl")
@@ -66,12 +67,12 @@ def run(options: argparse.Namespace) -> list[dict[str, Any]]:
 
 @cache
 def documentation() -> list[str]:
-    """Texts of the installed packages' documentation."""
+    """Returns bert_jax's sample texts."""
     return [document.text for document in samples.documents()]
 
 
 def write_model(folder: Path) -> Path:
-    """A folder as `transformers` writes it, with random weights and the commonest words as vocabulary."""
+    """Writes a folder like those of `transformers`, with random weights and the commonest words as vocabulary."""
     counts = Counter(word for text in documentation() for word in text.lower().split())
     letters = sorted({letter for word in counts for letter in word})
     pieces = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *letters, *(f"##{letter}" for letter in letters)]
@@ -85,7 +86,7 @@ def write_model(folder: Path) -> Path:
 
 
 def write_texts(path: Path, count: int = 10_000) -> str:
-    """Rows of sentences of 1 to 40 words, 10 on average, with arbitrary labels."""
+    """Writes rows of sentences of 1 to 40 words, 10 on average, with arbitrary labels."""
     rng = np.random.default_rng(0)
     words: Iterator[str] = itertools.chain.from_iterable(text.split() for text in documentation())
     lengths = np.clip(rng.gamma(2.0, 5.0, count).astype(int), 1, 40)
@@ -97,15 +98,15 @@ def write_texts(path: Path, count: int = 10_000) -> str:
 
 
 def fine_tuning(folder: Path, texts: str) -> dict[str, Any]:
-    """Real tokens a second: packed rows here, rows padded to each batch's longest there; 32 examples a batch."""
+    """Measures real tokens a second of batches of 32: packed rows here, rows padded to the longest of a batch there."""
     speeds = timing.alternate({"ours": (our_steps, folder, texts), "theirs": (their_steps, folder, texts)})
     return timing.result("fine-tuning, 32 short texts a step", "real tokens/s", speeds, wanted=5)
 
 
 def our_steps(folder: Path, texts: str, frozen_layers: int | None = None) -> Callable[[], int]:
-    """Steps as `bert_jax train` takes them: batches are made ahead, and a step's figures read when the next has begun.
+    """Returns steps as `bert_jax train` takes them: batches are made ahead, a step's figures are read during the next.
 
-    What the first twenty need is compiled before.
+    Twenty steps are taken before, which compile.
     """
     source = pretrained.open_source(str(folder))
     fields = tasks.TASKS["SequenceClassification"].resolve(SequenceClassification(train=texts, packing=True))
@@ -135,7 +136,7 @@ def our_steps(folder: Path, texts: str, frozen_layers: int | None = None) -> Cal
 
 
 def their_steps(folder: Path, texts: str) -> Callable[[], int]:
-    """The loop of `transformers`' examples: dynamic padding, AdamW, clipping, linear schedule; tokenised before."""
+    """Returns the loop of `transformers`' examples: dynamic padding, AdamW, clipping, linear schedule."""
     import torch
     import transformers
 
@@ -161,7 +162,7 @@ def their_steps(folder: Path, texts: str) -> Callable[[], int]:
 
 
 def inference(folder: Path, texts: str) -> dict[str, Any]:
-    """Mean vectors of 1,000 sentences, sorted by length in both, from text to array."""
+    """Measures mean vectors of 1,000 sentences, sorted by length in both, from text to array."""
     sentences = [row.values["text"] for row in itertools.islice(data_rows.read_rows(texts), SENTENCES)]
     np.testing.assert_allclose(our_means(folder, sentences)(), their_means(folder, sentences)(), atol=1e-4)
     works = {"ours": our_means, "theirs": their_means}
@@ -170,13 +171,13 @@ def inference(folder: Path, texts: str) -> dict[str, Any]:
 
 
 def our_means(folder: Path, sentences: list[str]) -> Callable[[], np.ndarray]:
-    """Mean vectors by `bert_jax.load`."""
+    """Returns a function that computes mean vectors with `bert_jax.load`."""
     bert = bert_jax.load(folder)
     return lambda: bert.encode(sentences).mean
 
 
 def their_means(folder: Path, sentences: list[str]) -> Callable[[], np.ndarray]:
-    """Mean vectors as people compute them with `transformers`."""
+    """Returns a function that computes them as people do with `transformers`."""
     import torch
     import transformers
 
@@ -185,30 +186,30 @@ def their_means(folder: Path, sentences: list[str]) -> Callable[[], np.ndarray]:
 
     def means() -> np.ndarray:
         order = sorted(range(len(sentences)), key=lambda i: len(sentences[i]))
-        found = np.zeros((len(sentences), model.config.hidden_size), np.float32)
+        vectors = np.zeros((len(sentences), model.config.hidden_size), np.float32)
         for start in range(0, len(order), BATCH):
             chosen = order[start : start + BATCH]
             batch = tokenizer([sentences[i] for i in chosen], padding=True, truncation=True, return_tensors="pt")
             with torch.inference_mode():
                 hidden = model(**batch).last_hidden_state
             weights = batch["attention_mask"][:, :, None]
-            found[chosen] = ((hidden * weights).sum(1) / weights.sum(1)).numpy()
-        return found
+            vectors[chosen] = ((hidden * weights).sum(1) / weights.sum(1)).numpy()
+        return vectors
 
     return means
 
 
 def encoding(means: Callable[..., Callable[[], np.ndarray]], folder: Path, sentences: list[str]) -> Callable[[], int]:
-    """The same as a work that returns how many sentences it did."""
+    """Returns the same as a work, which returns its number of sentences."""
     compute = means(folder, sentences)
     return lambda: len(compute())
 
 
 def start() -> dict[str, Any]:
-    """Seconds from the start of the interpreter's work to the end of the first step, what it compiles being cached."""
+    """Measures seconds from the interpreter's first line to the end of the first step, with a compilation cache."""
     command = [sys.executable, "-c", FIRST_STEP, str(Path(__file__).parents[1])]
     seconds = [float(subprocess.run(command, check=True, capture_output=True, text=True).stdout) for _ in range(4)]
-    found = {"work": "import and first step of bert-tiny", "unit": "seconds", "ours": statistics.median(seconds[1:])}
-    found["wanted"] = 5
-    print(timing.line(found), flush=True)
-    return found
+    result = {"work": "import and first step of bert-tiny", "unit": "seconds", "ours": statistics.median(seconds[1:])}
+    result["wanted"] = 5
+    print(timing.line(result), flush=True)
+    return result

@@ -1,6 +1,6 @@
 """Trains the same small model in float32 and in bfloat16 and compares their losses.
 
-    python tools/check.py dtypes --workdir DIR [--steps 200] [--preset bert-mini]
+    python tools/check.py dtypes [--workdir DIR] [--steps 200] [--preset bert-mini]
 
 The text is the documentation of the installed Python packages, as in `bert_jax quickstart`. Parameters, losses and
 sums of gradients are float32 in both. Exits with 1 where the mean loss of any ten steps differs by more than 2 %.
@@ -12,6 +12,7 @@ import argparse
 import json
 import os
 import sys
+import tempfile
 from dataclasses import replace
 from pathlib import Path
 
@@ -32,10 +33,11 @@ def losses(workdir: Path) -> dict[int, float]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--workdir", type=Path, required=True)
+    parser.add_argument("--workdir", type=Path, help="a new folder; without it a temporary one")
     parser.add_argument("--steps", type=int, default=200)
     parser.add_argument("--preset", default="bert-mini")
     options = parser.parse_args()
+    options.workdir = options.workdir or Path(tempfile.mkdtemp()) / "dtypes"
     options.workdir.mkdir(parents=True)
     texts = [document.text for document in samples.documents()]
     corpus, tokenizer, store = (options.workdir / name for name in ("corpus.txt", "tokenizer", "store"))

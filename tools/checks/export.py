@@ -1,10 +1,11 @@
 """A model trained here is the same model in `transformers`: keys, logits, token ids, fill-mask.
 
-    python tools/check.py export runs/pretrain --text texts.jsonl.gz --lines 10000
+    python tools/check.py export runs/pretrain [--text texts.jsonl.gz] [--lines 10000]
 
-Converts the run, loads the folder with `transformers` alone, and prints how many keys were missing, unexpected or
-mismatched, the largest difference of MLM logits on real lines, how many lines are tokenised alike, and how many masked
-lines have the same five likeliest pieces in its fill-mask pipeline.
+Converts the run and loads the folder with `transformers` alone. Exits with 1 if a key is missing, unexpected or
+mismatched, if the tokens of a line differ, if an MLM logit differs by more than LOGITS on real lines, or if the five
+likeliest tokens of its fill-mask pipeline differ for more than one masked line in a hundred (near ties may swap). The
+text is bert_jax's sample text if none is named.
 """
 
 import argparse
@@ -17,20 +18,25 @@ import torch
 import transformers
 
 import bert_jax
+from bert_jax import samples
 from bert_jax.data.batch import make_batch
 from bert_jax.data.corpus import documents
 from bert_jax.heads import BertForPreTraining
 from bert_jax.pretrained import open_source, write_source
 
+LOGITS = 1e-3  # largest difference, of logits of about 10 in float32
+SAME_GUESSES = 0.99  # smallest share of masked lines
+
 
 def lines_of(files: list[str], count: int) -> list[str]:
-    """The first `count` lines of the documents, empty ones left out."""
-    every = (line for text in documents(files) for line in text.splitlines() if line.strip())
-    return list(itertools.islice(every, count))
+    """Returns the first `count` lines of the documents that are not empty."""
+    texts = documents(files) if files else (document.text for document in samples.documents())
+    lines = (line for text in texts for line in text.splitlines() if line.strip())
+    return list(itertools.islice(lines, count))
 
 
 def our_logits(bert: bert_jax.PretrainedBert, ids: list[int]) -> np.ndarray:
-    """MLM scores at each position of one sequence, [T, V]."""
+    """Returns MLM scores at each position of one sequence, float32 [T, V]."""
     row = np.asarray([ids], np.int32)
     batch = make_batch(row, masked_positions=np.arange(row.shape[1], dtype=np.int32)[None])
     model = BertForPreTraining(bert.config, pairs=False)
@@ -38,8 +44,8 @@ def our_logits(bert: bert_jax.PretrainedBert, ids: list[int]) -> np.ndarray:
 
 
 def same_guesses(bert: bert_jax.PretrainedBert, fill: transformers.Pipeline, lines: list[str]) -> tuple[int, int]:
-    """How many of the lines, the fourth word of each masked, get the same five pieces; and how many there were."""
-    same = asked = 0
+    """Masks the fourth word of each line; returns how many lines get the same five tokens, and how many were tried."""
+    same = tried = 0
     for line in lines:
         words = line.split()
         if not 6 <= len(words) <= 40 or "[" in line:
@@ -47,15 +53,26 @@ def same_guesses(bert: bert_jax.PretrainedBert, fill: transformers.Pipeline, lin
         text = " ".join([*words[:3], "[MASK]", *words[4:]])
         theirs = [guess["token"] for guess in fill(text, top_k=5)]
         ours = [bert.tokenizer.piece_id(piece) for piece, _ in bert.fill_mask(text, top_k=5)]
-        asked += 1
+        tried += 1
         same += ours == theirs
-    return same, asked
+    return same, tried
+
+
+def largest_difference(bert: bert_jax.PretrainedBert, model: torch.nn.Module, rows: list[list[int]]) -> float:
+    """Returns the largest difference of two MLM logits."""
+    worst = 0.0
+    for ids in rows:
+        with torch.no_grad():
+            output = model.eval()(torch.tensor([ids]))
+        logits = output.prediction_logits if "prediction_logits" in output else output.logits
+        worst = max(worst, float(np.abs(our_logits(bert, ids) - logits[0].numpy()).max()))
+    return worst
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("source", help="a pre-training run's workdir")
-    parser.add_argument("--text", nargs="+", required=True, help="text files, as `bert_jax prepare` takes them")
+    parser.add_argument("--text", nargs="+", default=[], help="text files, as for `bert_jax prepare`")
     parser.add_argument("--lines", type=int, default=10_000)
     arguments = parser.parse_args()
     lines = lines_of(arguments.text, arguments.lines)
@@ -63,22 +80,20 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         target = Path(folder) / "exported"
         write_source(open_source(arguments.source), target)
-        model, info = transformers.AutoModelForPreTraining.from_pretrained(target, output_loading_info=True)
+        name = transformers.AutoConfig.from_pretrained(target).architectures[0]
+        model, info = getattr(transformers, name).from_pretrained(target, output_loading_info=True)
         tokenizer = transformers.AutoTokenizer.from_pretrained(target)
-        print(f"class: {type(model).__name__}")
-        print(
-            "keys: " + ", ".join(f"{len(info[kind])} {kind.split('_')[0]}" for kind in info if kind.endswith("_keys"))
-        )
-        ours = bert.tokenizer.encode_ids(lines)
-        theirs = tokenizer(lines, add_special_tokens=False)["input_ids"]
+        keys = {kind: len(info[kind]) for kind in ("missing_keys", "unexpected_keys", "mismatched_keys")}
+        print(f"{name}: " + ", ".join(f"{count} {kind.replace('_', ' ')}" for kind, count in keys.items()))
+        ours, theirs = bert.tokenizer.encode_ids(lines), tokenizer(lines, add_special_tokens=False)["input_ids"]
         alike = sum(list(a) == b for a, b in zip(ours, theirs, strict=True))
         print(f"token ids: {alike:,} of {len(lines):,} lines alike")
-        worst = 0.0
-        for line in lines[:20]:
-            ids = tokenizer(line, truncation=True, max_length=bert.config.max_position_embeddings)["input_ids"]
-            with torch.no_grad():
-                logits = model.eval()(torch.tensor([ids])).prediction_logits[0].numpy()
-            worst = max(worst, float(np.abs(our_logits(bert, ids) - logits).max()))
+        longest = bert.config.max_position_embeddings
+        worst = largest_difference(
+            bert, model, [tokenizer(line, truncation=True, max_length=longest)["input_ids"] for line in lines[:20]]
+        )
         print(f"MLM logits: largest difference {worst:.1e}")
-        fill = transformers.pipeline("fill-mask", str(target))
-        print("fill-mask: the same five pieces for {} of {} lines".format(*same_guesses(bert, fill, lines[:200])))
+        same, tried = same_guesses(bert, transformers.pipeline("fill-mask", str(target)), lines[:200])
+        print(f"fill-mask: the same five tokens for {same} of {tried} lines")
+    right = not any(keys.values()) and alike == len(lines) and worst <= LOGITS and same >= SAME_GUESSES * tried > 0
+    raise SystemExit(not right)

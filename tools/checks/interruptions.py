@@ -1,8 +1,9 @@
 """Kills `prepare` with SIGKILL at random moments, starts it again each time, and compares the store to the byte.
 
-    python tools/check.py interruptions --corpus FILE... --tokenizer DIR [--kills 10] [--workers 2] [--seed 0]
+    python tools/check.py interruptions [--corpus FILE...] [--tokenizer DIR] [--kills 10] [--workers 2] [--seed 0]
 
-Also checks that no worker outlives its reader. Exits with 1 where a byte differs or a worker is left.
+Exits with 1 if a byte differs, or if a worker lives ten seconds longer than its reader. The default corpus is the
+sample text of bert_jax, with a tokenizer trained on it. `torture` kills whole runs; its `prepare` has no workers.
 """
 
 import argparse
@@ -15,6 +16,9 @@ import tempfile
 import time
 from pathlib import Path
 
+from bert_jax import samples, tokenizers
+from bert_jax.data import corpus
+
 PROGRAM = """
 import sys
 from bert_jax.data.prepare import prepare
@@ -26,8 +30,8 @@ if __name__ == "__main__":
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--corpus", nargs="+", required=True)
-    parser.add_argument("--tokenizer", required=True)
+    parser.add_argument("--corpus", nargs="+")
+    parser.add_argument("--tokenizer")
     parser.add_argument("--kills", type=int, default=10)
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--seed", type=int, default=0)
@@ -35,20 +39,32 @@ def main() -> None:
     moments = random.Random(options.seed)
     with tempfile.TemporaryDirectory() as temporary:
         whole, store = Path(temporary) / "whole", Path(temporary) / "store"
+        fill_in(options, Path(temporary))
         start = time.monotonic()
         begin(options, whole).wait()
         seconds = time.monotonic() - start
         print(f"uninterrupted: {seconds:.1f} s")
         for number in range(options.kills):
-            # Counted from when it has begun to write, so that every run gets a little further.
+            # Counted from the moment it begins to write, so that every run gets a little further.
             moment = moments.uniform(0, 1.5 * seconds / options.kills)
             print(f"kill {number + 1:2} after {moment:5.1f} s: {kill(options, store, moment)}", flush=True)
         if begin(options, store).wait():
             sys.exit("the last run failed")
-        expected, found = contents(whole), contents(store)
-        if expected != found:
-            sys.exit(f"differs: {sorted(name for name in expected | found if expected.get(name) != found.get(name))}")
-        print(f"the same {sum(map(len, found.values())):,} bytes in {len(found)} files")
+        expected, files = contents(whole), contents(store)
+        if expected != files:
+            sys.exit(f"differs: {sorted(name for name in expected | files if expected.get(name) != files.get(name))}")
+        print(f"the same {sum(map(len, files.values())):,} bytes in {len(files)} files")
+
+
+def fill_in(options: argparse.Namespace, folder: Path) -> None:
+    """Writes a corpus and trains a tokenizer where the options name none."""
+    if options.corpus is None:
+        options.corpus = [str(folder / "corpus.txt")]
+        (folder / "corpus.txt").write_text("\n\n".join(document.text for document in samples.documents()))
+    if options.tokenizer is None:
+        options.tokenizer = str(folder / "tokenizer")
+        texts = corpus.sample(corpus.documents(options.corpus), 1_000_000, seed=0)
+        tokenizers.train("wordpiece", texts, 2000).save(folder / "tokenizer")
 
 
 def begin(options: argparse.Namespace, out: Path) -> subprocess.Popen:
@@ -58,7 +74,7 @@ def begin(options: argparse.Namespace, out: Path) -> subprocess.Popen:
 
 
 def kill(options: argparse.Namespace, out: Path, moment: float) -> str:
-    """Starts a preparation, kills its reader after `moment` seconds of work, and says what was there then."""
+    """Starts a preparation, kills its reader after `moment` seconds of work, and returns how far it was then."""
     partial = out.with_name(out.name + ".partial")
     before = size(partial)
     process = begin(options, out)
@@ -71,19 +87,19 @@ def kill(options: argparse.Namespace, out: Path, moment: float) -> str:
     while group_is_alive(process.pid):
         if time.monotonic() > deadline:
             os.killpg(process.pid, signal.SIGKILL)
-            sys.exit("a worker outlived its reader by ten seconds")
+            sys.exit("a worker lives ten seconds after its reader was killed")
         time.sleep(0.05)
     return "finished" if out.exists() else f"{size(partial):,} bytes of tokens written"
 
 
 def size(partial: Path) -> int:
-    """Bytes of tokens so far."""
+    """Returns the bytes of tokens so far."""
     tokens = partial / "tokens.bin"
     return tokens.stat().st_size if tokens.exists() else 0
 
 
 def group_is_alive(group: int) -> bool:
-    """Whether any process of the group is left."""
+    """Returns whether any process of the group is left."""
     try:
         os.killpg(group, 0)
     except ProcessLookupError:
@@ -92,5 +108,5 @@ def group_is_alive(group: int) -> bool:
 
 
 def contents(folder: Path) -> dict[str, bytes]:
-    """Every file of a store by its name."""
+    """Returns every file of a store by its name."""
     return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}

@@ -1,11 +1,10 @@
-"""The scores of trained runs are those that the field's own scorers give to what `predict` says of the same rows.
+"""The scores of trained runs are those that the field's own scorers give to the answers of `predict` on the same rows.
 
     python tools/check.py scores runs/glue/sst2/seed-0 runs/named_entities/ncbi_disease/seed-0 runs/squad/v1.1/seed-0
 
-Classes and several labels are scored by scikit-learn, numbers by scipy, entities by seqeval, answers by torchmetrics'
-form of SQuAD's script (`pip install torchmetrics`, wanted for those alone). Prints each figure twice, ours first, and
-ends with exit code 1 where two differ by more than 1e-6. It reads a run's own evaluation rows and needs the extra
-`test`.
+scikit-learn scores classes and several labels, scipy scores numbers, seqeval scores entities, and torchmetrics' form of
+SQuAD's script scores answers (`pip install torchmetrics`). Prints each figure twice, ours first. Exits with 1 if two
+differ by more than BOUND. It reads a run's own evaluation rows and needs the extra `test`.
 """
 
 import argparse
@@ -23,12 +22,13 @@ from bert_jax.errors import InputError
 from bert_jax.predict import load
 
 Answers = list[dict[str, Any]]
+BOUND = 1e-6
 
 
-def score_sequences(fields: SequenceClassification, rows: list[Row], said: Answers) -> dict[str, float]:
+def score_sequences(fields: SequenceClassification, rows: list[Row], answers: Answers) -> dict[str, float]:
     gold = [row.values[fields.label] for row in rows]
     if fields.target == "regression":
-        scores = [answer["score"] for answer in said]
+        scores = [answer["score"] for answer in answers]
         numbers = [float(value) for value in gold]
         return {
             "pearson": scipy.stats.pearsonr(scores, numbers)[0],
@@ -37,8 +37,8 @@ def score_sequences(fields: SequenceClassification, rows: list[Row], said: Answe
         }
     if fields.target == "multi_label":
         truth = np.array([[name in labels for name in fields.labels] for labels in gold])
-        shares = np.array([[answer["probabilities"][name] for name in fields.labels] for answer in said])
-        chosen = np.array([[name in answer["labels"] for name in fields.labels] for answer in said])
+        shares = np.array([[answer["probabilities"][name] for name in fields.labels] for answer in answers])
+        chosen = np.array([[name in answer["labels"] for name in fields.labels] for answer in answers])
         there = truth.any(0)
         return {
             "f1_micro": sklearn.metrics.f1_score(truth, chosen, average="micro", zero_division=0),
@@ -46,7 +46,7 @@ def score_sequences(fields: SequenceClassification, rows: list[Row], said: Answe
             "mean_average_precision": sklearn.metrics.average_precision_score(truth[:, there], shares[:, there]),
         }
     names = [label if isinstance(label, str) else json.dumps(label) for label in gold]
-    labels = [answer["label"] for answer in said]
+    labels = [answer["label"] for answer in answers]
     return {
         "accuracy": sklearn.metrics.accuracy_score(names, labels),
         "f1_macro": sklearn.metrics.f1_score(names, labels, average="macro", zero_division=0),
@@ -54,9 +54,9 @@ def score_sequences(fields: SequenceClassification, rows: list[Row], said: Answe
     }
 
 
-def score_tokens(fields: TokenClassification, rows: list[Row], said: Answers) -> dict[str, float]:
+def score_tokens(fields: TokenClassification, rows: list[Row], answers: Answers) -> dict[str, float]:
     gold = [list(row.values[fields.tags]) for row in rows]
-    tags = [[word["tag"] for word in answer["words"]] for answer in said]
+    tags = [[word["tag"] for word in answer["words"]] for answer in answers]
     return {
         "precision": seqeval.metrics.precision_score(gold, tags),
         "recall": seqeval.metrics.recall_score(gold, tags),
@@ -65,21 +65,20 @@ def score_tokens(fields: TokenClassification, rows: list[Row], said: Answers) ->
     }
 
 
-def score_spans(fields: QuestionAnswering, rows: list[Row], said: Answers) -> dict[str, float]:
+def score_spans(fields: QuestionAnswering, rows: list[Row], answers: Answers) -> dict[str, float]:
     from torchmetrics.functional.text import squad
 
     predicted, gold = [], []
-    for number, (row, answer) in enumerate(zip(rows, said, strict=True)):
+    for number, (row, answer) in enumerate(zip(rows, answers, strict=True)):
         texts = [one["text"] for one in row.values[fields.answers]]
         gold.append({"id": str(number), "answers": {"text": texts, "answer_start": [0] * len(texts)}})
         predicted.append({"id": str(number), "prediction_text": answer["answer"]})
-    found = squad(predicted, gold)
-    return {name: float(value) / 100 for name, value in found.items()}
+    return {name: float(value) / 100 for name, value in squad(predicted, gold).items()}
 
 
-def score_choices(fields: MultipleChoice, rows: list[Row], said: Answers) -> dict[str, float]:
+def score_choices(fields: MultipleChoice, rows: list[Row], answers: Answers) -> dict[str, float]:
     gold = [int(row.values[fields.label]) for row in rows]
-    return {"accuracy": sklearn.metrics.accuracy_score(gold, [answer["choice"] for answer in said])}
+    return {"accuracy": sklearn.metrics.accuracy_score(gold, [answer["choice"] for answer in answers])}
 
 
 SCORERS: dict[type, Any] = {
@@ -106,4 +105,4 @@ def main() -> None:
             print(f"{workdir}: {name} {ours[name]:.6f} {theirs:.6f}")
             apart = max(apart, abs(ours[name] - theirs))
     print(f"largest difference: {apart:.1e}")
-    raise SystemExit(1 if apart > 1e-6 else 0)
+    raise SystemExit(1 if apart > BOUND else 0)

@@ -1,6 +1,6 @@
 """Kills a small real run at random moments, again and again, and compares what it ends with to an uninterrupted run.
 
-    python tools/check.py torture --workdir DIR [--kills 100] [--signal KILL|TERM] [--seed 0]
+    python tools/check.py torture [--workdir DIR] [--kills 100] [--signal KILL|TERM] [--seed 0]
 
 Each attempt is a process that goes on with the same two commands, `prepare` and `train`, as far as it comes: kills hit
 the preparing of data, compiling, training, saving and evaluating. Whenever a run is finished, its metrics.jsonl, its
@@ -20,6 +20,7 @@ import random
 import shutil
 import signal
 import sys
+import tempfile
 import time
 from collections import Counter
 from pathlib import Path
@@ -34,7 +35,8 @@ from bert_jax.runtime import pretend_devices
 from bert_jax.training import hooks
 from bert_jax.training.loop import Loop
 
-# Of each stage, which time it begins (drawn from 1 to so many) a kill waits for, and how long then, in seconds at most.
+# For each stage: a kill waits until the stage has begun n times, n drawn from 1 to the first number, and then at most
+# the second number of seconds.
 # Counting and not waiting alone lets runs get ahead on a machine that is busy with other things.
 STAGES = {
     "starting": (1, 0.2),
@@ -152,14 +154,14 @@ def differing(a: dict, b: dict) -> list[str]:
 
 
 def compare(folder: Path, reference: Path) -> bool:
-    """Whether two runs differ; asks a process of its own, for this one must not touch a device and then be forked."""
+    """Returns whether two runs differ. A child compares them: a process that is forked must not use a device."""
     child = os.fork()
     if not child:
         pretend_devices(1)
-        found = differing(outcome(folder), outcome(reference))
-        if found:
-            print(f"{folder}: differs in {', '.join(found)}", flush=True)
-        os._exit(bool(found))
+        names = differing(outcome(folder), outcome(reference))
+        if names:
+            print(f"{folder}: differs in {', '.join(names)}", flush=True)
+        os._exit(bool(names))
     return os.waitpid(child, 0)[1] != 0
 
 
@@ -233,11 +235,12 @@ def ended(child: int) -> bool:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--workdir", type=Path, required=True)
+    parser.add_argument("--workdir", type=Path, help="a new folder; without it a temporary one")
     parser.add_argument("--kills", type=int, default=100)
     parser.add_argument("--signal", choices=("KILL", "TERM"), default="KILL")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
+    options.workdir = options.workdir or Path(tempfile.mkdtemp()) / "torture"
     options.workdir.mkdir(parents=True)
     data, reference = options.workdir / "data", options.workdir / "reference"
     data.mkdir()
