@@ -186,11 +186,11 @@ def summary(pretrained: dict[str, float], accuracies: dict[str, list[float]]) ->
         [
             "MLM accuracy",
             f"{pretrained['mlm_accuracy']:.1%}",
-            f"{pretrained['unigram_accuracy']:.1%} for always answering with the most frequent token",
+            f"{pretrained['unigram_accuracy']:.1%} by token frequency",
         ],
         ["NSP accuracy", f"{pretrained['pair_accuracy']:.1%}", "50.0% by chance"],
-        ["library accuracy, pre-trained start", spread("pre-trained"), f"{1 / len(LABELS):.1%} by chance"],
-        ["library accuracy, random start", spread("random"), f"the same {SEEDS} seeds, data and steps"],
+        ["library accuracy, pre-trained", spread("pre-trained"), f"{1 / len(LABELS):.1%} by chance"],
+        ["library accuracy, random", spread("random"), f"same {SEEDS} seeds, data and steps"],
     ]
 
 
