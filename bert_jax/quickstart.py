@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.table import Table
 
 from bert_jax import files, report, samples, tokenizers
-from bert_jax.config import Experiment, Optimizer, Pretraining, SequenceClassification, preset
+from bert_jax.config import AdamW, Experiment, Pretraining, SequenceClassification, preset
 from bert_jax.data.prepare import prepare
 from bert_jax.predict import load
 from bert_jax.runs import layout
@@ -73,7 +73,7 @@ def pretraining(store: Path, minutes: float, seed: int) -> Experiment:
             attention_dropout=0.0,
             initializer_range=0.05,
         ),
-        optimizer=Optimizer(learning_rate=1e-3, warmup_share=0.05, b2=0.98),
+        optimizer=AdamW(learning_rate=1e-3, warmup_share=0.05, b2=0.98),
         batch_size=32,
         steps=steps,
         seed=seed,
@@ -93,7 +93,7 @@ def fine_tuning(pretrained: Path, labelled: Path, start: str, seed: int) -> Expe
         model=model,
         tokenizer=str(pretrained / layout.TOKENIZER),
         init_from=str(pretrained) if start == "pre-trained" else None,
-        optimizer=Optimizer(learning_rate=2e-3, warmup_share=0.1),
+        optimizer=AdamW(learning_rate=2e-3, warmup_share=0.1),
         batch_size=16,
         epochs=20,
         seed=seed,

@@ -13,9 +13,9 @@ For another size, change the preset. For bert-base, also change the learning rat
 """
 
 from bert_jax.config import (
+    AdamW,
     Compute,
     Experiment,
-    Optimizer,
     Pretraining,
     SequenceClassification,
     TokenClassification,
@@ -30,7 +30,7 @@ def fine_tuning(task: SequenceClassification | TokenClassification) -> Experimen
     return Experiment(
         task=task,
         init_from="run:pretrain",
-        optimizer=Optimizer(learning_rate=1e-4, warmup_share=0.1),
+        optimizer=AdamW(learning_rate=1e-4, warmup_share=0.1),
         compute=BFLOAT16,
         batch_size=32,
         epochs=3,
@@ -44,7 +44,7 @@ sweep = {
     "pretrain": Experiment(
         task=Pretraining(stores=("runs/stores/books", "runs/stores/imdb"), pairs="none", packing="packed"),
         model=MODEL,
-        optimizer=Optimizer(learning_rate=1e-3, warmup_share=0.05, b2=0.98),
+        optimizer=AdamW(learning_rate=1e-3, warmup_share=0.05, b2=0.98),
         compute=BFLOAT16,
         batch_size=256,
         steps=20_000,

@@ -13,7 +13,7 @@ Time: minutes on one GPU. With MiniLM on one CPU core, a quarter of an hour a se
     bert_jax evaluate runs/chemprot --data data/chemprot/test.jsonl.gz
 """
 
-from bert_jax.config import Experiment, Optimizer, SequenceClassification
+from bert_jax.config import AdamW, Experiment, SequenceClassification
 
 REPORT = {"picture": False}
 
@@ -26,7 +26,7 @@ experiment = Experiment(
         packing=True,
     ),
     init_from="hf:allenai/scibert_scivocab_uncased",
-    optimizer=Optimizer(learning_rate=2e-5, warmup_share=0.1),
+    optimizer=AdamW(learning_rate=2e-5, warmup_share=0.1),
     batch_size=32,
     epochs=4,
     seeds=3,

@@ -5,7 +5,7 @@ Not an experiment itself. An experiment file may import the files in its own fol
 
 from typing import Any
 
-from bert_jax.config import Experiment, Optimizer, Pretraining, TokenClassification, preset
+from bert_jax.config import AdamW, Experiment, Pretraining, TokenClassification, preset
 
 # No dropout, and initial weights larger than BERT's 0.02, which suits widths of 768 and more.
 MODEL = preset(
@@ -22,7 +22,7 @@ def tiny_pretraining(task: Pretraining, steps: int, **changes: Any) -> Experimen
     """Returns a pre-training of MODEL, with other fields of `Experiment` changed on request."""
     fields: dict[str, Any] = {
         "model": MODEL,
-        "optimizer": Optimizer(learning_rate=1e-3, warmup_share=0.05, b2=0.98),
+        "optimizer": AdamW(learning_rate=1e-3, warmup_share=0.05, b2=0.98),
         "batch_size": 32,
         "log_every": 100,
         "eval_every": 1000,
@@ -40,7 +40,7 @@ def entities_probe(**start: Any) -> Experiment:
     limits: dict[str, Any] = {"limit": 2000, "eval_limit": 1000, "max_length": 32, "overlap": 8, "packing": True}
     return Experiment(
         task=TokenClassification("conll:eng.train", "conll:eng.testa", "data/conll2003", **limits),
-        optimizer=Optimizer(learning_rate=1e-3, warmup_share=0.1),
+        optimizer=AdamW(learning_rate=1e-3, warmup_share=0.1),
         batch_size=32,
         steps=375,
         seeds=5,

@@ -15,7 +15,7 @@ At full scale the teacher is bert-large, the students are bert-tiny to bert-medi
 as much transfer text as possible.
 """
 
-from bert_jax.config import Distillation, Experiment, Optimizer, SequenceClassification, preset
+from bert_jax.config import AdamW, Distillation, Experiment, SequenceClassification, preset
 
 FILES = {"folder": "data/sst2", "eval": "dev.jsonl.gz", "max_length": 64, "packing": True}
 LABELLED = {"train": "train.jsonl.gz", "limit": 1000}
@@ -28,7 +28,7 @@ def student(task: SequenceClassification, pretrained: bool) -> Experiment:
         model=STUDENT,
         tokenizer="runs/tokenizer",
         init_from="runs/in_domain_or_general/imdb" if pretrained else None,
-        optimizer=Optimizer(learning_rate=1e-3, warmup_share=0.1),
+        optimizer=AdamW(learning_rate=1e-3, warmup_share=0.1),
         batch_size=32,
         steps=600,
         seeds=5,
@@ -44,7 +44,7 @@ sweep = {
     "teacher": Experiment(
         task=labels,
         init_from="runs/minilm",
-        optimizer=Optimizer(learning_rate=1e-4, warmup_share=0.1),
+        optimizer=AdamW(learning_rate=1e-4, warmup_share=0.1),
         batch_size=16,
         epochs=3,
         eval_every=0,

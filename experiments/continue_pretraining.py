@@ -11,12 +11,12 @@ Time: MiniLM (6 layers of 384), 2,000 steps of 32 x 128 tokens, about an hour on
         --init-from hf:google-bert/bert-base-uncased --task.stores runs/domain-store
 """
 
-from bert_jax.config import Experiment, Optimizer, Pretraining
+from bert_jax.config import AdamW, Experiment, Pretraining
 
 experiment = Experiment(
     task=Pretraining(stores=("runs/domain-store",)),
     init_from="hf:google-bert/bert-base-uncased",
-    optimizer=Optimizer(learning_rate=1e-4, warmup_share=0.1),
+    optimizer=AdamW(learning_rate=1e-4, warmup_share=0.1),
     batch_size=32,
     steps=2000,
     log_every=50,

@@ -13,7 +13,7 @@ Time: with MiniLM on one CPU core, ten to twenty minutes a seed for 3,000 synops
 
 from dataclasses import replace
 
-from bert_jax.config import Experiment, Optimizer, SequenceClassification
+from bert_jax.config import AdamW, Experiment, SequenceClassification
 
 REPORT = {"picture": False}
 
@@ -28,7 +28,7 @@ plain = Experiment(
         packing=True,
     ),
     init_from="hf:google-bert/bert-base-uncased",
-    optimizer=Optimizer(learning_rate=5e-5, warmup_share=0.1),
+    optimizer=AdamW(learning_rate=5e-5, warmup_share=0.1),
     batch_size=32,
     epochs=3,
     seeds=3,

@@ -8,12 +8,12 @@ Time: bert-tiny on SST-2 (67,349 rows, 3 epochs), about 6 minutes on 2 CPU cores
         --task.train train.jsonl --task.eval dev.jsonl --task.text text --task.label label
 """
 
-from bert_jax.config import Experiment, Optimizer, SequenceClassification
+from bert_jax.config import AdamW, Experiment, SequenceClassification
 
 experiment = Experiment(
     task=SequenceClassification(train="train.jsonl", eval="dev.jsonl"),
     init_from="runs/pretrain",
-    optimizer=Optimizer(learning_rate=3e-4, warmup_share=0.1),
+    optimizer=AdamW(learning_rate=3e-4, warmup_share=0.1),
     batch_size=32,
     epochs=3,
     eval_every=500,

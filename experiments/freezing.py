@@ -13,7 +13,7 @@ Time: five seeds, 300 labels: 2 to 10 minutes a run on one CPU core.
 At full scale, --init-from hf:google-bert/bert-base-uncased, twice the numbers in FROZEN, and no limits.
 """
 
-from bert_jax.config import Experiment, Optimizer, SequenceClassification, TokenClassification
+from bert_jax.config import AdamW, Experiment, SequenceClassification, TokenClassification
 
 REPORT = {"columns": ("seconds",)}
 FROZEN = {"none": None, "embeddings": 0, "a-third": 2, "two-thirds": 4, "all-layers": 6}
@@ -30,7 +30,7 @@ sweep = {
     f"{task}-{name}": Experiment(
         task=TASKS[task],
         init_from="runs/minilm",
-        optimizer=Optimizer(learning_rate=LEARNING_RATES[task], warmup_share=0.1, frozen_layers=layers),
+        optimizer=AdamW(learning_rate=LEARNING_RATES[task], warmup_share=0.1, frozen_layers=layers),
         batch_size=16,
         epochs=3,
         seeds=5,

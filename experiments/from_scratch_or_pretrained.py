@@ -19,7 +19,7 @@ At full scale, use the model of the pre-trainings and --optimizer.learning-rate 
 from dataclasses import replace
 from typing import Any
 
-from bert_jax.config import BertConfig, Experiment, Optimizer, SequenceClassification, preset
+from bert_jax.config import AdamW, BertConfig, Experiment, SequenceClassification, preset
 
 REPORT = {"curves": r"(?P<panel>\w+)-(?P<x>\d+|all)-(?P<line>.+)", "x": "labels"}
 MODEL = preset("bert-tiny", vocab_size=0, max_position_embeddings=64, initializer_range=0.05)
@@ -41,7 +41,7 @@ MINILM_STARTS = {"minilm-random": {"model": MINILM, "tokenizer": "runs/minilm"},
 def tuned(task: str, limit: int | None, steps: int, learning_rate: float, **start: Any) -> Experiment:
     return Experiment(
         task=replace(TASKS[task], limit=limit),
-        optimizer=Optimizer(learning_rate=learning_rate, warmup_share=0.1),
+        optimizer=AdamW(learning_rate=learning_rate, warmup_share=0.1),
         batch_size=32,
         steps=steps,
         seeds=5,

@@ -20,7 +20,7 @@ The folder holds train.jsonl.gz and dev.jsonl.gz with "text" or "text_a" and "te
 
 from typing import Any
 
-from bert_jax.config import Experiment, Optimizer, SequenceClassification
+from bert_jax.config import AdamW, Experiment, SequenceClassification
 
 REPORT = {"picture": False, "figures": ("accuracy", "matthews", "pearson", "spearman")}
 
@@ -29,7 +29,7 @@ def glue(**fields: Any) -> Experiment:
     return Experiment(
         task=SequenceClassification(folder="data", train="train.jsonl.gz", eval="dev.jsonl.gz", packing=True, **fields),
         init_from="hf:google-bert/bert-base-uncased",
-        optimizer=Optimizer(learning_rate=3e-5, warmup_share=0.1),
+        optimizer=AdamW(learning_rate=3e-5, warmup_share=0.1),
         batch_size=32,
         epochs=3,
         seeds=3,

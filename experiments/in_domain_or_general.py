@@ -27,7 +27,7 @@ from dataclasses import replace
 
 from common import MODEL, tiny_pretraining
 
-from bert_jax.config import Experiment, Optimizer, Pretraining, SequenceClassification, TokenClassification
+from bert_jax.config import AdamW, Experiment, Pretraining, SequenceClassification, TokenClassification
 
 LENGTHS = ((0.85, 32), (0.15, 64))
 STEPS = 10_000
@@ -52,7 +52,7 @@ def fine_tuning(task: SequenceClassification | TokenClassification, start: str) 
         model=MODEL if scratch else None,
         tokenizer="runs/tokenizer" if scratch else None,
         init_from=None if scratch else f"run:{start}",
-        optimizer=Optimizer(learning_rate=1e-3, warmup_share=0.1),
+        optimizer=AdamW(learning_rate=1e-3, warmup_share=0.1),
         batch_size=32,
         epochs=6,
         seeds=5,

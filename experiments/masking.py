@@ -19,7 +19,7 @@ from dataclasses import replace
 
 from common import MODEL, entities_probe, tiny_pretraining
 
-from bert_jax.config import Experiment, Optimizer, Pretraining
+from bert_jax.config import AdamW, Experiment, Pretraining
 
 STEPS = 2000
 MASKINGS = {
@@ -44,7 +44,7 @@ trained = list(sweep)
 alike = replace(
     pretraining(MASKINGS["15-always-mask"]),
     model=None,
-    optimizer=Optimizer(learning_rate=0.0),
+    optimizer=AdamW(learning_rate=0.0),
     steps=1,
     eval_every=0,
     checkpoint_every=0,

@@ -10,13 +10,13 @@ learning rate of 1e-4 suits MiniLM better.
     bert_jax train experiments/multiple_choice.py --workdir runs/multiple_choice --only swag --task.folder data/swag
 """
 
-from bert_jax.config import Experiment, MultipleChoice, Optimizer
+from bert_jax.config import AdamW, Experiment, MultipleChoice
 
 REPORT = {"picture": False}
 
 RECIPE = {
     "init_from": "hf:google-bert/bert-base-uncased",
-    "optimizer": Optimizer(learning_rate=2e-5, warmup_share=0.1),
+    "optimizer": AdamW(learning_rate=2e-5, warmup_share=0.1),
     "batch_size": 16,
     "epochs": 3,
     "seeds": 3,

@@ -14,7 +14,7 @@ Time: minutes on one GPU. With MiniLM on one CPU core, ten minutes a seed for NC
 
 from typing import Any
 
-from bert_jax.config import Experiment, Optimizer, TokenClassification
+from bert_jax.config import AdamW, Experiment, TokenClassification
 
 REPORT = {"picture": False}
 
@@ -23,7 +23,7 @@ def entities(init_from: str, **fields: Any) -> Experiment:
     return Experiment(
         task=TokenClassification(packing=True, **fields),
         init_from=init_from,
-        optimizer=Optimizer(learning_rate=5e-5, warmup_share=0.1),
+        optimizer=AdamW(learning_rate=5e-5, warmup_share=0.1),
         batch_size=32,
         epochs=4,
         seeds=3,

@@ -15,12 +15,12 @@ schedule to ((0.9, 128), (0.1, 512)), and add
 --batch-size 256 --steps 1000000 --optimizer.learning-rate 1e-4 --optimizer.warmup-share 0.01 --compute.dtype bfloat16
 """
 
-from bert_jax.config import Experiment, Optimizer, Pretraining, preset
+from bert_jax.config import AdamW, Experiment, Pretraining, preset
 
 experiment = Experiment(
     task=Pretraining(stores=("runs/store",), length_schedule=((0.8, 32), (0.2, 128))),
     model=preset("bert-tiny", vocab_size=0, hidden_dropout=0.0, attention_dropout=0.0, initializer_range=0.05),
-    optimizer=Optimizer(learning_rate=1e-3, warmup_share=0.05, b2=0.98),
+    optimizer=AdamW(learning_rate=1e-3, warmup_share=0.05, b2=0.98),
     batch_size=64,
     steps=6000,
     log_every=50,

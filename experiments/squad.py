@@ -12,7 +12,7 @@ The folder holds the official files. From TensorFlow Datasets: --task.train tfds
 --task.eval tfds:squad:validation, or tfds:squad/v2.0:train and tfds:squad/v2.0:validation.
 """
 
-from bert_jax.config import Experiment, Optimizer, QuestionAnswering
+from bert_jax.config import AdamW, Experiment, QuestionAnswering
 
 REPORT = {"picture": False}
 
@@ -27,7 +27,7 @@ def squad(version: str, unanswerable: bool) -> Experiment:
             packing=True,
         ),
         init_from="hf:google-bert/bert-base-uncased",
-        optimizer=Optimizer(learning_rate=5e-5, warmup_share=0.1),
+        optimizer=AdamW(learning_rate=5e-5, warmup_share=0.1),
         batch_size=32,
         epochs=2,
         eval_every=0,

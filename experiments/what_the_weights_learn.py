@@ -17,7 +17,7 @@ At full scale, change RUN and STEPS to those of the long pre-training, and the l
 
 from dataclasses import replace
 
-from bert_jax.config import Experiment, Optimizer, SequenceClassification, TokenClassification, preset
+from bert_jax.config import AdamW, Experiment, SequenceClassification, TokenClassification, preset
 
 REPORT = {"curves": r"(?P<panel>.+)-after-(?P<x>\d+)", "x": "steps of pre-training"}
 RUN = "runs/in_domain_or_general/imdb"
@@ -29,7 +29,7 @@ sst2 = Experiment(
     task=SequenceClassification("train.jsonl.gz", "dev.jsonl.gz", "data/sst2", limit=1000, **FEW),
     model=preset("bert-tiny", vocab_size=0, max_position_embeddings=64, initializer_range=0.05),
     tokenizer="runs/tokenizer",
-    optimizer=Optimizer(learning_rate=1e-3, warmup_share=0.1),
+    optimizer=AdamW(learning_rate=1e-3, warmup_share=0.1),
     batch_size=32,
     steps=150,
     seeds=5,

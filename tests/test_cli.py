@@ -17,22 +17,22 @@ from helpers.cli import run
 from helpers.corpora import WORDS
 
 PRETRAIN = """
-from bert_jax.config import BertConfig, Compute, Experiment, Optimizer, Pretraining
+from bert_jax.config import BertConfig, Compute, Experiment, AdamW, Pretraining
 experiment = Experiment(
     task=Pretraining(stores=("{folder}/store",), sequence_length=32, held_out=0.2),
     model=BertConfig(vocab_size=0, hidden_size=16, num_layers=1, num_heads=2, intermediate_size=16,
                      max_position_embeddings=32),
-    optimizer=Optimizer(learning_rate=1e-3),
+    optimizer=AdamW(learning_rate=1e-3),
     batch_size=8, steps=4, log_every=2, compute=Compute(sharding="single"),
 )
 """
 FINE_TUNE = """
-from bert_jax.config import Compute, Experiment, Optimizer, SequenceClassification
+from bert_jax.config import Compute, Experiment, AdamW, SequenceClassification
 base = dict(init_from="{folder}/pretrained", batch_size=8, steps=2, compute=Compute(sharding="single"))
 task = SequenceClassification(train="{folder}/train.jsonl", eval="{folder}/dev.jsonl", max_length=16)
 sweep = {{
-    "slow": Experiment(task=task, optimizer=Optimizer(learning_rate=1e-4), **base),
-    "fast": Experiment(task=task, optimizer=Optimizer(learning_rate=1e-2), **base),
+    "slow": Experiment(task=task, optimizer=AdamW(learning_rate=1e-4), **base),
+    "fast": Experiment(task=task, optimizer=AdamW(learning_rate=1e-2), **base),
 }}
 """
 

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from bert_jax import runtime, tokenizers, train
-from bert_jax.config import BertConfig, Compute, Experiment, Optimizer, Pretraining, preset
+from bert_jax.config import AdamW, BertConfig, Compute, Experiment, Pretraining, preset
 from bert_jax.data.prepare import prepare
 from bert_jax.devices import Devices
 from bert_jax.errors import InputError
@@ -78,7 +78,7 @@ def test_under_mesh_dropout_does_not_depend_on_the_number_of_devices(fsdp):
 
 def trace(config: BertConfig, devices: Devices, length: int = 12, compute: Compute = Compute(), **options):
     task = PretrainingTask(Pretraining(), config, NoTokenizer(), compute)
-    transformation = optimizer.make(Optimizer(), 10)
+    transformation = optimizer.make(AdamW(), 10)
     state = devices.shapes(jax.eval_shape(lambda: make_state(task, transformation)))
     step = devices.wrap(train_step, loss_fn=task.loss_fn, counts=task.counts, **options)
     return state, step.trace(state, uneven_batch(length))
@@ -111,7 +111,7 @@ def test_fsdp_gathers_parameters_and_no_activations(microbatches):
 def test_fsdp_divides_the_memory_of_parameters_and_optimizer_state(fsdp):
     devices = Devices("mesh", ROWS, fsdp)
     task = PretrainingTask(Pretraining(), preset("bert-tiny", vocab_size=1000), NoTokenizer())
-    transformation = optimizer.make(Optimizer(), 10)
+    transformation = optimizer.make(AdamW(), 10)
     state = devices.place(make_state(task, transformation))
     arrays = jax.tree.leaves((state.params, state.opt_state))
     whole = sum(x.nbytes for x in arrays)
@@ -125,7 +125,7 @@ def test_fsdp_divides_the_memory_of_parameters_and_optimizer_state(fsdp):
 @pytest.mark.parametrize("saved_as", ["pmap", "mesh"])
 def test_what_was_saved_on_eight_devices_is_restored_on_fewer_under_either_sharding(tmp_path, saved_as):
     task = PretrainingTask(Pretraining(), CONFIG, NoTokenizer())
-    transformation = optimizer.make(Optimizer(), 10)
+    transformation = optimizer.make(AdamW(), 10)
     make = lambda: make_state(task, transformation)  # noqa: E731
     state = Devices(saved_as, ROWS).make(make)
     saving = Checkpoints(tmp_path / "checkpoints")

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from bert_jax import tasks, tokenizers
-from bert_jax.config import BertConfig, Compute, Distillation, Experiment, Optimizer, SequenceClassification
+from bert_jax.config import AdamW, BertConfig, Compute, Distillation, Experiment, SequenceClassification
 from bert_jax.data.batch import make_batch
 from bert_jax.errors import InputError
 from bert_jax.heads import BertForSequenceClassification
@@ -66,7 +66,7 @@ def run_of(data, kind, **fields):
         task=replace(task, **fields),
         model=STUDENT,
         tokenizer=str(data / "tokenizer"),
-        optimizer=Optimizer(learning_rate=1e-2),
+        optimizer=AdamW(learning_rate=1e-2),
         batch_size=8,
         steps=1,
         compute=Compute(sharding="single"),

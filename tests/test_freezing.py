@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from bert_jax import pretrained
-from bert_jax.config import BertConfig, Optimizer
+from bert_jax.config import AdamW, BertConfig
 from bert_jax.errors import InputError
 from bert_jax.interop.table import Notes
 from bert_jax.losses import Mean, Outcome
@@ -18,7 +18,7 @@ from bert_jax.training.step import TrainState, train_step
 
 MODEL = BertConfig(num_layers=4)
 SHARED = replace(MODEL, num_layer_groups=2)
-FIELDS = Optimizer(learning_rate=0.01, warmup_share=0.0, schedule="constant")
+FIELDS = AdamW(learning_rate=0.01, warmup_share=0.0, schedule="constant")
 WIDTH = 32
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from bert_jax import heads, params
-from bert_jax.config import Optimizer
+from bert_jax.config import AdamW
 from bert_jax.training import optimizer
 from helpers.models import MODEL
 
@@ -112,5 +112,5 @@ def test_each_parameter_has_a_depth(names):
 def test_head_only_freezes_every_encoder():
     tree = {name: {"embeddings": {"norm": {"bias": np.zeros(2)}}} for name in ("bert", "generator")}
     tree |= {"sequence": {"out": {"bias": np.zeros(2)}}}
-    frozen = params.flatten(optimizer.frozen(tree, Optimizer(head_only=True), CONFIG))
+    frozen = params.flatten(optimizer.frozen(tree, AdamW(head_only=True), CONFIG))
     assert {name for name, stays in frozen.items() if not stays} == {"sequence/out/bias"}

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from bert_jax.config import Optimizer
+from bert_jax.config import AdamW
 from bert_jax.errors import InputError
 from bert_jax.report import print_summary, report, summary
 from bert_jax.report.charts import make_axis, tick_texts
@@ -342,7 +342,7 @@ def test_the_summary_can_be_printed(tmp_path):
 def test_a_narrow_terminal_prints_many_experiments_in_words_that_stay_whole(tmp_path):
     names = ("steps", "log_every", "eval_every", "checkpoint_every", "keep_checkpoints", "batch_size", "max_skipped")
     for number in range(12):
-        rate = Optimizer(learning_rate=1e-3 * (number + 1), weight_decay=0.01 * number, b1=0.9 + 0.001 * number)
+        rate = AdamW(learning_rate=1e-3 * (number + 1), weight_decay=0.01 * number, b1=0.9 + 0.001 * number)
         experiment = pretrain(optimizer=rate, init_from=f"from{number}", **dict.fromkeys(names, 9 + number))
         write_bare(tmp_path / f"run{number}", experiment, mlm_accuracy=0.5)
     console = Console(file=StringIO(), width=80)

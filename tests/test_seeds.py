@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from bert_jax import tokenizers, train
-from bert_jax.config import Compute, Experiment, Optimizer, SequenceClassification
+from bert_jax.config import AdamW, Compute, Experiment, SequenceClassification
 from bert_jax.devices import Devices, WrappedStep
 from bert_jax.errors import InputError
 from bert_jax.losses import Mean, Outcome
@@ -40,7 +40,7 @@ def experiment(tmp_path_factory):
         task=SequenceClassification(folder=str(folder), train="rows.jsonl", eval="rows.jsonl", max_length=16),
         model=SMALL,
         tokenizer=str(folder / "tokenizer"),
-        optimizer=Optimizer(learning_rate=1e-2),
+        optimizer=AdamW(learning_rate=1e-2),
         batch_size=8,
         steps=6,
         compute=Compute(sharding="single"),
@@ -83,7 +83,7 @@ def linear_counts(batch):
 
 
 def linear_state(seed):
-    change = optimizer.make(Optimizer(learning_rate=0.1, warmup_share=0.0), 10)
+    change = optimizer.make(AdamW(learning_rate=0.1, warmup_share=0.0), 10)
     params = {"kernel": jax.random.normal(jax.random.key(seed), (8, 4))}
     return TrainState(jnp.int32(0), params, change.init(params), jax.random.key(seed), change)
 

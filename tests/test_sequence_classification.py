@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from bert_jax import tasks, tokenizers
-from bert_jax.config import Optimizer, SequenceClassification
+from bert_jax.config import AdamW, SequenceClassification
 from bert_jax.data.rows import Row
 from bert_jax.errors import InputError
 from bert_jax.predict import load
@@ -224,7 +224,7 @@ def marked(tmp_path):
 def test_markers_without_a_piece_become_new_pieces_and_the_model_reads_them(tokenizer, tmp_path):
     tokenizer.save(tmp_path / "tokenizer")
     model = replace(SMALL, initializer_range=0.1, hidden_dropout=0.0)
-    unmarked = fine_tuning(marked(tmp_path), steps=40, model=model, optimizer=Optimizer(learning_rate=1e-2))
+    unmarked = fine_tuning(marked(tmp_path), steps=40, model=model, optimizer=AdamW(learning_rate=1e-2))
     scratch = replace(unmarked, task=replace(unmarked.task, markers=MARKERS))
     assert train(scratch, tmp_path / "scratch", say=silent)["metrics"]["accuracy"] > 0.9
     assert train(unmarked, tmp_path / "unmarked", say=silent)["metrics"]["accuracy"] < 0.7

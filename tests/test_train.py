@@ -15,7 +15,7 @@ import optax
 import pytest
 
 from bert_jax import Hook, train
-from bert_jax.config import Compute, Optimizer, SequenceClassification
+from bert_jax.config import AdamW, Compute, SequenceClassification
 from bert_jax.errors import InputError
 from bert_jax.losses import Mean, Outcome
 from bert_jax.runs.checkpoint import Checkpoints, load_params
@@ -30,7 +30,7 @@ from helpers.models import MODEL
 
 
 def test_a_gradient_that_is_not_finite_changes_nothing_and_is_counted():
-    transformation = optimizer.make(Optimizer(), 10)
+    transformation = optimizer.make(AdamW(), 10)
     params = {"kernel": jnp.ones(3)}
 
     def loss_fn(params, batch, keys):
@@ -64,7 +64,7 @@ def test_biases_and_layer_norm_do_not_decay():
 
 
 def test_the_learning_rate_rises_then_falls_to_zero():
-    schedule = optimizer.learning_rate(Optimizer(learning_rate=1.0, warmup_share=0.1), 100)
+    schedule = optimizer.learning_rate(AdamW(learning_rate=1.0, warmup_share=0.1), 100)
     rates = [float(schedule(step)) for step in range(101)]
     assert rates[0] == 0
     assert rates[10] == max(rates) == 1
@@ -73,7 +73,7 @@ def test_the_learning_rate_rises_then_falls_to_zero():
 
 
 def test_without_bias_correction_the_first_update_is_googles():
-    fields = Optimizer(
+    fields = AdamW(
         learning_rate=1.0,
         warmup_share=0.0,
         weight_decay=0.0,
@@ -93,7 +93,7 @@ def test_without_bias_correction_the_first_update_is_googles():
     ("gradient", "clipped"), [([300.0, 400.0], [0.6, 0.8]), ([0.06, -0.08], [0.06, -0.08])], ids=["long", "short"]
 )
 def test_gradients_are_clipped_to_their_global_norm(gradient, clipped):
-    fields = Optimizer(max_grad_norm=1.0)
+    fields = AdamW(max_grad_norm=1.0)
     transformation = optimizer.make(fields, 10)
     params = {"kernel": jnp.zeros(2)}
     _, state = transformation.update({"kernel": jnp.array(gradient)}, transformation.init(params), params)
@@ -218,7 +218,7 @@ def test_a_workdir_of_another_experiment_is_refused_and_left_alone(data, tmp_pat
     train(fine_tuning(data, steps=2), tmp_path / "run", say=silent)
     before = {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()}
     with pytest.raises(InputError, match=r"optimizer\.learning_rate is 0\.003 there and 0\.5 here"):
-        train(fine_tuning(data, steps=2, optimizer=Optimizer(learning_rate=0.5)), tmp_path / "run", say=silent)
+        train(fine_tuning(data, steps=2, optimizer=AdamW(learning_rate=0.5)), tmp_path / "run", say=silent)
     assert {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()} == before
 
 

@@ -8,7 +8,7 @@ import torch
 import transformers
 
 from bert_jax import heads, losses
-from bert_jax.config import Optimizer
+from bert_jax.config import AdamW
 from bert_jax.data.batch import make_batch
 from bert_jax.interop import huggingface, table
 from bert_jax.losses import Outcome
@@ -226,7 +226,7 @@ def test_ten_training_steps_agree(tmp_path):
     steps, warmup, rate, decay, clip = 10, 3, 3e-3, 0.1, 0.5
     model = torch_model("bert", "ForPreTraining", num_hidden_layers=2)
     config, _, params = saved(model, tmp_path)
-    fields = Optimizer(learning_rate=rate, warmup_share=warmup / steps, weight_decay=decay, max_grad_norm=clip)
+    fields = AdamW(learning_rate=rate, warmup_share=warmup / steps, weight_decay=decay, max_grad_norm=clip)
     transformation = optimizer.make(fields, steps)
     params = jax.tree.map(jnp.asarray, params)
     state = TrainState(

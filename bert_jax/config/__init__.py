@@ -14,7 +14,7 @@ from bert_jax.config.codec import differences, from_json, to_json
 from bert_jax.config.compute import Compute
 from bert_jax.config.experiment import Experiment, is_resumable
 from bert_jax.config.model import PRESETS, BertConfig, preset
-from bert_jax.config.optimizer import Optimizer
+from bert_jax.config.optimizer import AdamW, Optimizer, OptimizerFields
 from bert_jax.config.tasks import (
     Distillation,
     Labelled,
@@ -28,6 +28,7 @@ from bert_jax.config.tasks import (
 
 __all__ = [
     "PRESETS",
+    "AdamW",
     "BertConfig",
     "Compute",
     "Distillation",
@@ -35,6 +36,7 @@ __all__ = [
     "Labelled",
     "MultipleChoice",
     "Optimizer",
+    "OptimizerFields",
     "Pretraining",
     "QuestionAnswering",
     "SequenceClassification",

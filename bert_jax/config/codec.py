@@ -5,15 +5,16 @@ import types
 import typing
 from typing import Any
 
+from bert_jax.config.optimizer import Optimizer
 from bert_jax.config.tasks import TaskFields
 from bert_jax.errors import InputError
 
 
 def to_json(value: Any) -> Any:
-    """Turns a config into what `json.dumps` takes; a task's dataclass is named by the key "kind"."""
+    """Returns a config as `json.dumps` takes it; the key "kind" names the dataclass of a task or of an optimizer."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         fields = {f.name: to_json(getattr(value, f.name)) for f in dataclasses.fields(value)}
-        return {"kind": type(value).__name__} | fields if isinstance(value, TaskFields) else fields
+        return {"kind": type(value).__name__} | fields if isinstance(value, TaskFields | Optimizer) else fields
     if isinstance(value, tuple):
         return [to_json(item) for item in value]
     return value
@@ -25,16 +26,15 @@ def from_json(annotation: Any, value: Any, where: str = "experiment") -> Any:
     Raises:
       InputError: a field is unknown or missing, named with its path in `where`.
     """
-    if isinstance(annotation, types.UnionType) or typing.get_origin(annotation) is typing.Union:
-        options = [option for option in typing.get_args(annotation) if option is not type(None)]
-        if value is None:
-            return None
-        if isinstance(value, dict) and "kind" in value:
-            named = {option.__name__: option for option in options}
-            if value["kind"] not in named:
-                raise InputError(f"{where}.kind: {value['kind']!r} is none of {', '.join(named)}")
-            return from_json(named[value["kind"]], {k: v for k, v in value.items() if k != "kind"}, where)
-        return from_json(options[0], value, where)
+    union = isinstance(annotation, types.UnionType) or typing.get_origin(annotation) is typing.Union
+    options = [o for o in typing.get_args(annotation) if o is not type(None)] if union else [annotation]
+    if isinstance(value, dict) and "kind" in value and all(map(dataclasses.is_dataclass, options)):
+        named = {option.__name__: option for option in options}
+        if value["kind"] not in named:
+            raise InputError(f"{where}.kind: {value['kind']!r} is none of {', '.join(named)}")
+        return from_json(named[value["kind"]], {k: v for k, v in value.items() if k != "kind"}, where)
+    if union:
+        return None if value is None else from_json(options[0], value, where)
     if dataclasses.is_dataclass(annotation) and isinstance(annotation, type):
         if not isinstance(value, dict):
             raise InputError(f"{where}: expected an object with the fields of {annotation.__name__}, found {value!r}")

@@ -4,7 +4,7 @@ from dataclasses import dataclass, field, fields
 
 from bert_jax.config.compute import Compute
 from bert_jax.config.model import BertConfig
-from bert_jax.config.optimizer import Optimizer
+from bert_jax.config.optimizer import AdamW, OptimizerFields
 from bert_jax.config.tasks import TaskFields
 
 RESUMABLE = {"resumable": True}  # metadata of a field that may change when a run is continued
@@ -19,7 +19,7 @@ class Experiment:
     tokenizer: str | None = None  # its folder; None = that of init_from, or the one the token store was made with
     init_from: str | None = None  # SOURCE of the first weights: workdir, checkpoint or hf:org/name; None = random
     reinit_layers: int = 0  # so many of the top layers of init_from, and its pooler, start from random weights again
-    optimizer: Optimizer = field(default_factory=Optimizer)  # how the weights move
+    optimizer: OptimizerFields = field(default_factory=AdamW)  # how the weights move
     compute: Compute = field(default_factory=Compute, metadata=RESUMABLE)  # how, and on which devices
     batch_size: int = 32  # rows in a step, over all devices
     steps: int = 0  # training steps; 0 = as many as `epochs` needs

@@ -1,4 +1,4 @@
-"""How weights move: the learning rate over time and depth, AdamW with BERT's details, what decays, what is frozen."""
+"""How weights change: the optimizers, the learning rate over time and depth, what decays and what is frozen."""
 
 from functools import lru_cache
 
@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import optax
 
 from bert_jax import params as named
-from bert_jax.config import BertConfig, Optimizer
+from bert_jax.config import AdamW, BertConfig, Optimizer, OptimizerFields
 from bert_jax.errors import InputError
 
 
@@ -70,11 +70,11 @@ def frozen(params: optax.Params, fields: Optimizer, config: BertConfig) -> optax
         return jax.tree.map(lambda _: False, params)
     if not 0 <= count <= config.num_layers:
         raise InputError(f"optimizer.frozen_layers: {count} must lie between 0 and the model's {config.num_layers}")
-    check_apart(count, config, "optimizer.frozen_layers")
+    check_group_boundary(count, config, "optimizer.frozen_layers")
     return jax.tree.map(lambda depth: depth <= count, depths(params, config))
 
 
-def check_apart(count: int, config: BertConfig, field: str) -> None:
+def check_group_boundary(count: int, config: BertConfig, field: str) -> None:
     """Raises InputError where the `count` lowest layers share weights with the next one."""
     if 0 < count < config.num_layers and config.group(count - 1) == config.group(count):
         raise InputError(
@@ -108,30 +108,37 @@ def scale_by_depth(fields: Optimizer, steps: int, config: BertConfig) -> optax.G
     return optax.GradientTransformation(lambda params: optax.ScaleByScheduleState(jnp.zeros([], jnp.int32)), update)
 
 
-@lru_cache  # so that states of equal experiments have equal optimizers, and share what was compiled for one
-def make(fields: Optimizer, steps: int, config: BertConfig | None = None) -> optax.GradientTransformation:
-    """Returns AdamW over `steps` steps: clip the global norm, Adam, decay, depth, learning rate.
+def update_rule(fields: OptimizerFields) -> tuple[optax.GradientTransformation, ...]:
+    """Returns what makes updates of clipped gradients, before the learning rate: one branch for each optimizer."""
+    decay = optax.add_decayed_weights(fields.weight_decay, decay_mask)
+    match fields:
+        case AdamW():
+            adam = optax.scale_by_adam if fields.bias_correction else scale_by_uncorrected_adam
+            return adam(fields.b1, fields.b2, fields.epsilon), decay
 
-    What is frozen has no moments and does not count in the norm.
+
+@lru_cache  # so that states of equal experiments have equal optimizers, and share what was compiled for one
+def make(fields: OptimizerFields, steps: int, config: BertConfig | None = None) -> optax.GradientTransformation:
+    """Returns the optimizer for `steps` steps: clip the global norm, update rule and decay, depth, learning rate.
+
+    Frozen parameters have no moments and do not count in the norm.
 
     Args:
-      config: the model's, needed where `fields` treat its layers differently.
+      config: the model's; needed if `fields` treat its layers differently.
 
-    Source: Devlin et al. 2019, appendix A.2, and Loshchilov & Hutter 2019 for the decoupled decay.
+    Source: Devlin et al. 2019, appendix A.2.
     """
-    adam = optax.scale_by_adam if fields.bias_correction else scale_by_uncorrected_adam
     depth = optax.identity()
     if fields.layer_decay != 1 or fields.unfreeze_share > 0:
         assert config is not None
         depth = scale_by_depth(fields, steps, config)
-    whole = optax.chain(
+    chain = optax.chain(
         optax.clip_by_global_norm(fields.max_grad_norm) if fields.max_grad_norm else optax.identity(),
-        adam(fields.b1, fields.b2, fields.epsilon),
-        optax.add_decayed_weights(fields.weight_decay, decay_mask),
+        *update_rule(fields),
         depth,
         optax.scale_by_learning_rate(learning_rate(fields, steps)),
     )
     if fields.frozen_layers is None and not fields.head_only:
-        return whole
+        return chain
     assert config is not None
-    return optax.partition({False: whole, True: optax.set_to_zero()}, lambda params: frozen(params, fields, config))
+    return optax.partition({False: chain, True: optax.set_to_zero()}, lambda params: frozen(params, fields, config))

@@ -4,7 +4,7 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
-from bert_jax.config import Compute, Experiment, Optimizer, Pretraining, SequenceClassification
+from bert_jax.config import AdamW, Compute, Experiment, Pretraining, SequenceClassification
 from helpers.models import MODEL, QUIET
 
 
@@ -12,7 +12,7 @@ def pretraining(data: Path, **changes) -> Experiment:
     experiment = Experiment(
         task=Pretraining(stores=(str(data / "store"),), sequence_length=32, held_out=0.1),
         model=MODEL,
-        optimizer=Optimizer(learning_rate=1e-3),
+        optimizer=AdamW(learning_rate=1e-3),
         batch_size=8,
         steps=12,
         log_every=5,
@@ -28,7 +28,7 @@ def fine_tuning(data: Path, **changes) -> Experiment:
         task=SequenceClassification(train=str(data / "train.jsonl"), eval=str(data / "dev.jsonl"), max_length=16),
         model=QUIET,
         tokenizer=str(data / "tokenizer"),
-        optimizer=Optimizer(learning_rate=3e-3),
+        optimizer=AdamW(learning_rate=3e-3),
         batch_size=16,
         steps=60,
         eval_every=0,

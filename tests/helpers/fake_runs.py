@@ -5,7 +5,7 @@ import math
 import random
 from pathlib import Path
 
-from bert_jax.config import Experiment, Optimizer, Pretraining, SequenceClassification, preset, to_json
+from bert_jax.config import AdamW, Experiment, Pretraining, SequenceClassification, preset, to_json
 
 LABELS = ("numpy", "scipy", "sklearn", "jax")
 TEXTS = (
@@ -90,7 +90,7 @@ def classify(seed: int = 0, **changes) -> Experiment:
 
 def pretrain(**changes) -> Experiment:
     task = Pretraining(stores=("store",), sequence_length=32)
-    optimizer = Optimizer(learning_rate=1e-3)
+    optimizer = AdamW(learning_rate=1e-3)
     shape = {"model": preset("bert-tiny", vocab_size=8000), "steps": 6000, "eval_every": 1000, "optimizer": optimizer}
     return Experiment(task, **(shape | changes))
 

@@ -14,12 +14,12 @@ from benchmarks import timing, use
 
 SEEDS = 5
 EXPERIMENT = """
-from bert_jax.config import Experiment, Optimizer, SequenceClassification
+from bert_jax.config import Experiment, AdamW, SequenceClassification
 
 experiment = Experiment(
     task=SequenceClassification(train={texts!r}, eval={texts!r}, packing=True, limit=2000, eval_limit=500),
     init_from={folder!r},
-    optimizer=Optimizer(learning_rate=3e-5, warmup_share=0.1),
+    optimizer=AdamW(learning_rate=3e-5, warmup_share=0.1),
     batch_size=32,
     steps={steps},
     eval_every=0,

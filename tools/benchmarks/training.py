@@ -13,7 +13,7 @@ import numpy as np
 
 from benchmarks import timing
 from bert_jax import flops
-from bert_jax.config import BertConfig, Compute, Optimizer, Pretraining, preset
+from bert_jax.config import AdamW, BertConfig, Compute, Pretraining, preset
 from bert_jax.data.batch import make_batch
 from bert_jax.devices import Devices
 from bert_jax.interop import huggingface
@@ -111,7 +111,7 @@ def our_step(config: BertConfig, compute: Compute, batch: dict[str, np.ndarray])
     """Returns a step as `bert_jax train` takes it; the first call compiles."""
     task = PretrainingTask(Pretraining(), config, None, compute)  # type: ignore[arg-type]
     devices = Devices("single", len(batch["input_ids"]))
-    change = optimizer.make(Optimizer(), 1000, config)
+    change = optimizer.make(AdamW(), 1000, config)
 
     def start() -> TrainState:
         params = task.model.init(jax.random.key(0), jax.tree.map(lambda x: x[:1, :1], batch))["params"]

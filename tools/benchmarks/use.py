@@ -24,7 +24,7 @@ import bert_jax
 from benchmarks import timing
 from benchmarks.training import torch_optimizer
 from bert_jax import pretrained, samples, tasks
-from bert_jax.config import BertConfig, Optimizer, SequenceClassification
+from bert_jax.config import AdamW, BertConfig, SequenceClassification
 from bert_jax.data import rows as data_rows
 from bert_jax.data.batch import make_batch
 from bert_jax.data.batches import prefetch
@@ -112,7 +112,7 @@ def our_steps(folder: Path, texts: str, frozen_layers: int | None = None) -> Cal
     fields = tasks.TASKS["SequenceClassification"].resolve(SequenceClassification(train=texts, packing=True))
     task = tasks.make(fields, source.config, source.tokenizer)
     devices = Devices("single", BATCH)
-    chosen = Optimizer(learning_rate=3e-5, frozen_layers=frozen_layers)
+    chosen = AdamW(learning_rate=3e-5, frozen_layers=frozen_layers)
     change = optimizer.make(chosen, 1000, source.config)
     params = task.model.init(jax.random.key(0), task.dummy_batch())["params"]
     params, _ = pretrained.fit(params, source)

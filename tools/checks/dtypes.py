@@ -19,7 +19,7 @@ from pathlib import Path
 os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_allow_excess_precision=false"
 
 from bert_jax import samples, tokenizers, train
-from bert_jax.config import Compute, Experiment, Optimizer, Pretraining, preset
+from bert_jax.config import AdamW, Compute, Experiment, Pretraining, preset
 from bert_jax.data.prepare import prepare
 
 LIMIT = 0.02
@@ -47,7 +47,7 @@ def main() -> None:
     experiment = Experiment(
         task=Pretraining(stores=(str(store),), sequence_length=64),
         model=preset(options.preset, vocab_size=0),
-        optimizer=Optimizer(learning_rate=1e-3),
+        optimizer=AdamW(learning_rate=1e-3),
         batch_size=16,
         steps=options.steps,
         log_every=10,
