@@ -182,10 +182,15 @@ def write_whole(name: PathLike, content: str | bytes) -> None:
     if is_remote(name):
         Path(name).write_bytes(content)  # an object appears when it is whole
         return
-    with open(partial(name), "wb") as file:
-        file.write(content)
-        sync(file)
-    put_in_place(partial(name), name)
+    try:
+        with open(partial(name), "wb") as file:
+            file.write(content)
+            sync(file)
+        put_in_place(partial(name), name)
+    except OSError:
+        with contextlib.suppress(OSError):
+            remove(partial(name))
+        raise
 
 
 def write_json(name: PathLike, value: Any) -> None:

@@ -4,7 +4,6 @@ import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import Any, NamedTuple, cast
 
 import jax
@@ -198,7 +197,7 @@ class PretrainedBert:
         return jax.jit(run, static_argnums=(2, 3))
 
 
-def load(source: str | Path, *, strict: bool = True) -> PretrainedBert:
+def load(source: files.PathLike, *, strict: bool = True) -> PretrainedBert:
     """Opens a SOURCE to be asked: a run's workdir, a Hugging Face folder, hf:org/name, a TensorFlow checkpoint.
 
     Args:
@@ -223,7 +222,7 @@ def evaluate_source(source: str, data: str | None = None) -> dict[str, Any]:
 
     Of the workdir of a run with several seeds, all are evaluated; what is returned is as `evaluate.over_seeds` says.
     """
-    folder = Path(source)
+    folder = files.path(source)
     if (folder / layout.SEEDS).exists():
         seeds = sorted(json.loads((folder / layout.SEEDS).read_text())["runs"], key=int)
         return over_seeds({seed: evaluate_source(str(folder / layout.seed_run(seed)), data) for seed in seeds})

@@ -3,13 +3,12 @@
 import json
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from bert_jax import files, sources, tokenizers
 from bert_jax import params as named
-from bert_jax import sources, tokenizers
 from bert_jax.config import (
     BertConfig,
     Compute,
@@ -42,7 +41,7 @@ class Source:
     compute: Compute = Compute()  # the number formats that they were trained in; nothing else of it
 
 
-def read_experiment(workdir: Path) -> Experiment:
+def read_experiment(workdir: files.Path) -> Experiment:
     """Reads a workdir's experiment.json.
 
     Raises:
@@ -60,12 +59,12 @@ def read_experiment(workdir: Path) -> Experiment:
 _ELSEWHERE = {"run": "another run of the same sweep, in an experiment file", "tfds": "a data set"}
 
 
-def is_workdir(path: str | Path) -> bool:
+def is_workdir(path: files.PathLike) -> bool:
     """True if the folder is the workdir of a run."""
-    return Path(path, layout.EXPERIMENT).exists()
+    return (files.path(path) / layout.EXPERIMENT).exists()
 
 
-def open_source(source: str | Path, *, strict: bool = True) -> Source:
+def open_source(source: files.PathLike, *, strict: bool = True) -> Source:
     """Opens a SOURCE: a run's workdir, a Hugging Face folder, "hf:org/name", or a Google TensorFlow checkpoint.
 
     "WORKDIR@STEP" is the checkpoint of that step, where the run kept it.
@@ -79,12 +78,12 @@ def open_source(source: str | Path, *, strict: bool = True) -> Source:
     parts = sources.parse(str(source), is_workdir)
     if parts.kind not in ("path", "hub"):
         raise InputError(f"{source}: holds no weights here; {parts.kind}: names {_ELSEWHERE[parts.kind]}")
-    path = huggingface.fetch(str(source)) if parts.kind == "hub" else Path(parts.name)
+    path = huggingface.fetch(str(source)) if parts.kind == "hub" else files.path(parts.name)
     if is_workdir(path):
         opened = _open_workdir(str(source), path, parts.step)
     elif (path / "config.json").exists():
         opened = _open_huggingface(str(source), path, strict)
-    elif path.with_name(path.name + ".index").exists() or list(path.glob("*.index")):
+    elif path.with_name(path.name + ".index").exists() or files.matching(path, "*.index"):
         folder = google.find(path).parent
         opened = Source(
             where=str(source),
@@ -107,7 +106,7 @@ def open_source(source: str | Path, *, strict: bool = True) -> Source:
     return opened
 
 
-def _open_workdir(where: str, path: Path, step: int | None = None) -> Source:
+def _open_workdir(where: str, path: files.Path, step: int | None = None) -> Source:
     experiment = read_experiment(path)
     if experiment.model is None:
         raise InputError(f"{path / layout.EXPERIMENT}: it lacks the model; it should be as `bert_jax train` wrote it")
@@ -123,7 +122,7 @@ def _open_workdir(where: str, path: Path, step: int | None = None) -> Source:
     )
 
 
-def _open_huggingface(where: str, path: Path, strict: bool) -> Source:
+def _open_huggingface(where: str, path: files.Path, strict: bool) -> Source:
     config, details = huggingface.read_config(path)
     return Source(
         where=where,
@@ -160,7 +159,7 @@ def _details_of(task: TaskFields | None) -> huggingface.Details:
     return huggingface.Details(labels=task.labels) if isinstance(task, TokenClassification) else huggingface.Details()
 
 
-def write_source(source: Source, target: Path, to: str = "huggingface") -> None:
+def write_source(source: Source, target: files.Path, to: str = "huggingface") -> None:
     """Writes a source's model, weights and tokenizer to the folder `target`.
 
     Args:
@@ -179,7 +178,7 @@ def write_source(source: Source, target: Path, to: str = "huggingface") -> None:
     checkpoint.save_params(target / layout.CHECKPOINTS, params)
     source.tokenizer.save(target / layout.TOKENIZER)
     experiment = Experiment(task=source.task or Pretraining(), model=source.config, compute=source.compute)
-    (target / layout.EXPERIMENT).write_text(json.dumps(to_json(experiment), indent=2) + "\n")
+    files.write_json(target / layout.EXPERIMENT, to_json(experiment))
 
 
 def extend_vocabulary(source: Source, texts: Iterable[str], num_pieces: int) -> tuple[Source, Extension]:
@@ -236,7 +235,7 @@ def _lengthened(source: Source, tokenizer: Tokenizer, added: Callable[[np.ndarra
     return replace(source, config=config, tokenizer=tokenizer, read_params=read_params)
 
 
-def _with_fitted(task: TaskFields, result: Path) -> TaskFields:
+def _with_fitted(task: TaskFields, result: files.Path) -> TaskFields:
     """The task with the fields that its evaluation rows decided, such as the threshold for no answer."""
     found = json.loads(result.read_text()) if result.exists() else {}
     return replace(task, **found.get("fitted", {}))

@@ -8,7 +8,6 @@ import json
 import statistics
 from collections.abc import Iterator
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 from rich.console import Console
@@ -29,7 +28,7 @@ LENGTH = 32  # tokens in a row, in pre-training and fine-tuning: a position that
 STEPS_PER_MINUTE = 1800
 
 
-def write_tfds(folder: Path, sets: dict[str, list[Document]]) -> Path:
+def write_tfds(folder: files.Path, sets: dict[str, list[Document]]) -> files.Path:
     """Writes the labelled sets as a data set of TensorFlow Datasets, and returns its folder."""
     import tensorflow_datasets as tfds  # slow to import, and needed only here
 
@@ -50,12 +49,12 @@ def write_tfds(folder: Path, sets: dict[str, list[Document]]) -> Path:
                 yield number, {"text": document.text, "label": document.library}
 
     tfds.disable_progress_bar()
-    builder = LibraryDocs(data_dir=str(folder), file_format="array_record")
+    builder = LibraryDocs(data_dir=files.local(folder), file_format="array_record")
     builder.download_and_prepare()
-    return Path(builder.data_dir)
+    return files.Path(builder.data_dir)
 
 
-def pretraining(store: Path, minutes: float, seed: int) -> Experiment:
+def pretraining(store: files.Path, minutes: float, seed: int) -> Experiment:
     """Returns the pre-training experiment: MLM and NSP for about `minutes` on two cores.
 
     At first, a model learns only how frequent words are. With sequences of 32 tokens, this small model gets past that
@@ -83,7 +82,7 @@ def pretraining(store: Path, minutes: float, seed: int) -> Experiment:
     )
 
 
-def fine_tuning(pretrained: Path, labelled: Path, start: str, seed: int) -> Experiment:
+def fine_tuning(pretrained: files.Path, labelled: files.Path, start: str, seed: int) -> Experiment:
     """Returns a fine-tuning experiment. Only the first weights differ: pre-trained or random."""
     model = replace(load(pretrained).config, classifier_dropout=0.1, hidden_dropout=0.1)
     return Experiment(
@@ -111,11 +110,11 @@ BLANKS = (
 )
 
 
-def quickstart(workdir: Path, minutes: float = 5.0, seed: int = 0) -> dict[str, Any]:
+def quickstart(workdir: files.Path, minutes: float = 5.0, seed: int = 0) -> dict[str, Any]:
     """Runs all stages in `workdir`, prints the results and returns them. A second call continues an interrupted one."""
     console = Console()
     say = console.print
-    workdir.mkdir(parents=True, exist_ok=True)
+    files.make_folder(workdir)
 
     say("[bold]1. Text[/]: the documentation inside the installed Python packages")
     documents = samples.documents()
@@ -165,7 +164,7 @@ def quiet(text: str) -> None:
     """Prints nothing."""
 
 
-def guesses(pretrained: Path) -> list[str]:
+def guesses(pretrained: files.Path) -> list[str]:
     """Returns one line per blank with the pre-trained model's most probable tokens."""
     bert = load(pretrained)
     lines = []

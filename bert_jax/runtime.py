@@ -9,12 +9,12 @@ import resource
 import sys
 import time
 from functools import cache
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 from jax.experimental import multihost_utils
 
+from bert_jax import files
 from bert_jax.errors import InputError
 
 
@@ -45,7 +45,7 @@ def _keep_freed_memory() -> None:
 
 def _use_compilation_cache() -> None:
     if jax.config.values["jax_compilation_cache_dir"] is None:
-        home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+        home = files.Path(os.environ.get("XDG_CACHE_HOME") or files.home() / ".cache")
         # One folder for each kind of processor: several machines may share a home.
         kind = hashlib.sha256(f"{platform.machine()} {_processor_features()}".encode()).hexdigest()[:8]
         jax.config.update("jax_compilation_cache_dir", str(home / "bert_jax" / f"compiled-{kind}"))
@@ -55,7 +55,7 @@ def _use_compilation_cache() -> None:
 def _processor_features() -> str:
     """Returns the processor's instruction sets on Linux, an empty text elsewhere."""
     try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        lines = files.Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
         return ""
     return next((line for line in lines if line.startswith(("flags", "Features"))), "")

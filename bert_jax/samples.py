@@ -12,7 +12,8 @@ import sysconfig
 import textwrap
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
+
+from bert_jax import files
 
 # Folder of a package -> the name of the library. The standard library is read as well.
 LIBRARIES = {
@@ -77,8 +78,8 @@ def _descriptions(block: str) -> list[str]:
 def documents() -> list[Document]:
     """Reads the docstrings of the libraries' source files without importing them. Equal texts occur once."""
     paths = sysconfig.get_paths()
-    folders = [(name, Path(paths["purelib"]) / folder) for folder, name in LIBRARIES.items()]
-    folders.append((STANDARD_LIBRARY, Path(paths["stdlib"])))
+    folders = [(name, files.Path(paths["purelib"]) / folder) for folder, name in LIBRARIES.items()]
+    folders.append((STANDARD_LIBRARY, files.Path(paths["stdlib"])))
     by_text: dict[str, Document] = {}
     for library, folder in folders:
         for docstring in _docstrings(folder):
@@ -88,9 +89,9 @@ def documents() -> list[Document]:
     return list(by_text.values())
 
 
-def _docstrings(folder: Path) -> Iterator[str]:
+def _docstrings(folder: files.Path) -> Iterator[str]:
     """Yields each docstring of the Python files in a folder, tests excepted."""
-    for path in sorted(folder.rglob("*.py")):
+    for path in sorted(path / name for path, names in files.walk(folder) for name in names if name.endswith(".py")):
         if {"test", "tests", "site-packages", "idlelib", "lib2to3"} & set(path.relative_to(folder).parts):
             continue
         try:

@@ -61,9 +61,88 @@ def test_each_library_stays_in_its_home(path):
         assert library not in roots or unit_of(path) in homes
 
 
+# Files are opened, listed and replaced in files.py alone, where local and remote paths are told apart.
+FILE_MODULES = {"pathlib", "shutil", "glob", "gzip", "zlib", "bz2", "lzma", "zstandard", "fcntl", "mmap", "tempfile"}
+FILE_FUNCTIONS = {
+    "os": {
+        "path",
+        "replace",
+        "rename",
+        "makedirs",
+        "mkdir",
+        "remove",
+        "unlink",
+        "listdir",
+        "scandir",
+        "walk",
+        "stat",
+        "open",
+        "rmdir",
+        "fsync",
+    },
+    "io": {"open", "FileIO", "BufferedReader", "TextIOWrapper"},  # BytesIO and StringIO are no files
+    "np": {"memmap", "load", "save", "savez", "savez_compressed", "fromfile", "loadtxt", "savetxt", "genfromtxt"},
+}
+
+
+def file_access(source: str) -> list[str]:
+    """What in a module's source opens, lists or replaces files by itself, with line numbers."""
+    lines = []
+    for node in ast.walk(ast.parse(source)):
+        names: list[str] = []
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names if alias.name.split(".")[0] in FILE_MODULES]
+        elif isinstance(node, ast.ImportFrom):
+            module = {"numpy": "np"}.get(node.module, node.module)
+            taken = [alias.name for alias in node.names if alias.name in FILE_FUNCTIONS.get(module, set())]
+            names = [module] if module.split(".")[0] in FILE_MODULES | {"os.path"} else taken
+        elif isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
+            names = [ast.unparse(node)] if node.attr in FILE_FUNCTIONS.get(node.value.id, set()) else []
+        elif isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "open":
+            names = ["open"]
+        lines += [f"{node.lineno}: {name}" for name in names]
+    return lines
+
+
+@pytest.mark.parametrize("path", [path for path in FILES if unit_of(path) != "files"], ids=lambda path: path.name)
+def test_files_are_opened_in_one_module(path):
+    assert not file_access(path.read_text()), f"{path}: use bert_jax.files"
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "from pathlib import Path",
+        "import os.path, shutil",
+        "import gzip as packed",
+        "from os import replace",
+        "from numpy import memmap",
+        "with open('a') as file: pass",
+        "os.path.join('a', 'b')",
+        "array = np.load('a.npy')",
+        "stream = io.BufferedReader(raw)",
+        "def f():\n    import tempfile",
+    ],
+)
+def test_a_file_opened_elsewhere_is_noticed(line):
+    assert file_access(line)
+    assert not file_access("import io, os\nbuffer = io.BytesIO()\nos.environ['A'] = 'b'\nstore.open('a')")
+
+
 def test_the_data_side_never_imports_jax():
     for path in FILES:
-        if unit_of(path) in ("config", "errors", "data", "tokenizers", "report", "metrics", "runs.layout", "sources"):
+        if unit_of(path) in (
+            "config",
+            "errors",
+            "data",
+            "tokenizers",
+            "report",
+            "metrics",
+            "runs.layout",
+            "sources",
+            "files",
+            "sweeps",
+        ):
             assert not {"jax", "flax"} & {name.split(".")[0] for name in imported(path)}, path
 
 

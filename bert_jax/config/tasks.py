@@ -1,6 +1,6 @@
 """The fields of each task: one frozen dataclass per task."""
 
-import os
+import posixpath
 from dataclasses import dataclass
 from typing import Literal
 
@@ -48,7 +48,7 @@ class Labelled:
         if not name or not self.folder or sources.parse(name).kind == "tfds":
             return name
         form, colon, path = name.rpartition(":")
-        return form + colon + os.path.join(self.folder, path)
+        return form + colon + posixpath.join(self.folder, path)
 
 
 @dataclass(frozen=True)

@@ -6,11 +6,11 @@ Source of the names: https://github.com/google-research/bert and https://github.
 import json
 import re
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from bert_jax import files
 from bert_jax.config import BertConfig
 from bert_jax.errors import InputError
 from bert_jax.interop.huggingface import family, parse_config
@@ -98,7 +98,7 @@ TABLES = {"bert": BERT, "albert": ALBERT}
 OPTIMIZER_STATE = re.compile(r"^global_step$|/(adam_[mv]|(AdamWeightDecay|LAMB)Optimizer(_1)?)$")
 
 
-def find(path: Path) -> Path:
+def find(path: files.Path) -> files.Path:
     """Returns the prefix of a checkpoint's files: `path` itself, or the only or newest checkpoint in the folder `path`.
 
     Raises:
@@ -106,13 +106,13 @@ def find(path: Path) -> Path:
     """
     if path.with_name(path.name + ".index").exists():
         return path
-    found = sorted(path.glob("*.index"), key=lambda file: (file.stat().st_mtime, file.name))
+    found = sorted(files.matching(path, "*.index"), key=lambda file: (files.modified(file), file.name))
     if not found:
         raise InputError(f"{path}: no TensorFlow checkpoint there; expected files such as bert_model.ckpt.index")
     return found[-1].with_suffix("")
 
 
-def read_config(path: Path) -> BertConfig:
+def read_config(path: files.Path) -> BertConfig:
     """Reads bert_config.json or albert_config.json beside a checkpoint.
 
     The activation "gelu" is the exact one in BERT and the tanh one in ALBERT, as their weights are used everywhere.
@@ -133,7 +133,7 @@ def read_config(path: Path) -> BertConfig:
     raise InputError(f"{folder}: neither {' nor '.join(CONFIGS)} there, which says what the checkpoint's model is")
 
 
-def read_params(path: Path, *, strict: bool = True) -> tuple[dict[str, Any], Notes]:
+def read_params(path: files.Path, *, strict: bool = True) -> tuple[dict[str, Any], Notes]:
     """Reads all weights of a checkpoint: {"bert": ..., HEAD: ...}, float32.
 
     Args:
@@ -158,7 +158,7 @@ def read_params(path: Path, *, strict: bool = True) -> tuple[dict[str, Any], Not
     return params, Notes(ignored, left_out)
 
 
-def write(prefix: Path, config: BertConfig, params: Mapping[str, Any]) -> None:
+def write(prefix: files.Path, config: BertConfig, params: Mapping[str, Any]) -> None:
     """Writes the files of a checkpoint that Google's code reads; its config file is not written.
 
     Raises:
@@ -166,7 +166,7 @@ def write(prefix: Path, config: BertConfig, params: Mapping[str, Any]) -> None:
     """
     variables = to_theirs(_rows(config), params, config)
     tf = _tensorflow(prefix)
-    prefix.parent.mkdir(parents=True, exist_ok=True)
+    files.make_folder(prefix.parent)
     names = list(variables)
     tf.raw_ops.SaveV2(
         prefix=str(prefix),
@@ -180,7 +180,7 @@ def _rows(config: BertConfig) -> list[Row]:
     return expand(TABLES[family(config)], config)
 
 
-def _tensorflow(where: Path) -> Any:
+def _tensorflow(where: files.Path) -> Any:
     try:
         import tensorflow
     except ImportError:

@@ -4,7 +4,6 @@ import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import huggingface_hub
@@ -12,8 +11,8 @@ import numpy as np
 import safetensors
 from safetensors.numpy import save_file
 
+from bert_jax import files, sources
 from bert_jax import params as named
-from bert_jax import sources
 from bert_jax.config import PRESETS, BertConfig
 from bert_jax.errors import InputError
 from bert_jax.interop.table import Notes, Row, Table, expand, rename_unique, to_ours, to_theirs
@@ -182,7 +181,7 @@ def family(config: BertConfig) -> str:
     return "bert" if config.embedding_size is None else "albert"
 
 
-def fetch(source: str) -> Path:
+def fetch(source: str) -> files.Path:
     """Returns the local folder of "hf:org/name", downloaded, or from huggingface_hub's cache where it is complete.
 
     Raises:
@@ -191,16 +190,16 @@ def fetch(source: str) -> Path:
     name = sources.parse(source).name
     wanted = ["config.json", "vocab.txt", "spiece.model", "tokenizer*.json", "special_tokens_map.json"]
     try:
-        folder = Path(huggingface_hub.snapshot_download(name, allow_patterns=[*wanted, "*.safetensors*"]))
-        if not list(folder.glob("*.safetensors")):
-            folder = Path(huggingface_hub.snapshot_download(name, allow_patterns=[*wanted, "pytorch_model*"]))
+        folder = files.Path(huggingface_hub.snapshot_download(name, allow_patterns=[*wanted, "*.safetensors*"]))
+        if not files.matching(folder, "*.safetensors"):
+            folder = files.Path(huggingface_hub.snapshot_download(name, allow_patterns=[*wanted, "pytorch_model*"]))
     except (OSError, ValueError, huggingface_hub.errors.HfHubHTTPError) as error:
         first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise InputError(f"{source}: not in the local cache, and not to be had from the hub: {first}") from None
     return folder
 
 
-def read_config(folder: Path) -> tuple[BertConfig, Details]:
+def read_config(folder: files.Path) -> tuple[BertConfig, Details]:
     """Reads config.json.
 
     Raises:
@@ -277,7 +276,7 @@ def to_config(config: BertConfig, details: Details) -> dict[str, Any]:
     return written
 
 
-def read_params(folder: Path, *, strict: bool = True) -> tuple[dict[str, Any], Notes]:
+def read_params(folder: files.Path, *, strict: bool = True) -> tuple[dict[str, Any], Notes]:
     """Reads all weights of a folder: {"bert": ..., HEAD: ...}, float32 (or bfloat16 as stored).
 
     The pooler and the heads are those whose tensors are there, whatever class config.json names.
@@ -330,7 +329,7 @@ def _check_tied(tensors: dict[str, np.ndarray], copy: str, original: str, where:
     return [copy]
 
 
-def _read_tensors(folder: Path) -> dict[str, np.ndarray]:
+def _read_tensors(folder: files.Path) -> dict[str, np.ndarray]:
     for stem, read in (("model.safetensors", _read_safetensors), ("pytorch_model.bin", _read_torch)):
         if (folder / f"{stem}.index.json").exists():
             return _read_shards(folder / f"{stem}.index.json", read)
@@ -339,14 +338,14 @@ def _read_tensors(folder: Path) -> dict[str, np.ndarray]:
     raise InputError(f"{folder}: no weights there: neither model.safetensors (or its index) nor pytorch_model.bin")
 
 
-def _read_shards(index: Path, read: Any) -> dict[str, np.ndarray]:
+def _read_shards(index: files.Path, read: Any) -> dict[str, np.ndarray]:
     try:
         places: dict[str, str] = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
-        files = sorted(set(places.values()))
+        shards = sorted(set(places.values()))
     except (ValueError, KeyError, TypeError, AttributeError):
         raise InputError(f"{index}: expected a JSON object with weight_map, tensor name -> file") from None
     tensors: dict[str, np.ndarray] = {}
-    for file in files:
+    for file in shards:
         if not (index.parent / file).exists():
             raise InputError(f"{index}: names the file {file}, which is not there")
         found = read(index.parent / file)
@@ -358,15 +357,15 @@ def _read_shards(index: Path, read: Any) -> dict[str, np.ndarray]:
     return tensors
 
 
-def _read_safetensors(path: Path) -> dict[str, np.ndarray]:
+def _read_safetensors(path: files.Path) -> dict[str, np.ndarray]:
     try:
-        with safetensors.safe_open(path, framework="numpy") as file:
+        with safetensors.safe_open(files.local(path), framework="numpy") as file:
             return {name: _as_float(file.get_tensor(name)) for name in file.keys()}  # noqa: SIM118
     except (safetensors.SafetensorError, OSError) as error:
         raise InputError(f"{path}: not a safetensors file, or cut short: {error}") from None
 
 
-def _read_torch(path: Path) -> dict[str, np.ndarray]:
+def _read_torch(path: files.Path) -> dict[str, np.ndarray]:
     try:
         import torch
     except ImportError:
@@ -375,7 +374,7 @@ def _read_torch(path: Path) -> dict[str, np.ndarray]:
         ) from None
     try:
         # Never anything but tensors: a pickle can run code.
-        found = torch.load(path, map_location="cpu", weights_only=True)
+        found = torch.load(files.local(path), map_location="cpu", weights_only=True)
         return {name: _as_float(tensor.float().numpy()) for name, tensor in found.items()}
     except Exception as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
@@ -387,7 +386,7 @@ def _as_float(tensor: np.ndarray) -> np.ndarray:
     return tensor.astype(np.float32) if tensor.dtype.itemsize == 2 else tensor
 
 
-def write(folder: Path, config: BertConfig, params: Mapping[str, Any], details: Details = Details()) -> None:
+def write(folder: files.Path, config: BertConfig, params: Mapping[str, Any], details: Details = Details()) -> None:
     """Writes config.json and model.safetensors, float32, as transformers' own classes save them.
 
     Args:
@@ -411,11 +410,10 @@ def write(folder: Path, config: BertConfig, params: Mapping[str, Any], details: 
     details = replace(details, architecture=architecture, labels=_labels(params, heads, details.labels))
     rows = _rows(config, architecture, f"{kind}." if heads else "")
     tensors = to_theirs(rows, params, config)
-    folder.mkdir(parents=True, exist_ok=True)
-    text = json.dumps(to_config(config, details), indent=2, ensure_ascii=False)
-    (folder / "config.json").write_text(text + "\n", encoding="utf-8")
+    files.make_folder(folder)
+    files.write_json(folder / "config.json", to_config(config, details))
     floats = {name: tensor.astype(np.float32) for name, tensor in tensors.items()}
-    save_file(floats, folder / "model.safetensors", metadata={"format": "pt"})
+    save_file(floats, files.local(folder / "model.safetensors"), metadata={"format": "pt"})
 
 
 def _labels(params: Mapping[str, Any], heads: frozenset[str], labels: tuple[str, ...]) -> tuple[str, ...]:

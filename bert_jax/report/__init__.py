@@ -4,9 +4,7 @@ A report needs only the files in the workdirs. So it can be made on another mach
 the data. Runs that differ only in their seed are one experiment, shown with its spread.
 """
 
-import os
 from collections.abc import Sequence
-from pathlib import Path
 
 from rich import box
 from rich.console import Console
@@ -14,6 +12,7 @@ from rich.padding import Padding
 from rich.table import Table as RichTable
 from rich.text import Text
 
+from bert_jax import files
 from bert_jax.errors import InputError
 from bert_jax.report.page import render
 from bert_jax.report.runs import find_runs, group_seeds
@@ -23,7 +22,7 @@ from bert_jax.report.watching import watch
 __all__ = ["Measure", "Table", "print_summary", "report", "summary", "watch"]
 
 
-def report(workdirs: Sequence[str | Path], out: str | Path) -> None:
+def report(workdirs: Sequence[files.PathLike], out: files.PathLike) -> None:
     """Writes one HTML file that compares the runs in `workdirs` and in the folders below them.
 
     The page loads no other file, neither from the network nor from its folder. It names files that are missing or cut
@@ -32,25 +31,22 @@ def report(workdirs: Sequence[str | Path], out: str | Path) -> None:
     Raises:
       InputError: a workdir is not a folder or contains no run, or `out` cannot be written.
     """
-    paths = [Path(workdir) for workdir in workdirs]
+    paths = [files.path(workdir) for workdir in workdirs]
     runs, notes = find_runs(paths)
-    names = [path.resolve().name for path in paths]
+    names = [files.resolve(path).name for path in paths]
     title = ", ".join(names) if len(names) <= 3 else f"{', '.join(names[:2])} and {len(names) - 2} more"
-    out = Path(out)
+    out = files.path(out)
     if not out.parent.is_dir():
         raise InputError(f"{out}: cannot write the report: {out.parent} is not a folder")
     if out.is_dir():
         raise InputError(f"{out}: is a folder; give a file, such as {out / 'report.html'}")
-    partial = out.with_name(out.name + ".partial")
     try:
-        partial.write_text(render(title, group_seeds(runs), notes), encoding="utf-8", errors="replace")
-        os.replace(partial, out)
+        files.write_whole(out, render(title, group_seeds(runs), notes).encode("utf-8", "replace"))
     except OSError as error:
-        partial.unlink(missing_ok=True)
         raise InputError(f"{out}: could not be written: {error.strerror}") from None
 
 
-def summary(workdirs: Sequence[str | Path]) -> list[Table]:
+def summary(workdirs: Sequence[files.PathLike]) -> list[Table]:
     """Returns three tables per kind of task: final scores, fields that differ, and cost.
 
     A score is a `Measure`: one value per run, with mean and standard deviation.
@@ -58,7 +54,7 @@ def summary(workdirs: Sequence[str | Path]) -> list[Table]:
     Raises:
       InputError: a workdir is not a folder or contains no run.
     """
-    runs, _ = find_runs([Path(workdir) for workdir in workdirs])
+    runs, _ = find_runs([files.path(workdir) for workdir in workdirs])
     tables = []
     for kind, variants in by_kind(group_seeds(runs)).items():
         for make in (score_table, difference_table, cost_table):
@@ -67,7 +63,7 @@ def summary(workdirs: Sequence[str | Path]) -> list[Table]:
     return tables
 
 
-def print_summary(workdirs: Sequence[str | Path], console: Console | None = None) -> None:
+def print_summary(workdirs: Sequence[files.PathLike], console: Console | None = None) -> None:
     """Prints the tables of `summary` that are not empty."""
     console = console or Console()
     for table in summary(workdirs):

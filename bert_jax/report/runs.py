@@ -7,14 +7,13 @@ malformed is not an error: only its content is missing, and `RunRecord.problems`
 import dataclasses
 import json
 import math
-import os
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
+from bert_jax import files
 from bert_jax.errors import InputError
 from bert_jax.runs import layout
 
@@ -27,7 +26,7 @@ _RUN_FILES = (layout.EXPERIMENT, layout.METRICS, layout.RESULT)
 class RunRecord:
     """The files of one workdir of `bert_jax train`."""
 
-    path: Path  # the folder
+    path: files.Path  # the folder
     name: str  # the folder's path, shortened but still unique in the report
     experiment: dict[str, Any]  # experiment.json; empty if it could not be read
     figures: dict[tuple[str, str], dict[int, float]]  # {(figure, split): {step: value}}, from metrics.jsonl
@@ -88,31 +87,31 @@ class RunNotes:
     problems: tuple[str, ...] = ()  # why a notes.json, or a part of it, is not shown
 
 
-def find_runs(workdirs: Sequence[Path]) -> tuple[list[RunRecord], RunNotes]:
+def find_runs(workdirs: Sequence[files.Path]) -> tuple[list[RunRecord], RunNotes]:
     """Reads every run in the given folders and in the folders below them, in natural order of their names.
 
     Raises:
       InputError: a path is not a folder, or contains neither a run nor a notes.json.
     """
     folders, noted = find_folders(workdirs)
-    top = Path(os.path.commonpath(folders or noted))
+    top = files.common_folder(folders or noted)
     runs = [read_run(path, path.relative_to(top).as_posix() if path != top else path.name) for path in folders]
     return sorted(runs, key=lambda run: _natural(run.name)), _read_notes(noted)
 
 
-def find_folders(workdirs: Sequence[Path]) -> tuple[list[Path], list[Path]]:
+def find_folders(workdirs: Sequence[files.Path]) -> tuple[list[files.Path], list[files.Path]]:
     """Returns the folders with a run and those with a notes.json, each once, without reading the files.
 
     Raises:
       InputError: a path is not a folder, or contains neither a run nor a notes.json.
     """
-    runs: dict[Path, None] = {}
-    noted: dict[Path, None] = {}
+    runs: dict[files.Path, None] = {}
+    noted: dict[files.Path, None] = {}
     for workdir in workdirs:
         if not workdir.is_dir():
             what = "is a file" if workdir.exists() else "does not exist"
             raise InputError(f"{workdir}: {what}; give a workdir of `bert_jax train`, or a folder of such workdirs")
-        folders = [folder.resolve() for folder in _folders(workdir)]
+        folders = [files.resolve(folder) for folder in _folders(workdir)]
         here = [folder for folder in folders if any((folder / name).is_file() for name in _RUN_FILES)]
         with_notes = [folder for folder in folders if (folder / layout.NOTES).is_file()]
         if not here and not with_notes:
@@ -125,7 +124,7 @@ def find_folders(workdirs: Sequence[Path]) -> tuple[list[Path], list[Path]]:
     return list(runs), list(noted)
 
 
-def read_run(path: Path, name: str) -> RunRecord:
+def read_run(path: files.Path, name: str) -> RunRecord:
     """Reads one workdir, in any state."""
     problems: list[str] = []
     figures: dict[tuple[str, str], dict[int, float]] = defaultdict(dict)
@@ -168,10 +167,10 @@ def group_seeds(runs: Iterable[RunRecord]) -> list[Variant]:
         same[json.dumps(rest, sort_keys=True) if rest else run.name].append(run)
     variants = []
     for group in same.values():
-        by_folder: dict[Path, list[RunRecord]] = defaultdict(list)
+        by_folder: dict[files.Path, list[RunRecord]] = defaultdict(list)
         repeated = len({str(run.experiment.get("seed")) for run in group}) < len(group)
         for run in group:
-            by_folder[run.path.parent if repeated else Path()].append(run)
+            by_folder[run.path.parent if repeated else files.Path()].append(run)
         variants += [Variant(_common_name(part), tuple(part)) for part in by_folder.values()]
     names = [variant.name for variant in variants]
     return [Variant(v.runs[0].name, v.runs) if names.count(v.name) > 1 else v for v in variants]
@@ -206,10 +205,9 @@ def _natural(name: str) -> list[tuple[float, str]]:
     return [(float(part), "") if i % 2 else (-1.0, part) for i, part in enumerate(parts)]
 
 
-def _folders(top: Path) -> Iterator[Path]:
-    for folder, below, _ in os.walk(top):
-        below[:] = [name for name in below if name not in _NOT_RUNS and not name.startswith(".")]
-        yield Path(folder)
+def _folders(top: files.Path) -> Iterator[files.Path]:
+    for folder, _ in files.walk(top, skip=lambda name: name in _NOT_RUNS or name.startswith(".")):
+        yield folder
 
 
 def _flatten(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
@@ -233,7 +231,7 @@ def _common_name(runs: list[RunRecord]) -> str:
     return "/".join(filter(None, common)) or runs[0].path.parent.name
 
 
-def _read_object(path: Path, problems: list[str]) -> dict[str, Any]:
+def _read_object(path: files.Path, problems: list[str]) -> dict[str, Any]:
     try:
         value = json.loads(path.read_bytes())
     except FileNotFoundError:
@@ -248,7 +246,7 @@ def _read_object(path: Path, problems: list[str]) -> dict[str, Any]:
     return value
 
 
-def _read_lines(path: Path, problems: list[str]) -> list[dict[str, Any]]:
+def _read_lines(path: files.Path, problems: list[str]) -> list[dict[str, Any]]:
     try:
         lines = path.read_bytes().splitlines()
     except OSError:
@@ -270,7 +268,7 @@ def _read_lines(path: Path, problems: list[str]) -> list[dict[str, Any]]:
     return objects
 
 
-def _read_notes(folders: Iterable[Path]) -> RunNotes:
+def _read_notes(folders: Iterable[files.Path]) -> RunNotes:
     tables: list[dict[str, Any]] = []
     texts: list[dict[str, Any]] = []
     problems: list[str] = []

@@ -1,7 +1,6 @@
 """`bert_jax report --watch`: a table in the terminal that follows a run while it is training."""
 
 import time
-from pathlib import Path
 
 from rich.console import Console, Group
 from rich.live import Live
@@ -9,6 +8,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from bert_jax import files
 from bert_jax.report.runs import RunRecord, find_folders, read_run
 from bert_jax.report.tables import Measure, time_text
 from bert_jax.runs import layout
@@ -18,7 +18,7 @@ _SPEED = {"tokens_per_second": ("tokens/s", "count"), "padding_share": ("padding
 
 
 def watch(
-    workdir: str | Path, *, interval: float = 2.0, patience: float = 900.0, console: Console | None = None
+    workdir: files.PathLike, *, interval: float = 2.0, patience: float = 900.0, console: Console | None = None
 ) -> None:
     """Shows the run in `workdir` until it ends: step, time left, figures with their curves, speed and memory.
 
@@ -33,7 +33,7 @@ def watch(
     Raises:
       InputError: `workdir` is not a folder or contains no run.
     """
-    workdir = Path(workdir)
+    workdir = files.path(workdir)
     _newest(workdir)  # a wrong path is an error before the display starts
     with Live(console=console or Console(), auto_refresh=False) as live:
         try:
@@ -42,7 +42,7 @@ def watch(
                 run = read_run(path, path.name)
                 quiet = time.time() - _written(path)
                 live.update(_view(run), refresh=True)
-                if run.finished and (path == workdir.resolve() or quiet > patience):
+                if run.finished and (path == files.resolve(workdir) or quiet > patience):
                     break
                 if quiet > patience:
                     since = f"{path}: nothing was written for {time_text(quiet)}"
@@ -53,15 +53,15 @@ def watch(
             live.console.print("Stopped watching; the run continues")
 
 
-def _newest(workdir: Path) -> Path:
-    return max(find_folders([workdir])[0], key=_written, default=workdir.resolve())
+def _newest(workdir: files.Path) -> files.Path:
+    return max(find_folders([workdir])[0], key=_written, default=files.resolve(workdir))
 
 
-def _written(path: Path) -> float:
+def _written(path: files.Path) -> float:
     times = [0.0]
     for name in (layout.EXPERIMENT, layout.METRICS, layout.SPEED, layout.RESULT):
         file = path / name
-        times += [file.stat().st_mtime] if file.exists() else []
+        times += [files.modified(file)] if file.exists() else []
     return max(times)
 
 

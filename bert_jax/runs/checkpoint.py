@@ -1,16 +1,15 @@
 """Checkpoints of a run: parameters, optimizer state and some JSON, each an item of its own. The only Orbax import."""
 
 import copy
-import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
-from pathlib import Path
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
+from bert_jax import files
 from bert_jax.errors import InputError
 
 # Old checkpoints are moved here before they are removed, so that a crash never leaves a partial one among the others.
@@ -24,14 +23,14 @@ def _args(kind: str, **items: Any) -> ocp.args.Composite:
     return ocp.args.Composite(**made)
 
 
-def _manager(folder: Path, keep: int | None = None) -> ocp.CheckpointManager:
+def _manager(folder: files.Path, keep: int | None = None) -> ocp.CheckpointManager:
     handlers = {
         "params": ocp.StandardCheckpointHandler(),
         "opt_state": ocp.StandardCheckpointHandler(),
         "meta": ocp.JsonCheckpointHandler(),
     }
     options = ocp.CheckpointManagerOptions(max_to_keep=keep, todelete_subdir=DELETED)
-    return ocp.CheckpointManager(Path(folder).absolute(), item_handlers=handlers, options=options)
+    return ocp.CheckpointManager(files.resolve(folder), item_handlers=handlers, options=options)
 
 
 class Checkpoints:
@@ -40,7 +39,7 @@ class Checkpoints:
     Every method raises InputError if saving failed, now or in the background.
     """
 
-    def __init__(self, folder: Path, keep: int = 2):
+    def __init__(self, folder: files.Path, keep: int = 2):
         self._folder = folder
         self._manager = _manager(folder, keep)
 
@@ -84,14 +83,15 @@ class Checkpoints:
     def _clear(self) -> None:
         self._manager.wait_until_finished()
         if jax.process_index() == 0:
-            shutil.rmtree(self._folder / DELETED, ignore_errors=True)
+            with suppress(OSError):
+                files.remove(self._folder / DELETED)
 
     @contextmanager
     def _explained(self) -> Iterator[None]:
         try:
             yield
         except Exception as error:  # Orbax and TensorStore pass on any error of their storage
-            steps = [int(path.name) for path in self._folder.glob("*") if path.name.isdecimal()]
+            steps = [int(path.name) for path in files.matching(self._folder, "*") if path.name.isdecimal()]
             start = f"step {max(steps)}, the last one saved" if steps else "the start: nothing was saved yet"
             raise InputError(
                 f"{self._folder}: a checkpoint could not be written: {str(error).strip().splitlines()[-1]}; free some "
@@ -99,7 +99,7 @@ class Checkpoints:
             ) from error
 
 
-def latest_step(folder: Path) -> int | None:
+def latest_step(folder: files.Path) -> int | None:
     """Returns the step of the newest complete checkpoint in `folder`, or None."""
     if not folder.is_dir():
         return None
@@ -107,13 +107,13 @@ def latest_step(folder: Path) -> int | None:
         return manager.latest_step()
 
 
-def save_params(folder: Path, params: Any) -> None:
+def save_params(folder: files.Path, params: Any) -> None:
     """Writes a checkpoint of parameters alone, as step 0."""
     with _manager(folder) as manager:
         manager.save(0, args=_args("Save", params=(params,)))
 
 
-def load_params(folder: Path, step: int | None = None) -> tuple[int, Any]:
+def load_params(folder: files.Path, step: int | None = None) -> tuple[int, Any]:
     """Returns (step, parameters as nested dicts of NumPy arrays) of the last checkpoint in `folder`, or of `step`.
 
     Raises:

@@ -1,7 +1,6 @@
 """Masked language modelling with next-sentence or sentence-order prediction, on token stores."""
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -36,7 +35,7 @@ class PretrainingTask:
         return fields
 
     def _batches(self, **options: Any) -> PretrainingBatches:
-        stores = [TokenStore.open(Path(store)) for store in self.fields.stores]
+        stores = [TokenStore.open(store) for store in self.fields.stores]
         return PretrainingBatches(self.fields, stores, self.tokenizer, **options)
 
     def train_batches(
