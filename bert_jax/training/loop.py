@@ -202,16 +202,15 @@ class Loop:
                 step += 1
                 self.active = self._running()
                 mine = [batches[seed_run.seed] for seed_run in self.active]
-                states = [seed_run.state for seed_run in self.active]
-                stacked = stack_seeds(self._several, states, mine)
+                stacked = stack_seeds(self._several, [seed_run.state for seed_run in self.active], mine)
                 if stacked is None:
                     sums = []
                     for seed_run, batch in zip(self.active, mine, strict=True):
                         seed_run.state, seed_sums = self._single(seed_run.state, batch)
                         sums.append(seed_sums)
                 else:
-                    new_states, sums = self._several(tuple(states), stacked)
-                    for seed_run, state in zip(self.active, new_states, strict=True):
+                    states, sums = self._several(tuple(seed_run.state for seed_run in self.active), stacked)
+                    for seed_run, state in zip(self.active, states, strict=True):
                         seed_run.state = state
                 self.pending.append((step, self.active, sums, [self._size(batch) for batch in mine]))
                 if len(self.pending) >= MAX_PENDING:
