@@ -43,9 +43,8 @@ def train_step(
 ) -> tuple[TrainState, dict[str, dict[str, Mean]]]:
     """Takes one step: the only one there is, for pre-training, fine-tuning and distillation alike.
 
-    Each loss is divided by its count over the global batch (all devices, all microbatches) before the gradient is
-    taken, so that the same rows give the same step however they are split. A step whose loss or gradient is not finite
-    changes nothing but the step number, and is counted.
+    Each loss is divided by its count over the global batch before the gradient is taken, so that the same rows give the
+    same step however they are split. Where a loss or the gradient is not finite, only the step number changes.
 
     Args:
       batch: arrays [rows of this device, ...].
@@ -75,20 +74,7 @@ def train_step(
         value = sum(loss.sum / divisors[name] for name, loss in outcome.losses.items())
         return cast(jax.Array, value), {"losses": outcome.losses, "metrics": outcome.metrics}
 
-    gradient = jax.grad(objective, has_aux=True)
-    if microbatches == 1:
-        grads, sums = gradient(state.params, batch, key)
-    else:
-        # [rows] -> [rows / k, k] -> [k, rows / k]: each part keeps rows of every device, so nothing moves between them.
-        parts = jax.tree.map(lambda x: jnp.swapaxes(x.reshape(-1, microbatches, *x.shape[1:]), 0, 1), batch)
-        keys = jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(microbatches))
-        shapes = jax.eval_shape(gradient, state.params, jax.tree.map(lambda x: x[0], parts), key)
-        zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
-
-        def accumulate(so_far: Any, part: Any) -> tuple[Any, None]:
-            return jax.tree.map(jnp.add, so_far, gradient(state.params, *part)), None
-
-        (grads, sums), _ = jax.lax.scan(accumulate, zeros, (parts, keys))
+    grads, sums = _gradient(objective, state.params, batch, key, microbatches)
     grads, sums, tokens = total((grads, sums, jnp.count_nonzero(batch["sequence_ids"])))
 
     norm = optax.tree.norm(grads)
@@ -105,6 +91,26 @@ def train_step(
         "skipped": Mean(1 - finite.astype(jnp.float32), jnp.ones(())),
     }
     return state.replace(step=state.step + 1, params=params, opt_state=opt_state), sums | {"tokens": tokens}
+
+
+def _gradient(
+    objective: Callable, params: Any, batch: dict[str, jax.Array], key: jax.Array, microbatches: int
+) -> tuple[Any, Any]:
+    """Returns the gradient and the sums of `objective` on the batch, each added up over its microbatches."""
+    gradient = jax.grad(objective, has_aux=True)
+    if microbatches == 1:
+        return gradient(params, batch, key)
+    # [rows] -> [rows / k, k] -> [k, rows / k]: each part keeps rows of every device, so nothing moves between them.
+    parts = jax.tree.map(lambda x: jnp.swapaxes(x.reshape(-1, microbatches, *x.shape[1:]), 0, 1), batch)
+    keys = jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(microbatches))
+    shapes = jax.eval_shape(gradient, params, jax.tree.map(lambda x: x[0], parts), key)
+    zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
+
+    def accumulate(so_far: Any, part: Any) -> tuple[Any, None]:
+        return jax.tree.map(jnp.add, so_far, gradient(params, *part)), None
+
+    sums, _ = jax.lax.scan(accumulate, zeros, (parts, keys))
+    return sums
 
 
 def several_steps(
