@@ -130,12 +130,14 @@ class PretrainedBert:
         ]
         if not table:
             return []
+        if not isinstance(task, tasks.Answering):
+            raise InputError("a pre-training run fills masks; it has no task to predict with")
         batches = task.predict_batches(table, batch_size=self._rows(len(table)))
         _, _, predictions = run(self._predict, self.params, batches)
         return task.decode(predictions, batches.features, table)
 
     def evaluate(self, data: str | None = None) -> dict[str, Any]:
-        """Returns what `training.evaluate.Evaluation` names, of the run's task on `data` or on the run's own rows.
+        """Returns what `tasks.Evaluation` names, of the run's task on `data` or on the run's own rows.
 
         Raises:
           InputError: the source was trained for no task, or there is nothing to evaluate on.

@@ -19,7 +19,6 @@ from bert_jax.interop.table import Notes
 from bert_jax.losses import Keys, cross_entropy, soft_cross_entropy
 from bert_jax.predict import load
 from bert_jax.pretrained import Source, write_source
-from bert_jax.tasks.sequence_classification import SequenceClassificationTask
 from helpers.cli import run
 from helpers.corpora import WORDS
 from helpers.models import NO_DROPOUT
@@ -52,11 +51,10 @@ def folder(tmp_path_factory):
 
 def write_teacher(target, experiment, config=TEACHER, compute=Compute()):
     """Writes random weights as a run of `experiment`'s task."""
-    fields = SequenceClassificationTask.resolve(experiment.task)
     tokenizer = tokenizers.load(Path(experiment.tokenizer))
-    task = SequenceClassificationTask(fields, replace(config, vocab_size=tokenizer.vocab_size), tokenizer)
+    task = tasks.resolve(experiment.task, replace(config, vocab_size=tokenizer.vocab_size), tokenizer)
     params = jax.jit(task.model.init)(jax.random.key(0), task.dummy_batch())["params"]
-    source = Source("", task.config, tokenizer, fields, lambda: (params, Notes()), compute)
+    source = Source("", task.config, tokenizer, task.fields, lambda: (params, Notes()), compute)
     write_source(source, target, "orbax")
 
 
@@ -77,9 +75,10 @@ def made(data, kind=Distillation, **fields):
     """The task of a student."""
     if kind is Distillation:
         fields = {"teacher": str(data / "teacher")} | fields
-    fields = tasks.TASKS[kind.__name__].resolve(run_of(data, kind, **fields).task)
     tokenizer = tokenizers.load(data / "tokenizer")
-    return tasks.make(fields, replace(STUDENT, vocab_size=tokenizer.vocab_size), tokenizer)
+    return tasks.resolve(
+        run_of(data, kind, **fields).task, replace(STUDENT, vocab_size=tokenizer.vocab_size), tokenizer
+    )
 
 
 @cache

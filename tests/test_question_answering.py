@@ -160,16 +160,16 @@ def test_the_threshold_for_no_answer_is_fitted_and_used(tokenizer, tmp_path):
     logits, spans = sure(batches.features)
     logits[:, :, 0] = [[5, 5], [8, 8], [9, 9]]  # [CLS]: the answer's 20 is above it by 10, the others' 0 below
     predictions = best(task, logits, spans)
-    figures = task.score(predictions, batches)
+    figures = task.evaluate(predictions, batches).metrics
     assert figures["exact_match"] == figures["best_exact_match"] == figures["best_f1"] == 1
     # A model that always leans towards no answer by 15 more is mended by the fitted threshold.
     logits[:, :, 0] += 7.5
     predictions = best(task, logits, spans)
-    figures = task.score(predictions, batches)
+    figures = task.evaluate(predictions, batches).metrics
     assert figures["exact_match"] == pytest.approx(2 / 3)
     assert figures["answerable_exact_match"] == 0
     assert figures["best_exact_match"] == 1
-    fitted = make(tokenizer, unanswerable=True, **task.fitted(predictions, batches))
+    fitted = make(tokenizer, unanswerable=True, **task.evaluate(predictions, batches).fitted)
     answers = fitted.decode(predictions, batches.features, batches.table)
     assert [answer["answer"] for answer in answers] == ["gold", "", ""]
     assert answers[1]["start"] is None
@@ -198,7 +198,7 @@ def test_factoid_questions_are_scored_over_all_their_snippets(tokenizer, tmp_pat
     logits, spans = sure(batches.features)
     logits[0] += 1  # a whole window of higher scores: its wrong answers come before the others' right ones
     logits[1, :, batches.features.arrays["labels"][1, 0, 0]] = 0
-    figures = task.score(best(task, logits, spans), batches)
+    figures = task.evaluate(best(task, logits, spans), batches).metrics
     assert figures["strict_accuracy"] == 1
     assert figures["mean_reciprocal_rank"] == 1
     assert figures["exact_match"] < 1
@@ -220,7 +220,7 @@ def test_squad_rows_reach_the_scorer_whole(tokenizer, tmp_path):
         predictions = best(task, *sure(batches.features))
         (answer,) = task.decode(predictions, batches.features, batches.table)
         assert answer["answer"] == "London"  # training takes the first answer
-        assert task.score(predictions, batches) == {"exact_match": 1, "f1": 1}
+        assert task.evaluate(predictions, batches).metrics == {"exact_match": 1, "f1": 1}
         assert metrics.answer_exact("is small", ["London", "is small"]) == 1
 
 

@@ -38,8 +38,7 @@ def write(path, rows):
 
 
 def make(fields, tokenizer):
-    fields = tasks.TASKS[type(fields).__name__].resolve(fields)
-    return tasks.make(fields, replace(SMALL, vocab_size=tokenizer.vocab_size), tokenizer)
+    return tasks.resolve(fields, replace(SMALL, vocab_size=tokenizer.vocab_size), tokenizer)
 
 
 def params_of(task, seed=0):
@@ -331,10 +330,10 @@ def test_scores_and_tables_come_from_the_labels_of_the_rows(tokenizer, tmp_path)
     task = make(SequenceClassification(train=path, eval=path, none_label="no"), tokenizer)
     batches = task.eval_batches(batch_size=2)
     predictions = {"probabilities": np.eye(3)[[0, 2, 0, 1]]}  # a, no, a, b
-    figures = task.score(predictions, batches)
+    figures = task.evaluate(predictions, batches).metrics
     assert figures["accuracy"] == 3 / 4
     assert figures["f1"] == pytest.approx(2 * 2 / (3 + 3))
-    tables = task.tables(predictions, batches)
+    tables = task.evaluate(predictions, batches).tables
     assert tables["confusion"] == {"labels": ["a", "b", "no"], "counts": [[1, 0, 0], [1, 1, 0], [0, 0, 1]]}
     assert tables["per_label"]["b"] == pytest.approx({"precision": 1, "recall": 0.5, "f1": 2 / 3, "support": 2})
 

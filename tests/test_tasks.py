@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from functools import partial
 from types import SimpleNamespace
 
 import jax
@@ -18,8 +19,12 @@ from bert_jax.config import (
     TokenClassification,
 )
 from bert_jax.metrics import lower_is_better
+from bert_jax.tasks import labelled
 from bert_jax.tasks.pretraining import PretrainingTask
+from bert_jax.tasks.sequence_classification import SequenceClassificationTask
+from bert_jax.training.evaluate import run
 from bert_jax.training.step import evaluate_step, train_step
+from helpers import stores
 from helpers.models import MODEL, NO_DROPOUT
 from helpers.steps import NoTokenizer, uneven_batch
 
@@ -71,8 +76,7 @@ def assert_counts(task, batch):
 @pytest.mark.parametrize("name", FIELDS)
 def test_counts_of_labelled_rows_are_those_of_the_losses(name, rows, tokenizer):
     fields = replace(FIELDS[name], train=rows, max_length=32)
-    fields = tasks.TASKS[type(fields).__name__].resolve(fields)
-    task = tasks.make(fields, replace(MODEL, vocab_size=tokenizer.vocab_size), tokenizer)
+    task = tasks.resolve(fields, replace(MODEL, vocab_size=tokenizer.vocab_size), tokenizer)
     assert_counts(task, task.train_batches(batch_size=5, steps=1, seed=0)(0))
 
 
@@ -98,6 +102,62 @@ def test_counts_of_distillation_are_those_of_the_losses(target, hard_weight, tok
 def test_counts_of_pretraining_are_those_of_the_losses(pairs):
     task = PretrainingTask(Pretraining(pairs=pairs), replace(MODEL, vocab_size=56), NoTokenizer())
     assert_counts(task, uneven_batch())
+
+
+@pytest.fixture
+def counted(monkeypatch):
+    """Makes a function note its calls."""
+
+    def count(owner, name):
+        calls, function = [], getattr(owner, name)
+
+        def noted(*args, **options):
+            calls.append(args)
+            return function(*args, **options)
+
+        monkeypatch.setattr(owner, name, noted)
+        return calls
+
+    return count
+
+
+@pytest.mark.parametrize("limit", [None, 3])
+def test_rows_are_read_once_for_labels_steps_and_all_seeds(limit, rows, tokenizer, counted):
+    read, featurised = counted(labelled, "read_rows"), counted(SequenceClassificationTask, "features")
+    fields = SequenceClassification(train=rows, limit=limit, max_length=32)
+    task = tasks.resolve(fields, replace(MODEL, vocab_size=tokenizer.vocab_size), tokenizer)
+    for seed in (0, 0, 1, 2):
+        task.train_batches(batch_size=2, steps=1, seed=seed)
+    assert len(read) == 1
+    assert len(featurised) == (1 if limit is None else 3)
+
+
+@pytest.mark.parametrize(
+    ("name", "decoder"), [("questions", "_answers"), ("tokens", "_words"), ("single_label", "decode")]
+)
+def test_an_evaluation_decodes_once_and_answers_the_first_rows(name, decoder, rows, tokenizer, counted):
+    fields = replace(FIELDS[name], train=rows, eval=rows, max_length=32)
+    task = tasks.resolve(fields, replace(MODEL, vocab_size=tokenizer.vocab_size), tokenizer)
+    batches = task.eval_batches(batch_size=5)
+    params = task.model.init(jax.random.key(0), task.dummy_batch())["params"]
+    _, _, predictions = run(partial(evaluate_step, loss_fn=task.loss_fn), params, batches)
+    calls = counted(type(task), decoder)
+    evaluation = task.evaluate(predictions, batches)
+    assert len(calls) == 1
+    answers = task.decode(predictions, batches.features, batches.table)
+    assert evaluation.examples == [{"input": row, **answer} for row, answer in zip(ROWS, answers, strict=True)]
+
+
+def test_the_accuracy_of_a_constant_answer_is_computed_once(counted):
+    made = stores.batches(replace(stores.PLAIN, held_out=0.5), split="eval", steps=1)
+    calls = counted(type(made), "__call__")
+    task = PretrainingTask(Pretraining(), replace(MODEL, vocab_size=56), NoTokenizer())
+    first, second = (task.evaluate({}, made) for _ in range(2))
+    assert first == second
+    assert len(calls) == made.num_steps
+    every = [made(step) for step in range(made.num_steps)]
+    labels = np.concatenate([batch["masked_labels"][batch["masked_weights"] > 0] for batch in every])
+    assert first.metrics["unigram_accuracy"] == np.bincount(labels).max() / len(labels)
 
 
 def test_training_has_keys_for_dropout_and_sampling_and_evaluation_has_one_that_never_changes():

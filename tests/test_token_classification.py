@@ -169,20 +169,18 @@ def test_entities_and_plain_tags_are_scored_as_such(tokenizer, tmp_path):
         values = np.zeros(len(batches.features.input_ids), np.int32)
         guess = [labels.index(tag) for tag in ("B-LOC", "I-LOC", "B-LOC")]
         values[np.flatnonzero(batches.features.token_arrays["words"])] = guess
-        figures = task.score(said(task, batches.features, values), batches)
+        figures = task.evaluate(said(task, batches.features, values), batches).metrics
         assert {name: figures[name] for name in expected} == pytest.approx(expected)
-        tables = task.tables(said(task, batches.features, values), batches)
+        tables = task.evaluate(said(task, batches.features, values), batches).tables
         assert np.sum(tables["confusion"]["counts"]) == 3
         assert set(tables["per_label"]) == ({"LOC"} if labels == LABELS else set(labels))
 
 
 def test_tables_may_hold_words_between_blanks(tokenizer, tmp_path):
     (tmp_path / "t.csv").write_text("tokens,tags\nred cats,O B-LOC\n")
-    fields = tasks.TASKS["TokenClassification"].resolve(
-        TokenClassification(train=str(tmp_path / "t.csv"), max_length=24, overlap=8)
-    )
-    assert fields.labels == ("B-LOC", "O")
-    task = make(tokenizer, train=fields.train, labels=fields.labels)
+    fields = TokenClassification(train=str(tmp_path / "t.csv"), max_length=24, overlap=8)
+    task = tasks.resolve(fields, replace(SMALL, vocab_size=tokenizer.vocab_size), tokenizer)
+    assert task.fields.labels == ("B-LOC", "O")
     assert task.train_batches(batch_size=1, steps=1, seed=0).features.token_arrays["words"].max() == 2
 
 

@@ -132,7 +132,7 @@ def score(model: Model, task: Any, batch_size: int) -> dict[str, float]:
             predictions.setdefault(name, np.zeros(size, values.dtype))
             index = (rows[rows >= 0], *(slice(n) for n in values.shape[1:]))
             predictions[name][index] = values[rows >= 0]
-    return task.score(predictions, batches)
+    return task.evaluate(predictions, batches).metrics
 
 
 def main() -> None:
@@ -151,11 +151,10 @@ def main() -> None:
     e = load_experiments(args.experiment)[args.only]
     changes = {"folder": args.folder, "limit": args.limit, "eval_limit": args.eval_limit}
     fields = replace(e.task, packing=False, **{name: value for name, value in changes.items() if value is not None})
-    fields = tasks.TASKS[type(fields).__name__].resolve(fields)
     if args.learning_rate is not None:
         e = replace(e, optimizer=replace(e.optimizer, learning_rate=args.learning_rate))
     source = pretrained.open_source(args.init_from)
-    task = tasks.make(fields, source.config, source.tokenizer)
+    task = tasks.resolve(fields, source.config, source.tokenizer)
     rows = task.train_batches(batch_size=e.batch_size, steps=1, seed=e.seed).num_examples
     e = replace(e, steps=e.steps or round((args.epochs or e.epochs) * rows / e.batch_size))
     count = args.seeds or e.seeds

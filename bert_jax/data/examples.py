@@ -1,6 +1,7 @@
 """Batches for pre-training, each a pure function of (stores, fields, seed, step)."""
 
 from collections.abc import Sequence
+from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
@@ -141,6 +142,17 @@ class PretrainingBatches:
             if name in batch:
                 batch[name] *= present[:, None]
         return batch
+
+    @cached_property
+    def unigram_accuracy(self) -> float:
+        """Share of masked tokens that are the most frequent one among them: the best that a constant answer can do."""
+        counts = np.zeros(0, np.int64)
+        for step in range(self.num_steps):
+            batch = self(step)
+            more = np.bincount(batch["masked_labels"][batch["masked_weights"] > 0], minlength=len(counts))
+            more[: len(counts)] += counts
+            counts = more
+        return float(counts.max(initial=0) / max(counts.sum(), 1))
 
     @property
     def _pairs(self) -> bool:

@@ -6,7 +6,7 @@ any other, and nothing of the teacher is in the state or in a checkpoint.
 
 import dataclasses
 from collections.abc import Iterable, Sequence
-from functools import partial
+from functools import cached_property, partial
 from typing import Any, cast
 
 import jax
@@ -21,20 +21,53 @@ from bert_jax.data.rows import Row, read_rows
 from bert_jax.errors import InputError
 from bert_jax.losses import Keys, Mean, Outcome, binary_cross_entropy, soft_cross_entropy, squared_error
 from bert_jax.pretrained import Source
+from bert_jax.tasks.labelled import Sources
 from bert_jax.tasks.sequence_classification import SequenceClassificationTask
 from bert_jax.tokenizers import Tokenizer
 
 TEACHER_BATCH = 64  # rows that the teacher reads at once
 
 
+class TeacherSources(Sources):
+    """Rows with labels, rows without, and the teacher."""
+
+    fields: Distillation
+
+    @cached_property
+    def unlabelled(self) -> list[Row]:
+        """The rows without labels."""
+        return read_rows(self.fields.source(self.fields.unlabelled))[: self.fields.unlabelled_limit]
+
+    @cached_property
+    def teacher(self) -> tuple[Source, SequenceClassification]:
+        """The teacher, and its task's fields as they read this run's rows.
+
+        Raises:
+          InputError: it cannot be opened, or was trained for another task.
+        """
+        source = pretrained.open_source(self.fields.teacher)
+        task, target = source.task, self.fields.target
+        if not isinstance(task, SequenceClassification) or task.target != target:
+            kind = type(task).__name__ if task else "no task"
+            if isinstance(task, SequenceClassification):
+                kind = f"target {task.target}"
+            raise InputError(
+                f"task.teacher: {self.fields.teacher} was trained for {kind}; name a run of SequenceClassification "
+                f"with target {target}"
+            )
+        return source, dataclasses.replace(task, text=self.fields.text, text_b=self.fields.text_b)
+
+
 class DistillationTask(SequenceClassificationTask):
-    """See `bert_jax.tasks.Task`; the fields are `bert_jax.config.Distillation`.
+    """See `bert_jax.tasks.base.Answering`; the fields are `bert_jax.config.Distillation`.
 
     Source: Hinton et al. 2015, "Distilling the Knowledge in a Neural Network", section 2; Turc et al. 2019,
     "Well-Read Students Learn Better", section 3.
     """
 
     fields: Distillation
+    sources: TeacherSources
+    sources_type = TeacherSources
 
     def __init__(self, fields: Distillation, config: BertConfig, tokenizer: Tokenizer, compute: Compute = Compute()):
         super().__init__(fields, config, tokenizer, compute)
@@ -47,18 +80,18 @@ class DistillationTask(SequenceClassificationTask):
             raise InputError(f"task.hard_weight: {fields.hard_weight} must lie between 0 and 1")
 
     @staticmethod
-    def resolve(fields: Any) -> Any:
+    def complete(fields: Any, sources: Any) -> Any:
         if not fields.teacher:
             raise InputError("task.teacher: name a SOURCE that was fine-tuned on the same labels")
         if not fields.train and (fields.hard_weight or not fields.unlabelled):
             raise InputError("task.train: name rows with labels, or set hard_weight 0 and name `unlabelled` rows")
-        _, taught = _open_teacher(fields)
+        _, taught = sources.teacher
         if fields.labels not in ((), taught.labels):
             raise InputError(
                 f"task.labels: {', '.join(fields.labels)}, but the teacher has {', '.join(taught.labels)}; leave them "
                 "out to take the teacher's"
             )
-        return SequenceClassificationTask.resolve(dataclasses.replace(fields, labels=taught.labels))
+        return SequenceClassificationTask.complete(dataclasses.replace(fields, labels=taught.labels), sources)
 
     def loss_fn(self, params: Any, batch: dict[str, jax.Array], keys: Keys) -> Outcome:
         """As the plain task where the batch lacks the teacher's answers, which is in evaluation."""
@@ -101,7 +134,7 @@ class DistillationTask(SequenceClassificationTask):
     def training_examples(self, seed: int) -> tuple[Features, list[Row]]:
         parts = [super().training_examples(seed)] if self.fields.train else []
         if self.fields.unlabelled:
-            rows = read_rows(self.fields.source(self.fields.unlabelled))[: self.fields.unlabelled_limit]
+            rows = self.sources.unlabelled
             parts.append((self.features(rows, labelled=False), rows))
         features = joined([features for features, _ in parts])
         rows = [row for _, part in parts for row in part]
@@ -115,7 +148,7 @@ class DistillationTask(SequenceClassificationTask):
         """The teacher's outputs for each row, float32 [rows, C]; it reads each row once, whatever the seeds draw."""
         unread = [row for row in rows if row.where not in self._said]
         if unread:
-            source, fields = _open_teacher(self.fields)
+            source, fields = self.sources.teacher
             params, _ = source.read_params()
             teacher = SequenceClassificationTask(fields, source.config, source.tokenizer, source.compute)
             batches = teacher.predict_batches(unread, batch_size=TEACHER_BATCH)
@@ -142,26 +175,3 @@ def joined(parts: Sequence[Features]) -> Features:
         arrays={name: np.concatenate([part.arrays[name] for part in parts]) for name in parts[0].arrays},
         first_position=parts[0].first_position,
     )
-
-
-def _open_teacher(fields: Distillation) -> tuple[Source, SequenceClassification]:
-    """The teacher, and its task's fields as they read this run's rows.
-
-    Raises:
-      InputError: it cannot be opened, or was trained for something else.
-    """
-    source = pretrained.open_source(fields.teacher)
-    task = source.task
-    if not isinstance(task, SequenceClassification) or task.target != fields.target:
-        found = (
-            f"target {task.target}"
-            if isinstance(task, SequenceClassification)
-            else type(task).__name__
-            if task
-            else "no task"
-        )
-        raise InputError(
-            f"task.teacher: {fields.teacher} was trained for {found}; name a run of SequenceClassification with target "
-            f"{fields.target}"
-        )
-    return source, dataclasses.replace(task, text=fields.text, text_b=fields.text_b)

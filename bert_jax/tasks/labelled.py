@@ -2,37 +2,77 @@
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from functools import cached_property
+from typing import Any, Self
 
 import jax
 import numpy as np
 from flax import linen as nn
 
-from bert_jax.config import BertConfig, Compute, Labelled
+from bert_jax.config import BertConfig, Compute
 from bert_jax.data.batch import Arrays, make_batch
 from bert_jax.data.batches import Features, RowBatches
 from bert_jax.data.rows import Row, read_rows
 from bert_jax.errors import InputError
 from bert_jax.losses import Keys, counts_of
+from bert_jax.tasks.base import Batches, Evaluation
 from bert_jax.tokenizers import Frame, Tokenizer
 
+EXAMPLES = 10  # rows whose answers an evaluation keeps
 
-class RowTask:
-    """The part of `bert_jax.tasks.Task` that is the same for every kind of row; rooms add the rest."""
+
+class Sources:
+    """The data that a task learns from; each source is read once, when it is first needed."""
+
+    def __init__(self, fields: Any):
+        self.fields = fields
+
+    @cached_property
+    def train(self) -> list[Row]:
+        """The rows with labels.
+
+        Raises:
+          InputError: `train` names none, or they cannot be read.
+        """
+        if not self.fields.train:
+            raise InputError("task.train: name a file of rows or tfds:name:split to learn from")
+        return read_rows(self.fields.source(self.fields.train))
+
+
+class LabelledTask:
+    """What is the same for all tasks on rows; subclasses add the model, features, losses and scores.
+
+    See `bert_jax.tasks.base.Answering`.
+    """
 
     model: nn.Module
+    sources_type: type[Sources] = Sources
 
     def __init__(self, fields: Any, config: BertConfig, tokenizer: Tokenizer, compute: Compute = Compute()):
         self.fields = fields
         self.config = config
         self.compute = compute
         self.tokenizer = tokenizer
+        self.sources = self.sources_type(fields)
+        self._examples: dict[int | None, tuple[Features, list[Row]]] = {}  # by seed, if that decides which rows
         longest = tokenizer.frame.longest(config.max_position_embeddings)
         if fields.max_length > longest:
             raise InputError(
                 f"task.max_length: {fields.max_length} is longer than the model's {longest} positions; choose at most "
                 "that"
             )
+
+    @classmethod
+    def open(cls, fields: Any, config: BertConfig, tokenizer: Tokenizer, compute: Compute = Compute()) -> Self:
+        sources = cls.sources_type(fields)
+        task = cls(cls.complete(fields, sources), config, tokenizer, compute)
+        task.sources = sources
+        return task
+
+    @staticmethod
+    def complete(fields: Any, sources: Any) -> Any:
+        """Returns the fields with those filled in that the training data decides, such as label names."""
+        return fields
 
     def logits(self, params: Any, batch: dict[str, jax.Array], keys: Keys) -> Any:
         """Returns the model's output."""
@@ -55,8 +95,8 @@ class RowTask:
         raise NotImplementedError
 
     def training_examples(self, seed: int) -> tuple[Features, list[Row]]:
-        """Reads what to learn from, and the rows it was made of; `limit` draws them with `seed`."""
-        rows = training_rows(self.fields)
+        """Returns the examples to learn from, and their rows; `limit` draws these with `seed`."""
+        rows = self.sources.train
         if self.fields.limit is not None:
             chosen = np.random.default_rng([seed, len(rows)]).permutation(len(rows))[: self.fields.limit]
             rows = [rows[i] for i in chosen]
@@ -65,14 +105,17 @@ class RowTask:
     def train_batches(
         self, *, batch_size: int, steps: int, seed: int, multiple: int = 1, host: int = 0, hosts: int = 1
     ) -> RowBatches:
-        features, rows = self.training_examples(seed)
+        key = None if self.fields.limit is None else seed
+        if key not in self._examples:
+            self._examples[key] = self.training_examples(seed)
+        features, rows = self._examples[key]
         return RowBatches(
             features,
             rows,
             batch_size=batch_size,
             max_length=self.row_length(features),
             seed=seed,
-            packing=getattr(self.fields, "packing", False),
+            packing=self.fields.packing,
             multiple=multiple,
             host=host,
             hosts=hosts,
@@ -96,22 +139,18 @@ class RowTask:
     def dummy_batch(self) -> Arrays:
         return make_batch(np.zeros((1, 1), np.int32))
 
-    def tables(self, predictions: Arrays, batches: RowBatches) -> dict[str, Any]:
-        return {}
+    def evaluate(self, predictions: Arrays, batches: Batches) -> Evaluation:
+        assert isinstance(batches, RowBatches)
+        return self.score(predictions, batches.features, batches.table)
 
-    def fitted(self, predictions: Arrays, batches: RowBatches) -> dict[str, Any]:
-        return {}
+    def score(self, predictions: Arrays, features: Features, rows: Sequence[Row]) -> Evaluation:
+        """Returns metrics, tables, fitted values and examples, all from predictions that are decoded once."""
+        raise NotImplementedError
 
 
-def training_rows(fields: Labelled) -> list[Row]:
-    """Reads the rows to learn from.
-
-    Raises:
-      InputError: none are named, or they cannot be read.
-    """
-    if not fields.train:
-        raise InputError("task.train: name a file of rows or tfds:name:split to learn from")
-    return read_rows(fields.source(fields.train))
+def with_answers(rows: Sequence[Row], answers: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Returns the first rows and their answers, as an evaluation keeps them."""
+    return [{"input": row.values, **answer} for row, answer in zip(rows[:EXAMPLES], answers, strict=False)]
 
 
 def _first(ids: np.ndarray, room: int) -> np.ndarray:

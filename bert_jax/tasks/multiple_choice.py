@@ -9,17 +9,18 @@ from jax import numpy as jnp
 
 from bert_jax.config import BertConfig, Compute, MultipleChoice
 from bert_jax.data.batch import Arrays
-from bert_jax.data.batches import Features, RowBatches, join
+from bert_jax.data.batches import Features, join
 from bert_jax.data.rows import Row, RowErrors, check_fields, number_of, text_of
 from bert_jax.heads import BertForMultipleChoice
 from bert_jax.losses import Keys, Outcome, accuracy, cross_entropy
 from bert_jax.model import MASKED_SCORE
-from bert_jax.tasks.labelled import RowTask, sequence
+from bert_jax.tasks.base import Evaluation
+from bert_jax.tasks.labelled import EXAMPLES, LabelledTask, sequence, with_answers
 from bert_jax.tokenizers import Tokenizer
 
 
-class MultipleChoiceTask(RowTask):
-    """See `bert_jax.tasks.Task`; the fields are `bert_jax.config.MultipleChoice`.
+class MultipleChoiceTask(LabelledTask):
+    """See `bert_jax.tasks.base.Answering`; the fields are `bert_jax.config.MultipleChoice`.
 
     The choices of an example are sequences of one row: attention keeps them apart, and positions begin anew in each. So
     are, with `packing`, those of several examples.
@@ -30,10 +31,6 @@ class MultipleChoiceTask(RowTask):
     def __init__(self, fields: MultipleChoice, config: BertConfig, tokenizer: Tokenizer, compute: Compute = Compute()):
         super().__init__(fields, config, tokenizer, compute)
         self.model = BertForMultipleChoice(config, compute=compute)
-
-    @staticmethod
-    def resolve(fields: MultipleChoice) -> MultipleChoice:
-        return fields
 
     def loss_fn(self, params: Any, batch: dict[str, jax.Array], keys: Keys) -> Outcome:
         there_BNC = batch["choices"] > 0
@@ -49,8 +46,9 @@ class MultipleChoiceTask(RowTask):
     def loss_weights(self, batch: dict[str, jax.Array]) -> dict[str, jax.Array]:
         return {"choice_loss": batch["label_weights"]}
 
-    def score(self, predictions: Arrays, batches: RowBatches) -> dict[str, float]:
-        return {}
+    def score(self, predictions: Arrays, features: Features, rows: Sequence[Row]) -> Evaluation:
+        first = {name: values[:EXAMPLES] for name, values in predictions.items()}
+        return Evaluation({}, {}, {}, with_answers(rows, self.decode(first, features, rows[:EXAMPLES])))
 
     def decode(self, predictions: Arrays, features: Features, rows: Sequence[Row]) -> list[dict[str, Any]]:
         answers = []

@@ -1,25 +1,26 @@
 """Masked language modelling with next-sentence or sentence-order prediction, on token stores."""
 
-from collections.abc import Sequence
-from typing import Any
+from typing import Any, Self
 
 import jax
 import numpy as np
+from flax import linen as nn
 
 from bert_jax.config import BertConfig, Compute, Pretraining
 from bert_jax.data.batch import Arrays, make_batch
-from bert_jax.data.batches import Features
 from bert_jax.data.examples import PretrainingBatches
-from bert_jax.data.rows import Row
 from bert_jax.data.store import TokenStore
 from bert_jax.errors import InputError
 from bert_jax.heads import BertForPreTraining
 from bert_jax.losses import Keys, Mean, Outcome, accuracy, counts_of, cross_entropy
+from bert_jax.tasks.base import Batches, Evaluation
 from bert_jax.tokenizers import Tokenizer
 
 
 class PretrainingTask:
-    """See `bert_jax.tasks.Task`; the fields are `bert_jax.config.Pretraining`."""
+    """See `bert_jax.tasks.base.Task`; the fields are `bert_jax.config.Pretraining`."""
+
+    model: nn.Module
 
     def __init__(self, fields: Pretraining, config: BertConfig, tokenizer: Tokenizer, compute: Compute = Compute()):
         self.fields = fields
@@ -28,11 +29,11 @@ class PretrainingTask:
         self.tokenizer = tokenizer
         self.model = BertForPreTraining(config, pairs=fields.pairs != "none", compute=compute)
 
-    @staticmethod
-    def resolve(fields: Pretraining) -> Pretraining:
+    @classmethod
+    def open(cls, fields: Pretraining, config: BertConfig, tokenizer: Tokenizer, compute: Compute = Compute()) -> Self:
         if not fields.stores:
             raise InputError("task.stores: name at least one token store, a folder written by `bert_jax prepare`")
-        return fields
+        return cls(fields, config, tokenizer, compute)
 
     def _batches(self, **options: Any) -> PretrainingBatches:
         stores = [TokenStore.open(store) for store in self.fields.stores]
@@ -76,30 +77,7 @@ class PretrainingTask:
         zeros = np.zeros((1, 1), np.int32)
         return make_batch(zeros, masked_positions=zeros)
 
-    def score(self, predictions: Arrays, batches: PretrainingBatches) -> dict[str, float]:
-        """The accuracy of always answering with the most frequent piece, to measure `mlm_accuracy` against."""
-        return {"unigram_accuracy": unigram_accuracy(batches)}
-
-    def tables(self, predictions: Arrays, batches: PretrainingBatches) -> dict[str, Any]:
-        return {}
-
-    def fitted(self, predictions: Arrays, batches: PretrainingBatches) -> dict[str, Any]:
-        return {}
-
-    def predict_batches(self, rows: Sequence[Row], *, batch_size: int) -> Any:
-        raise InputError("a pre-training run fills masks; it has no task to predict with")
-
-    def decode(self, predictions: Arrays, features: Features, rows: Sequence[Row]) -> list[dict[str, Any]]:
-        raise InputError("a pre-training run fills masks; it has no task to predict with")
-
-
-def unigram_accuracy(batches: PretrainingBatches) -> float:
-    """Share of masked tokens that are the most frequent one among them: the best that a constant answer can do."""
-    counts = np.zeros(0, np.int64)
-    for step in range(batches.num_steps):
-        batch = batches(step)
-        labels = batch["masked_labels"][batch["masked_weights"] > 0]
-        found = np.bincount(labels, minlength=len(counts))
-        found[: len(counts)] += counts
-        counts = found
-    return float(counts.max(initial=0) / max(counts.sum(), 1))
+    def evaluate(self, predictions: Arrays, batches: Batches) -> Evaluation:
+        """Adds the accuracy of always answering with the most frequent token, to compare `mlm_accuracy` with."""
+        assert isinstance(batches, PretrainingBatches)
+        return Evaluation({"unigram_accuracy": batches.unigram_accuracy}, {}, {}, [])

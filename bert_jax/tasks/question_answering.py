@@ -12,13 +12,14 @@ from jax import numpy as jnp
 from bert_jax import metrics
 from bert_jax.config import BertConfig, Compute, QuestionAnswering
 from bert_jax.data.batch import Arrays
-from bert_jax.data.batches import Features, RowBatches, join
+from bert_jax.data.batches import Features, join
 from bert_jax.data.rows import Row, RowErrors, check_fields, text_of
 from bert_jax.errors import InputError
 from bert_jax.heads import BertForQuestionAnswering
 from bert_jax.losses import Keys, Outcome, accuracy, cross_entropy
 from bert_jax.model import MASKED_SCORE
-from bert_jax.tasks.labelled import RowTask
+from bert_jax.tasks.base import Evaluation
+from bert_jax.tasks.labelled import EXAMPLES, LabelledTask, with_answers
 from bert_jax.tasks.windows import owners, windows
 from bert_jax.tokenizers import Encoding, Tokenizer
 
@@ -34,8 +35,8 @@ class Candidate(NamedTuple):
     end: int
 
 
-class QuestionAnsweringTask(RowTask):
-    """See `bert_jax.tasks.Task`; the fields are `bert_jax.config.QuestionAnswering`.
+class QuestionAnsweringTask(LabelledTask):
+    """See `bert_jax.tasks.base.Answering`; the fields are `bert_jax.config.QuestionAnswering`.
 
     Source: Devlin et al. 2019, sections 4.2 and 4.3, and the windows of their SQuAD code.
     """
@@ -55,10 +56,6 @@ class QuestionAnsweringTask(RowTask):
             )
         if fields.stride < 1:
             raise InputError(f"task.stride: {fields.stride} must be at least 1")
-
-    @staticmethod
-    def resolve(fields: QuestionAnswering) -> QuestionAnswering:
-        return fields
 
     def loss_fn(self, params: Any, batch: dict[str, jax.Array], keys: Keys) -> Outcome:
         """Cross-entropy of the first and last piece over the pieces of the window; [CLS] stands for no answer here."""
@@ -93,46 +90,38 @@ class QuestionAnsweringTask(RowTask):
             "null_scores": logits[:, 0, 0] + logits[:, 1, 0],
         }
 
-    def score(self, predictions: Arrays, batches: RowBatches) -> dict[str, float]:
-        rows = batches.table
-        best, null = self._answers(predictions, batches.features, rows)
+    def score(self, predictions: Arrays, features: Features, rows: Sequence[Row]) -> Evaluation:
+        """Fits the threshold for no answer, with which these rows get the best F1."""
+        best, null = self._answers(predictions, features, rows)
         gold = {str(i): [text for text, _ in answers_of(row, self.fields.answers)] for i, row in enumerate(rows)}
         predicted = {str(i): "" if self._is_null(b, null[i]) else b[0].text for i, b in enumerate(best)}
-        figures = metrics.answer_scores(predicted, gold)
+        figures, fitted = metrics.answer_scores(predicted, gold), {}
         if self.fields.unanswerable:
-            for name, scorer in (("exact_match", metrics.answer_exact), ("f1", metrics.answer_f1)):
-                figures[f"best_{name}"] = self._threshold(best, null, gold, scorer)[1]
+            _, figures["best_exact_match"] = self._threshold(best, null, gold, metrics.answer_exact)
+            fitted["null_threshold"], figures["best_f1"] = self._threshold(best, null, gold, metrics.answer_f1)
         if self.fields.factoid:
             figures |= self._factoid_scores(best, gold, rows)
-        return figures
-
-    def fitted(self, predictions: Arrays, batches: RowBatches) -> dict[str, Any]:
-        """The threshold for no answer with which these rows score the best F1."""
-        if not self.fields.unanswerable:
-            return {}
-        best, null = self._answers(predictions, batches.features, batches.table)
-        gold = {
-            str(i): [text for text, _ in answers_of(row, self.fields.answers)] for i, row in enumerate(batches.table)
-        }
-        return {"null_threshold": self._threshold(best, null, gold, metrics.answer_f1)[0]}
+        examples = [self._answer(*answer) for answer in zip(best[:EXAMPLES], null, strict=False)]
+        return Evaluation(figures, {}, fitted, with_answers(rows, examples))
 
     def decode(self, predictions: Arrays, features: Features, rows: Sequence[Row]) -> list[dict[str, Any]]:
-        answers = []
-        for found, null in zip(*self._answers(predictions, features, rows), strict=True):
-            scores = np.array([candidate.score for candidate in found] + [null] * self.fields.unanswerable)
-            probabilities = np.exp(scores - scores.max(initial=MASKED_SCORE))
-            probabilities = (probabilities / probabilities.sum()).tolist()
-            listed = [
-                {"answer": c.text, "probability": p, "score": c.score, "start": c.start, "end": c.end}
-                for c, p in zip(found, probabilities, strict=False)
-            ]
-            answer: dict[str, Any] = {"answer": "", "start": None, "end": None}
-            if self.fields.unanswerable:
-                answer |= {"score": null, "probability": probabilities[-1]}
-            if not self._is_null(found, null):
-                answer = dict(listed[0])
-            answers.append(answer | {"candidates": listed[:5]})
-        return answers
+        return [self._answer(*answer) for answer in zip(*self._answers(predictions, features, rows), strict=True)]
+
+    def _answer(self, best: list[Candidate], null: float) -> dict[str, Any]:
+        """The answer to one question, from its candidates and the score of no answer."""
+        scores = np.array([candidate.score for candidate in best] + [null] * self.fields.unanswerable)
+        probabilities = np.exp(scores - scores.max(initial=MASKED_SCORE))
+        probabilities = (probabilities / probabilities.sum()).tolist()
+        listed = [
+            {"answer": c.text, "probability": p, "score": c.score, "start": c.start, "end": c.end}
+            for c, p in zip(best, probabilities, strict=False)
+        ]
+        answer: dict[str, Any] = {"answer": "", "start": None, "end": None}
+        if self.fields.unanswerable:
+            answer |= {"score": null, "probability": probabilities[-1]}
+        if not self._is_null(best, null):
+            answer = dict(listed[0])
+        return answer | {"candidates": listed[:5]}
 
     def features(self, rows: Sequence[Row], labelled: bool) -> Features:
         fields, errors = self.fields, RowErrors()

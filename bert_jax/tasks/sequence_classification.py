@@ -13,20 +13,29 @@ from jax import numpy as jnp
 from bert_jax import metrics
 from bert_jax.config import BertConfig, Compute, SequenceClassification
 from bert_jax.data.batch import Arrays
-from bert_jax.data.batches import Features, RowBatches, join
+from bert_jax.data.batches import Features, join
 from bert_jax.data.rows import Row, RowErrors, check_fields, label_of, labels_of, number_of, text_of
 from bert_jax.errors import InputError
 from bert_jax.heads import BertForSequenceClassification
 from bert_jax.losses import Keys, Mean, Outcome, accuracy, binary_cross_entropy, cross_entropy, squared_error
-from bert_jax.tasks.labelled import RowTask, balanced_weights, label_names, sequence, training_rows
+from bert_jax.tasks.base import Evaluation
+from bert_jax.tasks.labelled import (
+    EXAMPLES,
+    LabelledTask,
+    Sources,
+    balanced_weights,
+    label_names,
+    sequence,
+    with_answers,
+)
 from bert_jax.tokenizers import Tokenizer
 
 MOST_LABELS_IN_A_MATRIX = 50  # larger confusion matrices are unreadable
 LABEL_LOSSES = {"single_label": "class_loss", "multi_label": "label_loss", "regression": "squared_error"}  # by target
 
 
-class SequenceClassificationTask(RowTask):
-    """See `bert_jax.tasks.Task`; the fields are `bert_jax.config.SequenceClassification`."""
+class SequenceClassificationTask(LabelledTask):
+    """See `bert_jax.tasks.base.Answering`; the fields are `bert_jax.config.SequenceClassification`."""
 
     fields: SequenceClassification
 
@@ -51,14 +60,14 @@ class SequenceClassificationTask(RowTask):
         )
 
     @staticmethod
-    def resolve(fields: SequenceClassification) -> SequenceClassification:
+    def complete(fields: SequenceClassification, sources: Sources) -> SequenceClassification:
         if fields.target == "regression":
             return fields
         unweighted = fields.balanced and not fields.class_weights
         uncounted = fields.target == "multi_label" and not fields.label_shares
         if fields.labels and not unweighted and not uncounted:
             return fields
-        rows = training_rows(fields)
+        rows = sources.train
         check_fields(rows, [fields.label])
         errors = RowErrors()
         found = [_labels(row, fields, errors) for row in rows]
@@ -116,33 +125,28 @@ class SequenceClassificationTask(RowTask):
     def loss_weights(self, batch: dict[str, jax.Array]) -> dict[str, jax.Array]:
         return {LABEL_LOSSES[self.fields.target]: self.label_weights(batch)}
 
-    def score(self, predictions: Arrays, batches: RowBatches) -> dict[str, float]:
-        labels = batches.features.arrays["labels"][:, 0]
+    def score(self, predictions: Arrays, features: Features, rows: Sequence[Row]) -> Evaluation:
+        first = {name: values[:EXAMPLES] for name, values in predictions.items()}
+        examples = with_answers(rows, self.decode(first, features, rows[:EXAMPLES]))
+        labels, names = features.arrays["labels"][:, 0], self.fields.labels
         if self.fields.target == "regression":
-            return metrics.regression(predictions["scores"], labels)
-        if self.fields.target == "multi_label":
-            return metrics.several_labels(predictions["probabilities"], labels, self.fields.threshold)
-        predicted = predictions["probabilities"].argmax(axis=1)
-        figures = metrics.classification(predicted, labels, len(self.fields.labels))
-        if self.fields.none_label is not None:
-            figures |= metrics.without_class(predicted, labels, self._index[self.fields.none_label])
-        return figures
-
-    def tables(self, predictions: Arrays, batches: RowBatches) -> dict[str, Any]:
-        labels, names = batches.features.arrays["labels"][:, 0], self.fields.labels
-        if self.fields.target == "regression":
-            return {}
+            return Evaluation(metrics.regression(predictions["scores"], labels), {}, {}, examples)
+        tables: dict[str, Any]
         if self.fields.target == "multi_label":
             chosen = predictions["probabilities"] >= self.fields.threshold
             counts = (chosen & (labels > 0)).sum(axis=0), chosen.sum(axis=0), (labels > 0).sum(axis=0)
-            return {"per_label": metrics.label_table(*counts, names)}
-        matrix = metrics.confusion_matrix(predictions["probabilities"].argmax(axis=1), labels, len(names))
-        tables: dict[str, Any] = {
-            "per_label": metrics.label_table(matrix.diagonal(), matrix.sum(axis=0), matrix.sum(axis=1), names)
-        }
+            tables = {"per_label": metrics.label_table(*counts, names)}
+            figures = metrics.several_labels(predictions["probabilities"], labels, self.fields.threshold)
+            return Evaluation(figures, tables, {}, examples)
+        predicted = predictions["probabilities"].argmax(axis=1)
+        figures = metrics.classification(predicted, labels, len(names))
+        if self.fields.none_label is not None:
+            figures |= metrics.without_class(predicted, labels, self._index[self.fields.none_label])
+        matrix = metrics.confusion_matrix(predicted, labels, len(names))
+        tables = {"per_label": metrics.label_table(matrix.diagonal(), matrix.sum(axis=0), matrix.sum(axis=1), names)}
         if len(names) <= MOST_LABELS_IN_A_MATRIX:
             tables["confusion"] = {"labels": list(names), "counts": matrix.tolist()}
-        return tables
+        return Evaluation(figures, tables, {}, examples)
 
     def decode(self, predictions: Arrays, features: Features, rows: Sequence[Row]) -> list[dict[str, Any]]:
         if self.fields.target == "regression":

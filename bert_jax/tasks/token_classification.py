@@ -11,12 +11,13 @@ import numpy as np
 from bert_jax import metrics
 from bert_jax.config import BertConfig, Compute, TokenClassification
 from bert_jax.data.batch import Arrays
-from bert_jax.data.batches import Features, RowBatches, join
+from bert_jax.data.batches import Features, join
 from bert_jax.data.rows import Row, RowErrors, check_fields, labels_of
 from bert_jax.errors import InputError
 from bert_jax.heads import BertForTokenClassification
 from bert_jax.losses import Keys, Outcome, accuracy, cross_entropy
-from bert_jax.tasks.labelled import RowTask, label_names, training_rows
+from bert_jax.tasks.base import Evaluation
+from bert_jax.tasks.labelled import EXAMPLES, LabelledTask, Sources, label_names, with_answers
 from bert_jax.tasks.windows import owners, windows
 from bert_jax.tokenizers import Tokenizer
 
@@ -30,8 +31,8 @@ class Words(NamedTuple):
     probabilities: list[list[float]]
 
 
-class TokenClassificationTask(RowTask):
-    """See `bert_jax.tasks.Task`; the fields are `bert_jax.config.TokenClassification`."""
+class TokenClassificationTask(LabelledTask):
+    """See `bert_jax.tasks.base.Answering`; the fields are `bert_jax.config.TokenClassification`."""
 
     fields: TokenClassification
 
@@ -50,10 +51,10 @@ class TokenClassificationTask(RowTask):
         self.entities = bool(tagged) and all(ENTITY_TAG.fullmatch(name) for name in tagged)
 
     @staticmethod
-    def resolve(fields: TokenClassification) -> TokenClassification:
+    def complete(fields: TokenClassification, sources: Sources) -> TokenClassification:
         if fields.labels:
             return fields
-        rows, errors = training_rows(fields), RowErrors()
+        rows, errors = sources.train, RowErrors()
         check_fields(rows, [fields.tags])
         names = [name for row in rows for name in labels_of(_split(row, fields.tags), fields.tags, errors)]
         errors.check()
@@ -74,26 +75,27 @@ class TokenClassificationTask(RowTask):
     def loss_weights(self, batch: dict[str, jax.Array]) -> dict[str, jax.Array]:
         return {"tag_loss": batch["words"] > 0}
 
-    def score(self, predictions: Arrays, batches: RowBatches) -> dict[str, float]:
-        guess, truth = self._words(predictions, batches.features).tags, self._gold(batches.features)
+    def score(self, predictions: Arrays, features: Features, rows: Sequence[Row]) -> Evaluation:
+        predicted, gold, names = self._words(predictions, features), self._gold(features), self.fields.labels
+        guess, truth = self._indices(predicted.tags), self._indices(gold)
+        matrix = metrics.confusion_matrix(guess, truth, len(names))
         if self.entities:
-            return metrics.entity_scores(guess, truth)
-        return metrics.classification(self._indices(guess), self._indices(truth), len(self.fields.labels))
-
-    def tables(self, predictions: Arrays, batches: RowBatches) -> dict[str, Any]:
-        guess, truth = self._words(predictions, batches.features).tags, self._gold(batches.features)
-        matrix = metrics.confusion_matrix(self._indices(guess), self._indices(truth), len(self.fields.labels))
-        names = self.fields.labels
-        if self.entities:
-            per_label = metrics.entity_table(guess, truth)
+            figures = metrics.entity_scores(predicted.tags, gold)
+            per_label = metrics.entity_table(predicted.tags, gold)
         else:
+            figures = metrics.classification(guess, truth, len(names))
             per_label = metrics.label_table(matrix.diagonal(), matrix.sum(axis=0), matrix.sum(axis=1), names)
-        return {"per_label": per_label, "confusion": {"labels": list(names), "counts": matrix.tolist()}}
+        tables = {"per_label": per_label, "confusion": {"labels": list(names), "counts": matrix.tolist()}}
+        first = Words(predicted.tags[:EXAMPLES], predicted.probabilities[:EXAMPLES])
+        return Evaluation(figures, tables, {}, with_answers(rows, self._tagged(first, rows[:EXAMPLES])))
 
     def decode(self, predictions: Arrays, features: Features, rows: Sequence[Row]) -> list[dict[str, Any]]:
-        said = self._words(predictions, features)
+        return self._tagged(self._words(predictions, features), rows)
+
+    def _tagged(self, predicted: Words, rows: Sequence[Row]) -> list[dict[str, Any]]:
+        """The answer to each row: its words with their tags and, if the tags name entities, these."""
         answers = []
-        for row, tags, probabilities in zip(rows, said.tags, said.probabilities, strict=True):
+        for row, tags, probabilities in zip(rows, predicted.tags, predicted.probabilities, strict=True):
             words, text, offsets = _read(row, self.fields.tokens)
             tagged: list[dict[str, Any]] = [
                 {"word": word, "tag": tag, "probability": probability, "start": start, "end": end}

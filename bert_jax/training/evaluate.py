@@ -2,7 +2,7 @@
 
 import statistics
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import numpy as np
@@ -10,7 +10,7 @@ import numpy as np
 from bert_jax.data.batch import Arrays
 from bert_jax.data.batches import prefetch
 from bert_jax.losses import Mean
-from bert_jax.tasks import Batches, Task
+from bert_jax.tasks import Batches, Evaluation, Task
 
 Sums = dict[str, tuple[float, float]]
 
@@ -25,15 +25,6 @@ def add(sums: Sums, more: dict[str, Mean]) -> None:
 def divide(sums: Sums) -> dict[str, float]:
     """The means of `sums`; a figure that nothing counted towards is left out."""
     return {name: total / count for name, (total, count) in sums.items() if count}
-
-
-class Evaluation(NamedTuple):
-    """What evaluating found, as result.json holds it."""
-
-    metrics: dict[str, float]  # "loss" is the objective
-    tables: dict[str, Any]  # figures of each label, confusion matrix, where the task has them
-    fitted: dict[str, Any]  # fields of the task that these rows decide, such as the threshold for no answer
-    examples: list[dict[str, Any]]  # the first rows, as given and as answered
 
 
 def evaluate(
@@ -51,12 +42,9 @@ def evaluate(
     """
     losses, metrics, predictions = run(step, params, batches, progress)
     means = divide(losses)
-    return Evaluation(
-        metrics={"loss": sum(means.values()), **means, **divide(metrics), **task.score(predictions, batches)},
-        tables=task.tables(predictions, batches),
-        fitted=task.fitted(predictions, batches),
-        examples=_examples(task, predictions, batches),
-    )
+    evaluation = task.evaluate(predictions, batches)
+    sums = {"loss": sum(means.values()), **means, **divide(metrics)}
+    return evaluation._replace(metrics=sums | evaluation.metrics)
 
 
 def run(
@@ -92,14 +80,6 @@ def _in_order(parts: list[Arrays], batches: Any) -> Arrays:
             inside = tuple(slice(size) for size in values.shape[1:])
             ordered[name][(rows[rows >= 0], *inside)] = values[rows >= 0]
     return ordered
-
-
-def _examples(task: Task, predictions: Arrays, batches: Any, count: int = 10) -> list[dict[str, Any]]:
-    """The first few rows, as given and as answered; none where the task answers nothing."""
-    if not predictions:
-        return []
-    answers = task.decode(predictions, batches.features, batches.table)
-    return [{"input": row.values, **answer} for row, answer in zip(batches.table[:count], answers, strict=False)]
 
 
 def mean_figures(figures: Sequence[dict[str, float]]) -> dict[str, float]:

@@ -9,8 +9,9 @@ from bert_jax.devices import Devices
 from bert_jax.errors import InputError
 from bert_jax.metrics import lower_is_better
 from bert_jax.runs import layout
+from bert_jax.tasks import Evaluation
 from bert_jax.training import optimizer
-from bert_jax.training.evaluate import Evaluation, divide, evaluate, mean_figures
+from bert_jax.training.evaluate import divide, evaluate, mean_figures
 from bert_jax.training.loop import Hook, Loop, SeedRun
 from bert_jax.training.progress import ProgressBar
 from bert_jax.training.run import Run

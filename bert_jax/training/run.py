@@ -67,15 +67,14 @@ def resolve(experiment: Experiment, workdir: Workdir | None = None) -> Run:
             "set it to 0 to use the tokenizer's size"
         )
     experiment.compute.check(config)
-    fields = tasks.TASKS[type(experiment.task).__name__].resolve(experiment.task)
-    task = tasks.make(fields, config, tokenizer, experiment.compute)
+    task = tasks.resolve(experiment.task, config, tokenizer, experiment.compute)
     steps = experiment.steps
     if steps <= 0:
         if experiment.epochs <= 0:
             raise InputError("experiment: give `steps` or `epochs`")
         batches = task.train_batches(batch_size=experiment.batch_size, steps=1, seed=experiment.seed)
         steps = max(1, round(experiment.epochs * batches.num_examples / experiment.batch_size))
-    return Run(replace(experiment, task=fields, model=config, steps=steps), task, tokenizer, source)
+    return Run(replace(experiment, task=task.fields, model=config, steps=steps), task, tokenizer, source)
 
 
 def _find_tokenizer(experiment: Experiment, source: Source | None) -> Tokenizer:

@@ -109,8 +109,7 @@ def our_steps(folder: Path, texts: str, frozen_layers: int | None = None) -> Cal
     Twenty steps are taken before, which compile.
     """
     source = pretrained.open_source(str(folder))
-    fields = tasks.TASKS["SequenceClassification"].resolve(SequenceClassification(train=texts, packing=True))
-    task = tasks.make(fields, source.config, source.tokenizer)
+    task = tasks.resolve(SequenceClassification(train=texts, packing=True), source.config, source.tokenizer)
     devices = Devices("single", BATCH)
     chosen = AdamW(learning_rate=3e-5, frozen_layers=frozen_layers)
     change = optimizer.make(chosen, 1000, source.config)
