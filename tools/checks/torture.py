@@ -2,13 +2,14 @@
 
     python tools/check.py torture [--workdir DIR] [--kills 100] [--signal KILL|TERM] [--seed 0]
 
-Each attempt is a process that goes on with the same two commands, `prepare` and `train`, as far as it comes: kills hit
-the preparing of data, compiling, training, saving and evaluating. Whenever a run is finished, its metrics.jsonl, its
-parameters and its result are compared bit by bit with those of a run that nothing disturbed, and another run begins,
-until enough were killed. Prints how many kills hit what, and exits with 1 where anything differs.
+Each attempt is a process that continues a run with the same two calls, `prepare` and `train`, until it is killed: while
+it prepares data, compiles, trains, saves or evaluates. When a run is finished, its metrics.jsonl, its parameters and
+its result are compared bit by bit with those of an uninterrupted run. Then the next run begins, until there were enough
+kills. Prints how many kills hit each stage. Exits with 1 if anything differs, or if an attempt that was not killed
+fails.
 
-Attempts are forked from one process that has imported everything but not touched a device: importing would otherwise
-take most of the time. An attempt that ends by itself must end with exit code 0.
+Attempts are forked from one process that has imported everything but has not used a device, because importing would
+take most of the time.
 """
 
 import argparse
@@ -37,7 +38,7 @@ from bert_jax.training.loop import Loop
 
 # For each stage: a kill waits until the stage has begun n times, n drawn from 1 to the first number, and then at most
 # the second number of seconds.
-# Counting and not waiting alone lets runs get ahead on a machine that is busy with other things.
+# Counting, instead of only waiting, lets runs make progress on a busy machine.
 STAGES = {
     "starting": (1, 0.2),
     "preparing data": (1, 1.0),
@@ -50,7 +51,7 @@ _NUMBERS = {name: number for number, name in enumerate(STAGES)}
 
 
 class Stage:
-    """What an attempt is doing, and how often it has begun to, in memory that its parent shares."""
+    """The stage of an attempt, and how often each stage has begun, in memory shared with the parent process."""
 
     def __init__(self) -> None:
         self._shared = np.frombuffer(mmap.mmap(-1, 8 * (1 + len(STAGES))), np.int64)
@@ -70,20 +71,20 @@ class Stage:
         return int(self._shared[1 + _NUMBERS[name]])
 
     def around(self, owner: object, function: str, name: str) -> None:
-        """Wraps a function of the package, so that it tells when it runs; what comes after is training."""
+        """Wraps a function of the package, so that it sets the stage while it runs, and training afterwards."""
         inner = getattr(owner, function)
 
-        def told(*args: object, **options: object) -> object:
+        def wrapped(*args: object, **options: object) -> object:
             self.set(name)
             result = inner(*args, **options)
             self.set("training")
             return result
 
-        setattr(owner, function, told)
+        setattr(owner, function, wrapped)
 
 
 class StepsTaken(Hook):
-    """Tells the parent process of each step; the first one is mostly compiling."""
+    """Sets the stage after each step; the first step is mostly compiling."""
 
     def __init__(self, stage: Stage):
         self._stage = stage
@@ -93,7 +94,7 @@ class StepsTaken(Hook):
 
 
 def experiment(folder: Path) -> Experiment:
-    """A run of less than a minute that saves and evaluates often, with dropout."""
+    """Returns a run of less than a minute that saves and evaluates often, with dropout."""
     return Experiment(
         task=Pretraining(stores=(str(folder / "store"),), sequence_length=32, held_out=0.05, eval_sequences=256),
         model=BertConfig(0, 64, 2, 2, 128, max_position_embeddings=32),
@@ -107,7 +108,7 @@ def experiment(folder: Path) -> Experiment:
 
 
 def attempt(folder: Path, data: Path, stage: Stage) -> None:
-    """Does in `folder` what is left to do."""
+    """Continues the run in `folder`."""
     sys.stdout = sys.stderr = open(folder.with_suffix(".log"), "a")  # noqa: SIM115
     stage.around(hooks, "evaluate", "evaluating")
     stage.around(Checkpoints, "save", "saving")
@@ -118,13 +119,14 @@ def attempt(folder: Path, data: Path, stage: Stage) -> None:
 
 
 def fork(folder: Path, data: Path, stage: Stage) -> int:
+    """Starts an attempt in a child process and returns its id."""
     stage.reset()
     child = os.fork()
     if child:
         return child
     code = 1
     try:
-        # Should the parent be killed itself, its attempts go with it.
+        # If the parent is killed, so is its attempt.
         ctypes.CDLL(None).prctl(1, signal.SIGKILL)
         pretend_devices(1)
         attempt(folder, data, stage)
@@ -137,7 +139,7 @@ def fork(folder: Path, data: Path, stage: Stage) -> int:
 
 
 def outcome(folder: Path) -> dict[str, object]:
-    """All of a run that must not depend on interruptions."""
+    """Returns everything of a run that must not depend on interruptions."""
     result = json.loads((folder / "run/result.json").read_text())
     del result["seconds"]
     _, params = load_params(folder / "run/checkpoints")
@@ -145,7 +147,7 @@ def outcome(folder: Path) -> dict[str, object]:
 
 
 def differing(a: dict, b: dict) -> list[str]:
-    """Names of what differs between two outcomes."""
+    """Returns the names of the parts in which two outcomes differ."""
     import jax
 
     same = jax.tree.map(np.array_equal, a["params"], b["params"])
@@ -166,7 +168,7 @@ def compare(folder: Path, reference: Path) -> bool:
 
 
 def torture(options: argparse.Namespace, data: Path, reference: Path) -> int:
-    """Returns the number of runs that ended otherwise than `reference`."""
+    """Returns the number of runs whose result differs from `reference`, or that failed."""
     moments = random.Random(options.seed)
     hits: Counter[str] = Counter()
     runs = wrong = 0
@@ -190,22 +192,23 @@ def torture(options: argparse.Namespace, data: Path, reference: Path) -> int:
 
 
 def finished(folder: Path) -> bool:
-    """Whether a run has come to its end: its last step is evaluated, and saved, which may take longer."""
+    """Returns whether the last step of a run is evaluated and saved; saving may take longer."""
     path, steps = folder / "run/result.json", experiment(folder).steps
     evaluated = path.exists() and json.loads(path.read_text())["step"] == steps
     return evaluated and (folder / f"run/checkpoints/{steps}").is_dir()  # Orbax names it so when it is whole
 
 
 def disturbed(folder: Path, data: Path, stage: Stage, name: str, moments: random.Random | None) -> tuple[str, int]:
-    """One attempt, killed at a random moment if it is not over before: (the stage it was hit in or "", its exit code).
+    """Runs one attempt and kills it at a random moment, unless it ends before that.
 
-    With `moments` None nothing disturbs it. The exit code is 0 also where it died of the signal.
+    Returns the stage in which it was killed, or "", and its exit code, 0 if the signal ended it. With `moments` None it
+    is not killed.
     """
     number = signal.Signals[f"SIG{name}"]
     child, began = fork(folder, data, stage), time.time()
     if moments is not None:
         prepared = (folder / "store/header.json").exists()
-        # Data are prepared once in a run, so that this stage comes seldom.
+        # Data is prepared only once in a run, so this stage would be hit too rarely.
         target = "preparing data" if not prepared and moments.random() < 0.7 else moments.choice(list(STAGES))
         times, pause = STAGES[target]
         times, pause = moments.randint(1, times), moments.uniform(0, pause)
@@ -229,7 +232,7 @@ def disturbed(folder: Path, data: Path, stage: Stage, name: str, moments: random
 
 
 def ended(child: int) -> bool:
-    """Whether a child has ended, which leaves it to be waited for."""
+    """Returns whether a child has ended; it must still be waited for."""
     return os.waitid(os.P_PID, child, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
 
 
