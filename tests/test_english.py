@@ -66,7 +66,6 @@ NOT_YET_CLEAN = (  # shrinks to nothing
     "bert_jax/cli.py",
     "bert_jax/config",
     "bert_jax/data",
-    "bert_jax/devices.py",
     "bert_jax/fused.py",
     "bert_jax/heads.py",
     "bert_jax/interop",

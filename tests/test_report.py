@@ -217,8 +217,8 @@ def test_text_from_the_data_stays_text(tmp_path):
 
 def test_notes_are_at_the_top(tmp_path):
     page = page_of(write_quickstart(tmp_path / "quickstart", seeds=2))
-    places = [page.text.index(word) for word in ("Against what costs nothing", "Filling masks", "Final scores")]
-    assert places == sorted(places)
+    positions = [page.text.index(word) for word in ("Against what costs nothing", "Filling masks", "Final scores")]
+    assert positions == sorted(positions)
     assert "sentence-pair accuracy" in page.text
 
 
