@@ -46,16 +46,22 @@ def test_beam_writes_the_store_that_prepare_writes(tmp_path, text, tokenizer, dr
     assert sorted(p.name for p in tmp_path.iterdir()) == ["beam", "local", "text", "tokenizer"]
 
 
-def test_shards_of_an_interrupted_pipeline_are_used(tmp_path, text, tokenizer, monkeypatch):
-    preparing.prepare([str(text)], tokenizer, tmp_path / "local")
+@pytest.fixture
+def interrupted(tmp_path, text, tokenizer, monkeypatch):
+    """A pipeline that was interrupted after it wrote its shards."""
 
-    def interrupted(folder):
+    def interrupt(folder):
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:
-        patched.setattr(on_beam, "read_shards", interrupted)
+        patched.setattr(on_beam, "read_shards", interrupt)
         with pytest.raises(KeyboardInterrupt):
             on_beam.prepare([str(text)], tokenizer, tmp_path / "beam", options=LOCAL)
+
+
+@pytest.mark.usefixtures("interrupted")
+def test_shards_of_an_interrupted_pipeline_are_used(tmp_path, text, tokenizer, monkeypatch):
+    preparing.prepare([str(text)], tokenizer, tmp_path / "local")
     shards = list(tmp_path.glob("beam.shards-*/*.npz"))
     assert len(shards) > 3
 
@@ -67,14 +73,8 @@ def test_shards_of_an_interrupted_pipeline_are_used(tmp_path, text, tokenizer, m
     assert contents(tmp_path / "beam") == contents(tmp_path / "local")
 
 
-def test_shards_of_another_text_are_not_used(tmp_path, text, tokenizer, monkeypatch):
-    def interrupted(folder):
-        raise KeyboardInterrupt
-
-    with monkeypatch.context() as patched:
-        patched.setattr(on_beam, "read_shards", interrupted)
-        with pytest.raises(KeyboardInterrupt):
-            on_beam.prepare([str(text)], tokenizer, tmp_path / "beam", options=LOCAL)
+@pytest.mark.usefixtures("interrupted")
+def test_shards_of_another_text_are_not_used(tmp_path, text, tokenizer):
     preparing.prepare([str(text / "b.jsonl")], tokenizer, tmp_path / "local")
     shutil.rmtree(tmp_path / "beam.partial", ignore_errors=True)
     on_beam.prepare([str(text / "b.jsonl")], tokenizer, tmp_path / "beam", options=LOCAL)
