@@ -1,4 +1,4 @@
-"""Every command, end to end on tiny data, and every kind of bad input: one clear line, exit code 2, nothing lost."""
+"""Every command, end to end on tiny data. Bad input gets one clear line and exit code 2, and nothing is lost."""
 
 import inspect
 import json
@@ -39,7 +39,7 @@ sweep = {{
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory) -> Path:
-    """A folder in which tokenizer, store, a pre-trained run and a fine-tuned sweep were made by the commands."""
+    """A folder with a tokenizer, a store, a pre-trained run and a fine-tuned sweep, all made by the commands."""
     folder = tmp_path_factory.mktemp("cli")
     rng = np.random.default_rng(0)
 
@@ -69,7 +69,7 @@ def test_a_sweep_runs_each_experiment_in_a_folder_of_its_name(folder):
         assert json.loads((folder / "sweep" / name / "result.json").read_text())["step"] == 2
 
 
-def test_a_run_of_a_sweep_starts_from_another_one_at_a_step_it_kept(folder, tmp_path):
+def test_a_run_of_a_sweep_starts_from_a_checkpoint_of_another_one(folder, tmp_path):
     text = """
 from dataclasses import replace
 first = Experiment(task=task, checkpoint_every=1, **base)
@@ -87,7 +87,7 @@ sweep = {"first": first, "second": replace(first, init_from="run:first@1", steps
         pretrained.open_source(tmp_path / "runs/first@7").read_params()
 
 
-def test_flags_change_the_model_of_a_run_whose_source_has_yet_to_be_made(folder, tmp_path):
+def test_flags_change_the_model_of_a_run_whose_source_does_not_exist_yet(folder, tmp_path):
     text = """
 from dataclasses import replace
 first = Experiment(task=task, **base)
@@ -104,8 +104,8 @@ sweep["first"] = first
     assert run("train", tmp_path / "chain.py", "--only", "itself", *flags) == 2
 
 
-def test_a_sweep_is_planned_whose_runs_have_yet_to_be_made(folder, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr("bert_jax.runtime.pretend_devices", lambda count: None)  # this process has its devices
+def test_a_sweep_is_planned_before_any_of_its_runs_exists(folder, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("bert_jax.runtime.pretend_devices", lambda count: None)  # this process has devices already
     text = """
 from dataclasses import replace
 sweep = {"first": experiment, "second": replace(experiment, init_from="run:first", model=None, steps=3)}
@@ -123,10 +123,10 @@ def test_flags_change_fields_and_only_picks_one_of_a_sweep(folder, tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["fast"]
     stored = json.loads((tmp_path / "fast/experiment.json").read_text())
     assert (stored["steps"], stored["optimizer"]["weight_decay"], stored["model"]["hidden_dropout"]) == (3, 0.5, 0.3)
-    assert stored["model"]["hidden_size"] == 16  # from the source, where the flag left it
+    assert stored["model"]["hidden_size"] == 16  # from the source: no flag changes it
 
 
-def test_evaluate_prints_and_stores_what_training_found(folder, capsys):
+def test_evaluate_prints_and_stores_the_figures_of_training(folder, capsys):
     before = json.loads((folder / "sweep/fast/result.json").read_text())
     assert run("evaluate", folder / "sweep/fast") == 0
     printed = json.loads(capsys.readouterr().out)
@@ -175,7 +175,7 @@ def test_prepare_on_beam_without_the_extra_names_it(folder, tmp_path, capsys, mo
 
 
 @pytest.mark.parametrize("command", sorted(cli.COMMANDS.keys() - {"train", "plan"}))
-def test_help_of_every_command_says_what_it_does_and_describes_its_options(command, capsys):
+def test_help_of_every_command_has_its_purpose_and_options(command, capsys):
     assert run(command, "--help") == 0
     shown = " ".join(re.sub("[│╭╮╰╯─]", " ", capsys.readouterr().out).split())
     purpose, *_, options = cli.COMMANDS[command].__doc__.partition("Args:")
@@ -191,7 +191,7 @@ def test_help_of_every_command_says_what_it_does_and_describes_its_options(comma
 @pytest.mark.parametrize(
     ("command", "flags"), [("train", ["--workdir", "--only"]), ("plan", ["--accelerator", "--devices", "--mfu"])]
 )
-def test_help_without_an_experiment_says_how_to_name_one_and_lists_the_commands_own_flags(command, flags, capsys):
+def test_help_without_an_experiment_has_the_usage_and_the_commands_own_flags(command, flags, capsys):
     assert run(command, "--help") == 0
     out = capsys.readouterr().out
     assert out.startswith(f"usage: bert_jax {command} EXPERIMENT.py ")
@@ -218,7 +218,7 @@ def everything_in(folder: Path) -> dict[Path, bytes]:
     return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file() and path.name != ".lock"}
 
 
-# What each command is given beside the file that is wrong, and what its message must name.
+# The content of a bad file, and the file and line that the message must name.
 BAD_CORPORA = {
     "missing": (None, "bad.txt"),
     "empty": (b"", "bad.txt"),
@@ -328,17 +328,17 @@ def test_convert_writes_what_transformers_loads_and_back(folder, tmp_path):
     assert run("train", folder / "fine_tune.py", "--workdir", tmp_path / "w", "--init-from", tmp_path / "back") == 0
 
 
-def test_convert_keeps_what_stands_where_it_should_write(folder, capsys):
+def test_convert_leaves_a_folder_with_files_in_it_alone(folder, capsys):
     before = everything_in(folder / "store")
     assert run("convert", folder / "pretrained", folder / "store") == 2
     assert "not empty" in capsys.readouterr().err
     assert everything_in(folder / "store") == before
 
 
-def test_a_model_gets_markers_under_flags_too_and_goes_on(folder, tmp_path):
+def test_a_model_gets_markers_with_flags_too_and_is_continued(folder, tmp_path):
     pieces = tokenizers.load(folder / "pretrained/tokenizer").vocab_size
     flags = ["--only", "slow", "--workdir", tmp_path / "runs", "--task.markers", "<<", ">>"]
-    # With a flag of the model, the model is the source's, whose vocabulary is shorter; the second command goes on.
+    # With a --model flag, the model is the source's, whose vocabulary is smaller; the second command continues.
     for _ in range(2):
         assert run("train", folder / "fine_tune.py", *flags, "--model.hidden-dropout", 0.1) == 0
     stored = json.loads((tmp_path / "runs/slow/experiment.json").read_text())
@@ -348,7 +348,7 @@ def test_a_model_gets_markers_under_flags_too_and_goes_on(folder, tmp_path):
     assert [exported.piece_id(marker) for marker in ("<<", ">>")] == [pieces, pieces + 1]
 
 
-def test_extend_adds_pieces_and_the_result_can_be_trained_on(folder, tmp_path, capsys):
+def test_extend_adds_tokens_and_the_result_can_be_trained_on(folder, tmp_path, capsys):
     text = " ".join(["angiogenesis", "thrombosis", "red"] * 20)
     (tmp_path / "domain.txt").write_text(f"{text}.\n\n{text}.\n")
     flags = ["--corpus", tmp_path / "domain.txt", "--num-tokens", 2]

@@ -1,4 +1,4 @@
-"""Documents from every kind of source, sentences from documents, and what bad input is answered with."""
+"""Documents from every kind of source, sentences from documents, and errors for bad input."""
 
 import gzip
 import io
@@ -120,7 +120,7 @@ def test_bad_input_is_named_by_file_and_line(tmp_path, name, data, message):
         read(tmp_path / name)
 
 
-def test_what_is_not_there_is_named(tmp_path):
+def test_a_missing_file_is_named(tmp_path):
     for name in ("missing.txt", "*.txt"):
         with pytest.raises(InputError, match="no such file or folder"):
             read(tmp_path / name)
@@ -203,9 +203,9 @@ def test_hard_wrapped_lines_are_joined_and_one_sentence_a_line_is_not():
 
 def test_sentences_without_an_end_are_cut_between_words_and_nothing_is_lost():
     text = "word " * 5000
-    found = corpus.sentences(text)
-    assert max(map(len, found)) <= corpus.MAX_SENTENCE_CHARACTERS
-    assert " ".join(found) == text.strip()
+    sentences = corpus.sentences(text)
+    assert max(map(len, sentences)) <= corpus.MAX_SENTENCE_CHARACTERS
+    assert " ".join(sentences) == text.strip()
     assert "".join(corpus.sentences("x" * 5000)) == "x" * 5000
 
 

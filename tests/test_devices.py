@@ -1,4 +1,4 @@
-"""However a step is laid out over devices and hosts, it is the same step."""
+"""A step gives the same result on any layout of devices and hosts."""
 
 import json
 import os
@@ -38,12 +38,12 @@ def gradient(
     return jax.device_get((state.opt_state, sums))
 
 
-def assert_same(found, expected):
-    for a, b in zip(jax.tree.leaves(expected), jax.tree.leaves(found), strict=True):
+def assert_same(actual, expected):
+    for a, b in zip(jax.tree.leaves(expected), jax.tree.leaves(actual), strict=True):
         np.testing.assert_allclose(b, a, rtol=1e-5, atol=1e-5 * np.abs(a).max())
 
 
-# Every layout, and every number of microbatches in one of them: all fifteen pairs agree, but take long to compile.
+# Each layout, and each number of microbatches with one layout: all fifteen pairs agree, but take long to compile.
 SPLITS = [
     ("single", 0, 2),
     ("pmap", 0, 1),
@@ -86,12 +86,12 @@ def trace(config: BertConfig, devices: Devices, length: int = 12, compute: Compu
 
 def moved(text: str) -> list[tuple[int, ...]]:
     """Shapes that the collectives of a compiled program gather or exchange; sums of gradients are not among them."""
-    found = []
+    moves = []
     for line in text.splitlines():
         if match := re.search(r"= (.*?) (all-gather|all-to-all|collective-permute)(-start)?\(", line):
             shapes = re.findall(r"\w+\[([\d,]*)\]", match[1])
-            found += [tuple(int(n) for n in shape.split(",") if n) for shape in shapes]
-    return found
+            moves += [tuple(int(n) for n in shape.split(",") if n) for shape in shapes]
+    return moves
 
 
 @pytest.mark.parametrize("microbatches", [1, 2])
@@ -123,7 +123,7 @@ def test_fsdp_divides_the_memory_of_parameters_and_optimizer_state(fsdp):
 
 
 @pytest.mark.parametrize("saved_as", ["pmap", "mesh"])
-def test_what_was_saved_on_eight_devices_is_restored_on_fewer_under_either_sharding(tmp_path, saved_as):
+def test_a_checkpoint_of_eight_devices_is_restored_on_fewer_with_any_sharding(tmp_path, saved_as):
     task = PretrainingTask(Pretraining(), CONFIG, NoTokenizer())
     transformation = optimizer.make(AdamW(), 10)
     make = lambda: make_state(task, transformation)  # noqa: E731
@@ -172,12 +172,12 @@ def bert_base_step(way: str, fsdp: int, attention: str):
         (("pmap", 12), "batch_size 12 does not divide by the 8 devices"),
     ],
 )
-def test_devices_that_cannot_share_say_why(options, message):
+def test_devices_that_do_not_divide_evenly_are_refused(options, message):
     with pytest.raises(InputError, match=message):
         Devices(*options)
 
 
-def test_a_process_that_nobody_joins_says_what_is_missing(monkeypatch):
+def test_a_process_without_a_coordinator_is_refused_with_the_missing_variable(monkeypatch):
     monkeypatch.setenv("JAX_PROCESS_ID", "0")
     with pytest.raises(InputError, match="set JAX_COORDINATOR_ADDRESS"):
         runtime.join_hosts()
@@ -215,7 +215,7 @@ def train_on_eight(folder: Path, out: Path, *ways: str) -> None:
 
 def start_host(number: int, port: int, folder: Path) -> subprocess.Popen:
     variables = {
-        # Compiled without care: that is what takes the time here.
+        # Compiled without optimization, because compiling takes most of the time here.
         "XLA_FLAGS": "--xla_force_host_platform_device_count=4 --xla_backend_optimization_level=0",
         "JAX_COORDINATOR_ADDRESS": f"127.0.0.1:{port}",
         "JAX_NUM_PROCESSES": "2",
@@ -244,15 +244,15 @@ def test_two_hosts_of_four_devices_train_the_run_of_one_with_eight(tmp_path):
     finally:
         for host in hosts:
             host.kill()
-        told = [(tmp_path / f"host-{number}.log").read_text() for number in range(2)]
-        print(*told, sep="\n----\n")  # pytest shows it where the test fails
+        logs = [(tmp_path / f"host-{number}.log").read_text() for number in range(2)]
+        print(*logs, sep="\n----\n")  # pytest shows it where the test fails
     assert [host.returncode for host in hosts] == [0, 0]
     for way in ("pmap", "mesh"):
         one, two = figures(tmp_path / "one/mesh"), figures(tmp_path / "two" / way)
         assert [line.keys() for line in two] == [line.keys() for line in one]
-        for expected, found in zip(one, two, strict=True):
+        for expected, actual in zip(one, two, strict=True):
             for name, value in expected.items():
-                assert found[name] == (value if name in ("step", "split") else pytest.approx(value, rel=1e-4)), name
+                assert actual[name] == (value if name in ("step", "split") else pytest.approx(value, rel=1e-4)), name
 
 
 def figures(workdir: Path) -> list[dict]:

@@ -1,4 +1,4 @@
-"""Batches of pre-training examples, checked on stores whose tokens tell where they stand."""
+"""Batches of pre-training examples, checked on stores whose tokens are numbered by their position."""
 
 import dataclasses
 import subprocess
@@ -74,7 +74,7 @@ def test_the_second_epoch_has_another_order_and_other_short_sequences():
     assert set(first) != set(second)
 
 
-def test_another_epoch_cuts_other_pieces_short():
+def test_another_epoch_shortens_other_sequences():
     store = make_store([14 * 200])
     fields = dataclasses.replace(PLAIN, short_sequences=0.1, random_token_share=0.0)
     made = batches(fields, [store], make_tokenizer(SPECIALS + store.num_tokens), batch_size=1)
@@ -87,7 +87,7 @@ def test_another_epoch_cuts_other_pieces_short():
     assert cut[0] != cut[1]
 
 
-def test_short_sequences_have_the_share_asked_for():
+def test_short_sequences_have_their_share():
     store = make_store([126 * 1000])
     made = batches(
         dataclasses.replace(PLAIN, sequence_length=128, short_sequences=0.1),
@@ -100,7 +100,7 @@ def test_short_sequences_have_the_share_asked_for():
     assert len(np.unique(used)) > 40
 
 
-def test_sequences_hold_one_document_and_say_so():
+def test_sequences_hold_one_document_and_are_numbered():
     for batch in map(batches(dataclasses.replace(PLAIN, packing="packed")), range(20)):
         for row, column, sequence in sequences_of(batch):
             (segment,) = segments_of(sequence)
@@ -117,7 +117,7 @@ def test_sequences_hold_one_document_and_say_so():
 def test_packed_rows_are_full():
     made = batches(dataclasses.replace(PLAIN, packing="packed"), batch_size=1)
     used = [np.count_nonzero(made(step)["sequence_ids"]) for step in range(made.num_examples)]
-    # Up to two slots are lost where a row ends beside the end of a document, and the last row ends where the text does.
+    # Up to two slots are lost where a row ends next to the end of a document; the last row ends with the text.
     assert sorted(used)[1] >= PLAIN.sequence_length - 4
     assert np.mean(used) > 0.95 * PLAIN.sequence_length
 
@@ -160,9 +160,9 @@ def test_pair_labels_are_true_and_balanced(pairs, packing):
     labels = []
     begins = set(sentence_begins(STORE))
     for batch in map(made, range(30)):
-        found = [0] * 64
+        sequences = [0] * 64
         for row, _, sequence in sequences_of(batch):
-            slot, found[row] = found[row], found[row] + 1
+            slot, sequences[row] = sequences[row], sequences[row] + 1
             if not batch["pair_weights"][row, slot]:
                 continue
             a, b = (ordinary(segment) for segment in segments_of(sequence))
@@ -177,7 +177,7 @@ def test_pair_labels_are_true_and_balanced(pairs, packing):
             else:
                 assert (b[0] == a[-1] + 1) if label == 0 else (a[0] == b[-1] + 1)
                 assert len(set(DOCUMENT_OF[np.concatenate([a, b])])) == 1
-            # What comes second begins with a sentence wherever it can.
+            # The second segment begins with a sentence wherever it can.
             second = (a if pairs == "sop" and label else b)[0]
             might = range(second - 100, second) if pairs == "nsp" and label else range(min(a[0], b[0]) + 1, second)
             assert second in begins or not begins & set(might)
@@ -278,7 +278,7 @@ def test_evaluation_reads_each_sequence_once_and_fills_the_last_batch_with_weigh
     assert limited.num_steps == 1
 
 
-def test_mixtures_have_the_proportions_asked_for_and_every_store_its_own_epochs():
+def test_mixtures_have_their_proportions_and_every_store_its_own_epochs():
     stores = [make_store(SIZES, first_token=SPECIALS), make_store(SIZES, first_token=SPECIALS + sum(SIZES))]
     tokenizer = make_tokenizer(SPECIALS + 2 * sum(SIZES))
     fields = dataclasses.replace(PLAIN, weights=(0.3, 0.7), short_sequences=0.0)
@@ -337,7 +337,7 @@ def test_documents_of_one_word_are_read_where_they_suffice_and_no_true_pair_is_m
 
 @pytest.fixture(scope="module")
 def huge_store() -> TokenStore:
-    """A document of ten million tokens and one of two hundred, in sentences of 20; a token tells its place by 200."""
+    """A document of ten million tokens and one of two hundred, in sentences of 20; each id fills 200 positions."""
     ends = np.array([0, 10_000_000, 10_000_200])
     return dataclasses.replace(
         STORE,
@@ -353,7 +353,7 @@ def huge_store() -> TokenStore:
     [{}, {"packing": "packed"}, {"packing": "concatenated"}, {"pairs": "nsp"}, {"pairs": "sop"}],
     ids=lambda changes: "-".join(changes.values()) or "plain",
 )
-def test_a_document_of_ten_million_tokens_is_read_piece_by_piece(huge_store, changes):
+def test_a_document_of_ten_million_tokens_is_read_in_parts(huge_store, changes):
     fields = dataclasses.replace(PLAIN, sequence_length=128, **changes)
     tokenizer = make_tokenizer(60_000)
     tracemalloc.start()

@@ -1,4 +1,4 @@
-"""What goes wrong in a long run is told in a sentence, and the run goes on when it is mended."""
+"""A fault in a long run is reported in one sentence, and the run continues when the fault is repaired."""
 
 import errno
 import json
@@ -48,9 +48,9 @@ def short(data, **changes):
 
 def test_a_poisoned_batch_is_skipped_and_many_in_a_row_stop_the_run(data, tmp_path):
     experiment = short(data, max_skipped=3)
-    with pytest.raises(InputError) as told:
+    with pytest.raises(InputError) as error:
         train(experiment, tmp_path / "run", say=silent, hooks=[Poison({2, 6, 7, 8})])
-    message = str(told.value)
+    message = str(error.value)
     assert message.startswith("step 8: the loss or its gradient was not finite in 3 steps in a row")
     assert "that of step 4" in message
     with np.load(tmp_path / "run" / "batch_of_step_8.npz", allow_pickle=False) as batch:
@@ -59,14 +59,14 @@ def test_a_poisoned_batch_is_skipped_and_many_in_a_row_stop_the_run(data, tmp_pa
     (first,) = lines(tmp_path / "run" / "metrics.jsonl")
     assert first["skipped"] == 1  # of the four steps up to step 4
     assert all(np.isfinite(value) for name, value in first.items() if name != "split")
-    result = train(experiment, tmp_path / "run", say=silent)  # the batches are mended
+    result = train(experiment, tmp_path / "run", say=silent)  # the batches are good again
     assert result["step"] == 12
     assert np.isfinite(result["metrics"]["loss"])
 
 
 @contextmanager
 def files_no_larger_than(count: int):
-    """What a full disk is like, for those who may not mount one: writing past `count` bytes fails."""
+    """Acts like a full disk where mounting one is not allowed: writing past `count` bytes of a file fails."""
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (count, limits[1]))
     try:
@@ -77,7 +77,7 @@ def files_no_larger_than(count: int):
 
 @contextmanager
 def full_disk(folder, kilobytes: int):
-    """A file system in memory with so much room at first, and with enough once the test asks for it."""
+    """Mounts a file system in memory with little space; calling what it yields gives it more."""
     folder.mkdir()
     mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={kilobytes}k", "tmpfs", folder], capture_output=True)
     if mounted.returncode:
@@ -95,20 +95,20 @@ def undisturbed(data, tmp_path_factory):
     return (folder / "metrics.jsonl").read_text()
 
 
-def test_a_save_that_fails_says_so_and_the_run_goes_on_when_there_is_room(data, tmp_path, undisturbed):
+def test_a_failed_save_is_reported_and_the_run_continues_when_there_is_space(data, tmp_path, undisturbed):
     with files_no_larger_than(3000), pytest.raises(InputError, match=r"run.*; .*run the same command again"):
         train(short(data), tmp_path / "run", say=silent)
     train(short(data), tmp_path / "run", say=silent)
     assert (tmp_path / "run/metrics.jsonl").read_text() == undisturbed
 
 
-def test_a_run_on_a_full_disk_says_so_and_goes_on_when_there_is_room(data, tmp_path, undisturbed):
-    # Room for a checkpoint and a half: one takes 350 kB, more or less by how its writers took turns.
+def test_a_full_disk_is_reported_and_the_run_continues_when_there_is_space(data, tmp_path, undisturbed):
+    # Space for a checkpoint and a half: one takes about 350 kB, which varies with the order of its writers.
     with full_disk(tmp_path / "disk", kilobytes=560) as make_room:
         run = tmp_path / "disk/run"
-        with pytest.raises(InputError, match=r"(No space left|ENOSPC).*run the same command again") as told:
+        with pytest.raises(InputError, match=r"(No space left|ENOSPC).*run the same command again") as error:
             train(short(data), run, say=silent)
-        assert len(str(told.value).splitlines()) == 1
+        assert len(str(error.value).splitlines()) == 1
         assert Checkpoints(run / "checkpoints").steps() == [4]
         make_room()
         train(short(data), run, say=silent)
@@ -120,8 +120,8 @@ def test_a_workdir_whose_last_lines_cannot_be_written_is_free_again(tmp_path, mo
         raise OSError(errno.ENOSPC, "No space left on device")
 
     def use(error: Exception | None) -> None:
-        with Workdir(tmp_path / "run") as place:
-            place.rewind(0, 0)
+        with Workdir(tmp_path / "run") as opened:
+            opened.rewind(0, 0)
             if error is not None:
                 raise error
 
@@ -165,7 +165,7 @@ def test_a_second_signal_ends_at_once(name):
     assert "once more to end at once" in done.stderr
 
 
-def test_a_run_stopped_while_it_evaluates_evaluates_when_it_goes_on(data, tmp_path, monkeypatch):
+def test_a_run_stopped_in_an_evaluation_evaluates_when_it_continues(data, tmp_path, monkeypatch):
     experiment = short(data, eval_every=4)
     experiment = replace(experiment, task=replace(experiment.task, eval_limit=48))
     train(experiment, tmp_path / "whole", say=silent)
@@ -184,7 +184,7 @@ def test_a_run_stopped_while_it_evaluates_evaluates_when_it_goes_on(data, tmp_pa
     assert (tmp_path / "stopped/metrics.jsonl").read_text() == (tmp_path / "whole/metrics.jsonl").read_text()
 
 
-def test_the_workdir_tells_what_computed(data, tmp_path):
+def test_the_workdir_records_hardware_and_versions(data, tmp_path):
     train(short(data), tmp_path / "run", say=silent)
     train(short(data), tmp_path / "run", say=silent)
     (entry,) = json.loads((tmp_path / "run/environment.json").read_text())
@@ -193,7 +193,7 @@ def test_the_workdir_tells_what_computed(data, tmp_path):
     assert entry["devices"]["count"] == 1
 
 
-def test_a_folder_that_git_does_not_hold_has_no_revision(tmp_path):
+def test_a_folder_outside_a_repository_has_no_revision(tmp_path):
     assert git_revision(tmp_path) is None
 
 

@@ -110,7 +110,7 @@ def test_what_a_bucket_holds_is_read_where_no_local_disk_is_needed(bucket, tmp_p
     assert tokenizers.load(f"{bucket}/copy").fingerprint == tokenizer.fingerprint
 
 
-def test_what_needs_a_local_disk_says_so(bucket, tmp_path, monkeypatch):
+def test_a_remote_path_is_refused_where_a_local_disk_is_needed(bucket, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(InputError, match="gs://bucket/folder: a workdir is read and written on a local disk only"):
         Workdir(files.path(bucket))

@@ -76,7 +76,7 @@ def test_a_pair_is_cut_to_what_another_frame_leaves(roberta):
     assert not types.any()
 
 
-def test_positions_of_labelled_rows_begin_where_the_frame_says(roberta):
+def test_positions_of_labelled_rows_begin_at_the_frames_first_position(roberta):
     task = make(SequenceClassification(train="t", text_b="b", labels=("x", "y")), roberta, positions=130)
     rows = [Row({"text": "red cat", "b": "blue"}, "1"), Row({"text": "dog", "b": "small bird runs"}, "2")]
     features = task.features(rows, labelled=False)
@@ -112,7 +112,7 @@ def test_pretraining_rows_are_framed(frame, packing, pairs):
             ordinary = np.flatnonzero(sequence_ids >= SPECIALS)
             cut = np.flatnonzero(np.diff(ordinary) > 1) + 1
             parts = [sequence_ids[part] for part in np.split(ordinary, cut)]
-            if pairs != "none" and len(parts) == 1:  # a single token, or one beside nothing, cannot be split
+            if pairs != "none" and len(parts) == 1:  # a single token cannot be split
                 parts = [parts[0], []]
             expected = frame.join(*parts)
             assert sequence_ids.tolist() == expected[0].tolist()

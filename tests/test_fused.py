@@ -44,17 +44,17 @@ def test_pallas_gives_what_the_explicit_path_gives(kernel, monkeypatch):
     batch = packed_batch()
     params = jax.jit(Bert(CONFIG).init)(jax.random.key(0), batch)
     expected, expected_grads = outcome(Compute(), params, batch)
-    found, grads = outcome(Compute(attention="pallas"), params, batch)
-    np.testing.assert_allclose(found, expected, atol=1e-5)
+    actual, grads = outcome(Compute(attention="pallas"), params, batch)
+    np.testing.assert_allclose(actual, expected, atol=1e-5)
     for a, b in zip(jax.tree.leaves(grads), jax.tree.leaves(expected_grads), strict=True):
         np.testing.assert_allclose(a, b, atol=1e-4 * float(jnp.abs(b).max() + 1e-6))
 
 
-def test_rows_that_the_kernels_do_not_take_are_computed_explicitly():
+def test_rows_of_lengths_that_the_kernels_lack_are_computed_explicitly():
     batch = {name: x[:, :96] if x.shape[1] == LENGTH else x for name, x in packed_batch().items()}
     params = jax.jit(Bert(CONFIG).init)(jax.random.key(0), batch)
-    found = Bert(CONFIG, Compute(attention="pallas")).apply(params, batch)
-    np.testing.assert_array_equal(found, Bert(CONFIG).apply(params, batch))
+    actual = Bert(CONFIG, Compute(attention="pallas")).apply(params, batch)
+    np.testing.assert_array_equal(actual, Bert(CONFIG).apply(params, batch))
 
 
 @pytest.mark.parametrize(

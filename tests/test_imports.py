@@ -16,7 +16,7 @@ TABLE = re.findall(r"(?m)^\| `([\w.]+)/?` \|.*\|([^|]*)\|$", (ROOT / "docs/archi
 ALLOWED = {unit: {name.strip() for name in imports.split(",") if name.strip()} for unit, imports in TABLE}
 EVERYTHING = {"cli", "__init__"}
 
-# Libraries that only one unit may know.
+# Libraries that only one unit may import.
 HOMES = {"orbax": {"runs"}, "grain": {"data"}, "tyro": {"cli"}, "tensorboardX": {"runs"}}
 
 
@@ -62,7 +62,7 @@ def test_each_library_stays_in_its_home(path):
         assert library not in roots or unit_of(path) in homes
 
 
-# Files are opened, listed and replaced in files.py alone, where local and remote paths are told apart.
+# Files are opened, listed and replaced in files.py alone, which handles local and remote paths.
 FILE_MODULES = {"pathlib", "shutil", "glob", "gzip", "zlib", "bz2", "lzma", "zstandard", "fcntl", "mmap", "tempfile"}
 FILE_FUNCTIONS = {
     "os": {
@@ -81,7 +81,7 @@ FILE_FUNCTIONS = {
         "rmdir",
         "fsync",
     },
-    "io": {"open", "FileIO", "BufferedReader", "TextIOWrapper"},  # BytesIO and StringIO are no files
+    "io": {"open", "FileIO", "BufferedReader", "TextIOWrapper"},  # BytesIO and StringIO do not open files
     "np": {"memmap", "load", "save", "savez", "savez_compressed", "fromfile", "loadtxt", "savetxt", "genfromtxt"},
 }
 

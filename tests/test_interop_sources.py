@@ -1,4 +1,4 @@
-"""Every kind of SOURCE through the public door: loaded, asked, converted, extended."""
+"""Every kind of SOURCE through the public functions: loaded, used, converted, extended."""
 
 import json
 
@@ -43,18 +43,18 @@ def test_hidden_states_and_pooled_vectors_are_those_of_transformers(tmp_path):
 
 def compiled_by(function) -> int:
     """How many programs calling `function` compiles."""
-    found = []
+    durations = []
 
     def listen(event: str, seconds: float, **options):
         if event == "/jax/core/compile/backend_compile_duration":
-            found.append(seconds)
+            durations.append(seconds)
 
     jax.monitoring.register_event_duration_secs_listener(listen)
     try:
         function()
     finally:
         jax.monitoring.unregister_event_duration_listener(listen)
-    return len(found)
+    return len(durations)
 
 
 def test_few_shapes_are_compiled_and_each_once(tmp_path):
@@ -63,7 +63,7 @@ def test_few_shapes_are_compiled_and_each_once(tmp_path):
     short, long = ["the cat"] * 33, ["the cat " * (n % 90 + 1) for n in range(200)]
     bert.encode(short)
     bert.predict(short)
-    # Widths of 16, 32, 64, 128 and 130 are all that a model of 130 positions knows; 16 has been compiled.
+    # A model of 130 positions uses widths of 16, 32, 64, 128 and 130; 16 has been compiled.
     assert 1 <= compiled_by(lambda: bert.encode(long)) <= 4
     assert 1 <= compiled_by(lambda: bert.predict(long)) <= 4
     assert compiled_by(lambda: (bert.encode(long[::-1]), bert.predict(long[::-1]))) == 0
@@ -118,7 +118,7 @@ def test_a_vocabulary_that_is_not_the_models_is_an_error(tmp_path):
         bert_jax.load(folder)
 
 
-def test_what_is_no_source_is_named(tmp_path):
+def test_a_folder_that_is_not_a_source_is_named(tmp_path):
     for path in (tmp_path, tmp_path / "nowhere"):
         with pytest.raises(InputError, match=rf"{path}: .*a SOURCE is"):
             pretrained.open_source(path)

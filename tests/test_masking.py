@@ -1,4 +1,4 @@
-"""Masking: how many, which, and what stands in their place."""
+"""Masking: how many tokens, which ones, and what replaces them."""
 
 import dataclasses
 from types import SimpleNamespace
@@ -43,7 +43,7 @@ def chosen_mask(shape, out):
 
 
 @pytest.mark.parametrize("unit", ["token", "word", "ngram"])
-def test_each_row_has_the_share_asked_for_and_special_tokens_never(unit):
+def test_each_row_has_its_share_masked_and_special_tokens_are_never_masked(unit):
     used = np.random.default_rng(1).integers(8, 129, 500)
     ids = rows_of_tokens(500, 128, used)
     masked, out = mask(ids, used, mask_unit=unit)

@@ -110,10 +110,10 @@ def test_entities_of_every_scheme(scheme):
     assert [tuple(entity) for entity in metrics.entities(tags)] == expected
 
 
-@pytest.mark.parametrize("places", ["IO", "BIO", "BIOES"])
-def test_entity_scores_are_seqevals_even_for_broken_sequences(places):
+@pytest.mark.parametrize("prefixes", ["IO", "BIO", "BIOES"])
+def test_entity_scores_are_seqevals_even_for_broken_sequences(prefixes):
     rng = np.random.default_rng(5)
-    names = ["O"] + [f"{place}-{kind}" for place in places if place != "O" for kind in ("PER", "LOC")]
+    names = ["O"] + [f"{prefix}-{kind}" for prefix in prefixes if prefix != "O" for kind in ("PER", "LOC")]
     lengths = rng.integers(1, 12, 200)
     gold = [rng.choice(names, n).tolist() for n in lengths]
     predicted = [np.where(rng.random(len(tags)) < 0.6, tags, rng.choice(names, len(tags))).tolist() for tags in gold]

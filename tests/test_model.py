@@ -82,7 +82,7 @@ def test_padding_changes_nothing():
     (ids,) = random_ids(7)
     short = model.apply(params, batch_of([ids], length=7))
     long = batch_of([ids], length=19)
-    long["input_ids"][0, 7:] = 5  # what stands on padding must not matter
+    long["input_ids"][0, 7:] = 5  # the ids on padding must not matter
     np.testing.assert_allclose(model.apply(params, long)[:, :7], short, atol=1e-6)
 
 
@@ -147,7 +147,7 @@ def test_factorized_embeddings_have_a_narrow_table_and_a_projection():
     assert model.apply(params, batch_of(random_ids(3), length=3)).shape == (1, 3, 16)
 
 
-def test_mlm_logits_are_those_of_the_asked_positions():
+def test_mlm_logits_are_those_of_the_masked_positions():
     model = BertForPreTraining(TINY)
     batch = batch_of(random_ids(8), length=8)
     params = model.init(jax.random.key(0), batch | {"masked_positions": np.zeros((1, 1), np.int32)})
@@ -178,15 +178,20 @@ def test_dropout_needs_its_key_and_changes_the_output():
     assert not np.allclose(a, b)
 
 
-def test_dropout_keeps_its_rate_and_mean_and_no_entry_tells_of_another():
+def test_dropout_keeps_its_rate_and_mean_and_its_entries_are_independent():
     x = jnp.ones((4, 8, 128, 128))
     a, b = (Dropout(0.1).apply({}, x, False, rngs={"dropout": jax.random.key(i)}) for i in (1, 2))
-    kept, others = np.asarray(a) > 0, np.asarray(b) > 0
-    error = (0.9 * 0.1 / kept.size) ** 0.5
-    assert abs(kept.mean() - 0.9) < 5 * error
+    a_on, b_on = np.asarray(a) > 0, np.asarray(b) > 0
+    error = (0.9 * 0.1 / a_on.size) ** 0.5
+    assert abs(a_on.mean() - 0.9) < 5 * error
     assert abs(float(a.mean()) - 1) < 6 * error
     assert set(np.unique(a)) == {np.float32(0), np.float32(1 / 0.9)}
-    pairs = [(kept, others), (kept[0], kept[1]), (kept[..., 1:], kept[..., :-1]), (kept[..., 1:, :], kept[..., :-1, :])]
+    pairs = [
+        (a_on, b_on),
+        (a_on[0], a_on[1]),
+        (a_on[..., 1:], a_on[..., :-1]),
+        (a_on[..., 1:, :], a_on[..., :-1, :]),
+    ]
     for one, other in pairs:
         assert abs(np.corrcoef(one.ravel(), other.ravel())[0, 1]) < 6 / one.size**0.5
 
@@ -204,6 +209,6 @@ def test_an_impossible_config_names_its_field(change, field):
         replace(TINY, **change)
 
 
-def test_an_unknown_preset_is_refused_with_the_known_ones():
+def test_an_unknown_preset_is_refused_with_a_list_of_all():
     with pytest.raises(InputError, match="bert-tiny"):
         preset("bert-huge")

@@ -25,7 +25,7 @@ def make(tokenizer, **fields):
     return tasks.make(fields, replace(SMALL, vocab_size=tokenizer.vocab_size), tokenizer)
 
 
-def test_a_choice_scores_the_same_beside_others_as_alone(tokenizer):
+def test_a_choice_scores_the_same_with_others_as_alone(tokenizer):
     task = make(tokenizer)
     texts = ["red", "blue green", "gold small large doghouse cats " * 3, "cats"]
     row = Row({"context": "Paris red", "choices": texts, "label": 2}, "f:1")

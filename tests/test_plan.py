@@ -1,4 +1,4 @@
-"""What a run is said to cost is what it costs."""
+"""The planned cost of a run is its real cost."""
 
 import jax
 import jax.extend
@@ -52,7 +52,7 @@ def test_operations_are_those_of_the_matrix_products(name):
 
 
 def activations(config: BertConfig, compute: Compute) -> int:
-    """Bytes that the compiled step needs beside its state and batch."""
+    """Bytes that the compiled step needs in addition to its state and batch."""
     task = PretrainingTask(Pretraining(), config, NoTokenizer(), compute)
     devices = Devices("single", ROWS)
     state = devices.shapes(jax.eval_shape(lambda: make_state(task, KEEP_GRADIENT)))
@@ -63,39 +63,39 @@ def activations(config: BertConfig, compute: Compute) -> int:
 def test_remat_takes_less_memory_and_gives_the_same_gradient():
     config = preset("bert-tiny", vocab_size=64, num_layers=4, hidden_dropout=0.0, attention_dropout=0.0)
     assert activations(config, Compute(remat=True)) < 0.8 * activations(config, Compute())
-    found = []
+    states = []
     for value in (False, True):
         task = PretrainingTask(Pretraining(), config, NoTokenizer(), Compute(remat=value))
         devices = Devices("single", ROWS)
         state = devices.make(lambda t=task: make_state(t, KEEP_GRADIENT))
-        found.append(
+        states.append(
             jax.device_get(devices.wrap(train_step, loss_fn=task.loss_fn, counts=task.counts)(state, uneven_batch())[0])
         )
-    for a, b in zip(jax.tree.leaves(found[0].opt_state), jax.tree.leaves(found[1].opt_state), strict=True):
+    for a, b in zip(jax.tree.leaves(states[0].opt_state), jax.tree.leaves(states[1].opt_state), strict=True):
         np.testing.assert_allclose(b, a, rtol=1e-5, atol=1e-5 * np.abs(a).max())
 
 
 @pytest.mark.parametrize(("name", "devices"), [("bert-tiny", 2), ("bert-mini", 1)])
-def test_the_plan_says_what_the_compiled_step_and_the_model_say(name, devices, data):
+def test_the_plan_agrees_with_the_compiled_step_and_the_model(name, devices, data):
     model = preset(name, vocab_size=0, num_layers=1, max_position_embeddings=32)
     experiment = pretraining(data, model=model, batch_size=16, steps=100)
-    found = plan.plan(experiment, "v5e", devices=devices, mfu=0.5)
+    planned = plan.plan(experiment, "v5e", devices=devices, mfu=0.5)
     run = plan.resolve(experiment)
     params = jax.eval_shape(lambda: run.task.model.init(jax.random.key(0), uneven_batch())["params"])
-    assert found.parameters == sum(x.size for x in jax.tree.leaves(params))
+    assert planned.parameters == sum(x.size for x in jax.tree.leaves(params))
     batch = run.task.train_batches(batch_size=16, steps=100, seed=0)(0)
-    assert found.operations == 100 * flops.training_step(run.task.config, batch)
-    assert found.hours == pytest.approx(found.operations / (devices * 197e12 * 0.5) / 3600)
+    assert planned.operations == 100 * flops.training_step(run.task.config, batch)
+    assert planned.hours == pytest.approx(planned.operations / (devices * 197e12 * 0.5) / 3600)
     ways = [(fsdp, remat) for fsdp in sorted({1, devices}) for remat in (False, True)]
-    assert [(layout.fsdp, layout.remat) for layout in found.layouts] == ways
-    whole, split = found.layouts[0], found.layouts[-2]
-    assert whole.parameters == 4 * found.parameters
+    assert [(layout.fsdp, layout.remat) for layout in planned.layouts] == ways
+    whole, split = planned.layouts[0], planned.layouts[-2]
+    assert whole.parameters == 4 * planned.parameters
     assert split.parameters == pytest.approx(whole.parameters / devices, rel=0.01)
     assert split.optimizer == pytest.approx(whole.optimizer / devices, rel=0.01)
     assert_as_compiled(run, batch, split)
-    assert "v5e" in str(found)
-    assert f"{found.parameters:,}" in str(found)
-    assert found.fits(whole)
+    assert "v5e" in str(planned)
+    assert f"{planned.parameters:,}" in str(planned)
+    assert planned.fits(whole)
 
 
 def assert_as_compiled(run: Run, batch: dict[str, np.ndarray], layout: plan.Memory):
@@ -103,28 +103,28 @@ def assert_as_compiled(run: Run, batch: dict[str, np.ndarray], layout: plan.Memo
     devices = Devices("mesh", len(batch["input_ids"]), layout.fsdp, jax.devices()[: layout.fsdp])
     state = devices.make(lambda: random_state(run, optimizer.make(run.experiment.optimizer, 100, MODEL)))
     step = devices.wrap(train_step, loss_fn=run.task.loss_fn, counts=run.task.counts, microbatches=1)
-    found = step.trace(state, batch).lower().compile().memory_analysis()
+    memory = step.trace(state, batch).lower().compile().memory_analysis()
     # Of `argument_size` but for the step's number and its key, of a few bytes.
     arrays = layout.parameters + layout.optimizer + sum(x.nbytes for x in batch.values()) // layout.fsdp
-    assert found.argument_size_in_bytes == pytest.approx(arrays, abs=64)
-    need = found.temp_size_in_bytes + found.output_size_in_bytes - found.alias_size_in_bytes
+    assert memory.argument_size_in_bytes == pytest.approx(arrays, abs=64)
+    need = memory.temp_size_in_bytes + memory.output_size_in_bytes - memory.alias_size_in_bytes
     assert layout.activations == pytest.approx(need, rel=0.01)
 
 
-def test_a_plan_says_what_does_not_fit(data):
+def test_a_plan_marks_a_layout_that_does_not_fit(data):
     huge = plan.Memory(fsdp=1, remat=False, parameters=10**11, optimizer=0, activations=0)
     layout = plan.Plan(1, 1, 1, 1, 1.0, 1.0, (huge,), flops.ACCELERATORS["h100"], "")
     assert "does not fit" in str(layout)
 
 
 @pytest.mark.parametrize(
-    ("hours", "told"), [(0.01, "0.6 minutes"), (1.9, "114 minutes"), (5, "5.0 hours"), (72, "3.0 days")]
+    ("hours", "text"), [(0.01, "0.6 minutes"), (1.9, "114 minutes"), (5, "5.0 hours"), (72, "3.0 days")]
 )
-def test_a_plan_tells_time_in_a_unit_that_suits_it(hours, told):
-    assert told in str(plan.Plan(1, 1, 1, 1, 1.0, hours, (), flops.ACCELERATORS["h100"], ""))
+def test_a_plan_has_time_in_a_suitable_unit(hours, text):
+    assert text in str(plan.Plan(1, 1, 1, 1, 1.0, hours, (), flops.ACCELERATORS["h100"], ""))
 
 
-def test_an_accelerator_that_nobody_knows_is_refused(data):
+def test_an_unknown_accelerator_is_refused(data):
     with pytest.raises(InputError, match="known are h200, h100"):
         plan.plan(pretraining(data), "abacus")
 
@@ -140,6 +140,6 @@ def test_an_accelerator_that_nobody_knows_is_refused(data):
         ("Tesla T4", "t4"),
     ],
 )
-def test_what_jax_calls_an_accelerator_is_known(kind, name):
+def test_jaxs_names_of_accelerators_are_recognized(kind, name):
     assert flops.accelerator(kind) is flops.ACCELERATORS[name]
     assert flops.accelerator("cpu") is None

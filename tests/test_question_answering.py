@@ -1,4 +1,4 @@
-"""Answers as spans: found wherever they stand, chosen as SQuAD's scorers expect."""
+"""Answers as spans: found at any position, chosen as SQuAD's scorers expect."""
 
 import json
 from dataclasses import replace
@@ -30,9 +30,9 @@ def make(tokenizer, **fields):
 
 
 def question(context, answers, identifier="q", text="red cats"):
-    found = [{"text": answer, "answer_start": context.index(answer)} for answer in answers]
+    spans = [{"text": answer, "answer_start": context.index(answer)} for answer in answers]
     return Row(
-        {"id": identifier, "context": context, "question": text, "answers": found}, f"f: question {identifier!r}"
+        {"id": identifier, "context": context, "question": text, "answers": spans}, f"f: question {identifier!r}"
     )
 
 
@@ -41,7 +41,7 @@ def context_of(count, seed=0):
 
 
 def sure(features, n_best=5):
-    """Predictions of a model that knows the labels: 10 for the true places, and for [CLS] where there is none."""
+    """Predictions of a perfect model: 10 for the true positions, or for [CLS] where there is no answer."""
     n = len(features)
     labels = features.arrays["labels"][:, 0]
     spans = np.zeros((n, int(features.lengths.max())), np.int32)
@@ -57,7 +57,7 @@ def best(task, logits, spans):
     return {name: np.asarray(x) for name, x in task._best(jnp.asarray(logits), jnp.asarray(spans)).items()}
 
 
-def test_an_answer_at_any_place_of_a_long_context_can_be_found(tokenizer):
+def test_an_answer_at_any_position_of_a_long_context_can_be_found(tokenizer):
     words = [f"{word}{chr(97 + i % 26)}" for i, word in enumerate(np.random.default_rng(1).choice(NAMES, 150))]
     context = " ".join(words)
     starts = np.cumsum([0] + [len(word) + 1 for word in words])
@@ -70,7 +70,7 @@ def test_an_answer_at_any_place_of_a_long_context_can_be_found(tokenizer):
     assert features.lengths.max() <= 40
     # In training every question has at least one window that holds the whole answer...
     assert set(features.rows[features.arrays["labels"][:, 0, 0] > 0]) == set(range(len(rows)))
-    # ... and exactly one in which an answer may begin there, so none is found twice or never.
+    # ... and exactly one in which an answer may begin there, so each is found once.
     answers = task.decode(best(task, *sure(features)), features, rows)
     for row, answer in zip(rows, answers, strict=True):
         expected = row.values["answers"][0]
@@ -78,7 +78,7 @@ def test_an_answer_at_any_place_of_a_long_context_can_be_found(tokenizer):
         assert context[answer["start"] : answer["end"]] == answer["answer"]
 
 
-def test_every_piece_of_the_context_may_begin_an_answer_in_one_window(tokenizer):
+def test_an_answer_may_begin_at_each_token_of_the_context_in_exactly_one_window(tokenizer):
     task = make(tokenizer)
     context = context_of(100)
     features = task.features([question(context, [])], labelled=False)
@@ -102,7 +102,7 @@ def test_the_best_answers_are_those_of_an_exhaustive_search(tokenizer):
     features = task.features(rows, labelled=False)
     logits, spans = sure(features)
     logits = np.random.default_rng(2).normal(size=logits.shape).astype(np.float32)
-    found, null = task._answers(best(task, logits, spans), features, rows)
+    candidates, null = task._answers(best(task, logits, spans), features, rows)
     for number, row in enumerate(rows):
         scores = {}
         for i in np.flatnonzero(features.rows == number):
@@ -113,13 +113,13 @@ def test_the_best_answers_are_those_of_an_exhaustive_search(tokenizer):
                     text = row.values["context"][start:end]
                     scores[text.lower()] = max(scores.get(text.lower(), -99), logits[i, 0, a] + logits[i, 1, b])
         ranked = sorted(scores.values(), reverse=True)[:20]
-        np.testing.assert_allclose([c.score for c in found[number][:20]], ranked, rtol=1e-5)
-        assert len({c.text.lower() for c in found[number]}) == len(found[number])
+        np.testing.assert_allclose([c.score for c in candidates[number][:20]], ranked, rtol=1e-5)
+        assert len({c.text.lower() for c in candidates[number]}) == len(candidates[number])
         windows = np.flatnonzero(features.rows == number)
         assert null[number] == pytest.approx(min(logits[i, :, 0].sum() for i in windows), rel=1e-5)
 
 
-def test_a_short_window_has_fewer_candidates_than_asked_for(tokenizer):
+def test_a_short_window_has_fewer_candidates_than_n_best(tokenizer):
     task = make(tokenizer, n_best=40)
     rows = [question("red", ["red"])]
     features = task.features(rows, labelled=True)
@@ -162,7 +162,7 @@ def test_the_threshold_for_no_answer_is_fitted_and_used(tokenizer, tmp_path):
     predictions = best(task, logits, spans)
     figures = task.evaluate(predictions, batches).metrics
     assert figures["exact_match"] == figures["best_exact_match"] == figures["best_f1"] == 1
-    # A model that always leans towards no answer by 15 more is mended by the fitted threshold.
+    # A model that always prefers no answer by 15 too much is corrected by the fitted threshold.
     logits[:, :, 0] += 7.5
     predictions = best(task, logits, spans)
     figures = task.evaluate(predictions, batches).metrics

@@ -55,20 +55,20 @@ def params_of(path):
 
 
 def test_each_seed_gives_what_its_own_run_gives(experiment, tmp_path):
-    found = train(replace(experiment, seed=4, seeds=2), tmp_path / "many", say=silent)
+    result = train(replace(experiment, seed=4, seeds=2), tmp_path / "many", say=silent)
     alone = train(replace(experiment, seed=5), tmp_path / "alone", say=silent)
-    assert found["runs"]["5"] == alone["metrics"]
+    assert result["runs"]["5"] == alone["metrics"]
     assert (tmp_path / "many/seed-5/metrics.jsonl").read_text() == (tmp_path / "alone/metrics.jsonl").read_text()
     jax.tree.map(np.testing.assert_array_equal, params_of(tmp_path / "many/seed-5"), params_of(tmp_path / "alone"))
-    losses = [run["loss"] for run in found["runs"].values()]
+    losses = [run["loss"] for run in result["runs"].values()]
     assert losses[0] != losses[1]
-    assert found["metrics"]["loss"] == pytest.approx(statistics.mean(losses))
-    assert found["spread"]["loss"] == pytest.approx(statistics.stdev(losses))
-    assert json.loads((tmp_path / "many/seeds.json").read_text()) == found
-    assert train(replace(experiment, seed=4, seeds=2), tmp_path / "many", say=silent) == found
+    assert result["metrics"]["loss"] == pytest.approx(statistics.mean(losses))
+    assert result["spread"]["loss"] == pytest.approx(statistics.stdev(losses))
+    assert json.loads((tmp_path / "many/seeds.json").read_text()) == result
+    assert train(replace(experiment, seed=4, seeds=2), tmp_path / "many", say=silent) == result
     again = evaluate_source(str(tmp_path / "many"))
-    assert again["metrics"] == pytest.approx(found["metrics"], rel=1e-5)
-    assert again["spread"]["loss"] == pytest.approx(found["spread"]["loss"], rel=1e-3)
+    assert again["metrics"] == pytest.approx(result["metrics"], rel=1e-5)
+    assert again["spread"]["loss"] == pytest.approx(result["spread"]["loss"], rel=1e-3)
 
 
 def linear(params, batch, keys):
@@ -154,18 +154,18 @@ def test_the_best_weights_are_kept_and_loaded(experiment, tmp_path, monkeypatch,
     assert any((a != b).any() for a, b in zip(*map(jax.tree.leaves, (last[1], second[1])), strict=True))
 
 
-def test_a_seed_without_patience_stops_and_the_others_go_on(experiment, tmp_path, monkeypatch):
+def test_a_seed_that_runs_out_of_patience_stops_and_the_others_continue(experiment, tmp_path, monkeypatch):
     # Both seeds in turn, until the first one stops at step 3.
     script(monkeypatch, [0.5, 0.5, 0.4, 0.6, 0.3, 0.5, 0.7, 0.6, 0.5])
     run = replace(experiment, eval_every=1, checkpoint_every=1, log_every=1, keep_best="accuracy", patience=2, seeds=2)
-    found = train(run, tmp_path / "run", say=silent)
-    assert found["runs"]["0"]["accuracy"] == 0.5
-    assert found["runs"]["1"]["accuracy"] == 0.7
+    figures = train(run, tmp_path / "run", say=silent)
+    assert figures["runs"]["0"]["accuracy"] == 0.5
+    assert figures["runs"]["1"]["accuracy"] == 0.7
     results = [json.loads((tmp_path / f"run/seed-{seed}/result.json").read_text()) for seed in (0, 1)]
     assert [(r["step"], r["best_step"], r["stopped_early"]) for r in results] == [(3, 1, True), (6, 4, True)]
     last = [json.loads((tmp_path / f"run/seed-{s}/metrics.jsonl").read_text().splitlines()[-1])["step"] for s in (0, 1)]
     assert last == [3, 6]
-    assert train(run, tmp_path / "run", say=silent) == found  # and stays stopped
+    assert train(run, tmp_path / "run", say=silent) == figures  # and stays stopped
 
 
 def test_impossible_settings_are_refused_before_anything_is_written(experiment, tmp_path):

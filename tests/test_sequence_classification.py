@@ -80,7 +80,7 @@ def test_balanced_weights_are_scikit_learns():
 
 
 def test_several_labels_start_where_a_constant_answer_would_be_best(tokenizer, tmp_path):
-    """No other bias has a smaller loss on the rows while the head's weights say nothing."""
+    """No other bias has a smaller loss on the rows while the head's weights are 0."""
     rows = (
         [{"text": "red", "tags": ["a"]}] * 6 + [{"text": "red", "tags": ["a", "b"]}] + [{"text": "red", "tags": ["c"]}]
     )
@@ -140,7 +140,7 @@ def test_bad_rows_are_all_named_with_file_and_line(tokenizer, tmp_path):
         ({"labels": ("a", "b"), "markers": ("<<",)}, r"task.markers: the vocabulary has no piece '<<' and no \[unused"),
     ],
 )
-def test_fields_that_fit_nothing_are_named(tokenizer, tmp_path, changes, message):
+def test_fields_that_do_not_fit_are_named(tokenizer, tmp_path, changes, message):
     path = write(tmp_path / "t.jsonl", [{"text": "cat", "label": "a"}, {"text": "dog", "label": "b"}])
     with pytest.raises(InputError, match=message):
         make(replace(SequenceClassification(train=path), **changes), tokenizer).train_batches(
@@ -174,7 +174,7 @@ class Unused:
         return spare.get(piece, self._tokenizer.piece_id(piece))
 
 
-def test_a_marker_is_one_piece_and_the_text_between_is_as_without_it(tokenizer):
+def test_a_marker_is_one_token_and_the_text_around_it_does_not_change(tokenizer):
     assert marker_ids(["cat", "<<", ">>"], Unused(tokenizer)) == {
         "cat": tokenizer.piece_id("cat"),
         "<<": 503,
@@ -193,10 +193,10 @@ def test_a_marker_is_one_piece_and_the_text_between_is_as_without_it(tokenizer):
     assert ids[2].tolist() == [503]
 
 
-@pytest.mark.parametrize("place", range(0, 96, 5))
-def test_cutting_a_long_text_keeps_its_markers(tokenizer, tmp_path, place):
+@pytest.mark.parametrize("position", range(0, 96, 5))
+def test_cutting_a_long_text_keeps_its_markers(tokenizer, tmp_path, position):
     words = ["red"] * 100
-    words[place : place + 3] = ["<<", "cat", ">>"]
+    words[position : position + 3] = ["<<", "cat", ">>"]
     fields = SequenceClassification(train="t", labels=("a", "b"), markers=("<<", ">>"), max_length=16)
     task = SequenceClassificationTask(fields, replace(SMALL, vocab_size=600), Unused(tokenizer))
     features = task.features([Row({"text": " ".join(words)}, "f:1")], labelled=False)
@@ -220,7 +220,7 @@ def marked(tmp_path):
     return tmp_path
 
 
-def test_markers_without_a_piece_become_new_pieces_and_the_model_reads_them(tokenizer, tmp_path):
+def test_markers_that_the_vocabulary_lacks_are_added_and_the_model_reads_them(tokenizer, tmp_path):
     tokenizer.save(tmp_path / "tokenizer")
     model = replace(SMALL, initializer_range=0.1, hidden_dropout=0.0)
     unmarked = fine_tuning(marked(tmp_path), steps=40, model=model, optimizer=AdamW(learning_rate=1e-2))
@@ -231,13 +231,13 @@ def test_markers_without_a_piece_become_new_pieces_and_the_model_reads_them(toke
     assert resolve(again).tokenizer.fingerprint == open_source(tmp_path / "scratch").tokenizer.fingerprint
     model = load(tmp_path / "scratch")
     assert model.config.vocab_size == tokenizer.vocab_size + len(MARKERS)
-    assert [said["label"] for said in model.predict(["red << cat >> here", "red [[ cat ]] here"])] == [
+    assert [answer["label"] for answer in model.predict(["red << cat >> here", "red [[ cat ]] here"])] == [
         "angle",
         "square",
     ]
 
 
-def test_a_model_without_markers_gets_them_and_keeps_what_it_knows(tokenizer, tmp_path):
+def test_a_model_without_markers_gets_them_and_keeps_its_other_weights(tokenizer, tmp_path):
     tokenizer.save(tmp_path / "tokenizer")
     plain = fine_tuning(marked(tmp_path), steps=1)
     train(plain, tmp_path / "plain", say=silent)
@@ -250,7 +250,7 @@ def test_a_model_without_markers_gets_them_and_keeps_what_it_knows(tokenizer, tm
     assert longer[: len(rows)].tobytes() == rows.tobytes()
     added = longer[len(rows) :]
     assert len(added) == len(MARKERS)
-    # No row is another's neighbour: the two that open and the two that close must be told apart from the first step.
+    # No two rows are near each other: the model must distinguish the markers from the first step.
     apart = [np.linalg.norm(a - b) for i, a in enumerate(added) for b in added[:i]]
     assert min(apart) > 0.5 * rows.std() * np.sqrt(2 * rows.shape[1])
     assert np.linalg.norm(added, axis=1).max() < 2 * np.linalg.norm(rows, axis=1).mean()
@@ -264,20 +264,20 @@ def outcome(task, labels, weights):
     logits = rng.normal(size=(*np.shape(weights), task.model.num_classes)).astype(np.float32)
     task.logits = lambda params, batch, key: jnp.asarray(logits)
     batch = {"labels": jnp.asarray(labels), "label_weights": jnp.asarray(weights, jnp.float32)}
-    found = task.loss_fn({}, batch, NO_DROPOUT)
-    (loss,) = found.losses.values()
-    return logits, float(loss.sum / loss.count), found
+    result = task.loss_fn({}, batch, NO_DROPOUT)
+    (loss,) = result.losses.values()
+    return logits, float(loss.sum / loss.count), result
 
 
 def test_the_loss_with_class_weights_is_pytorchs(tokenizer):
     fields = SequenceClassification(train="t", labels=("a", "b", "c"), class_weights=(0.5, 2.0, 3.0))
     labels = np.array([[0], [1], [2], [1]])
-    logits, loss, found = outcome(make(fields, tokenizer), labels, np.array([[1], [1], [1], [0]]))
+    logits, loss, result = outcome(make(fields, tokenizer), labels, np.array([[1], [1], [1], [0]]))
     expected = torch.nn.functional.cross_entropy(
         torch.tensor(logits[:3, 0]), torch.tensor(labels[:3, 0]), weight=torch.tensor([0.5, 2.0, 3.0])
     )
     assert loss == pytest.approx(float(expected), rel=1e-5)
-    assert float(found.metrics["accuracy"].count) == 3  # class weights do not change what accuracy counts
+    assert float(result.metrics["accuracy"].count) == 3  # class weights do not change what accuracy counts
 
 
 def test_the_loss_of_several_labels_is_pytorchs(tokenizer):
@@ -286,14 +286,16 @@ def test_the_loss_of_several_labels_is_pytorchs(tokenizer):
         train="t", target="multi_label", labels=("a", "b", "c"), class_weights=(0.5, 2.0, 3.0), label_shares=shares
     )
     labels = np.array([[[0, 1, 1]], [[1, 0, 0]], [[1, 1, 1]]], np.float32)
-    logits, loss, found = outcome(make(fields, tokenizer), labels, np.array([[1], [1], [0]]))
+    logits, loss, result = outcome(make(fields, tokenizer), labels, np.array([[1], [1], [0]]))
     expected = torch.nn.functional.binary_cross_entropy_with_logits(
         torch.tensor(logits[:2, 0]), torch.tensor(labels[:2, 0]), pos_weight=torch.tensor([0.5, 2.0, 3.0])
     )
     assert loss == pytest.approx(float(expected), rel=1e-5)
-    np.testing.assert_allclose(found.predictions["probabilities"], torch.sigmoid(torch.tensor(logits[:, 0])), rtol=1e-5)
+    np.testing.assert_allclose(
+        result.predictions["probabilities"], torch.sigmoid(torch.tensor(logits[:, 0])), rtol=1e-5
+    )
     chosen, truth = logits[:2, 0] >= 0, labels[:2, 0] > 0
-    f1 = found.metrics["f1_micro"]
+    f1 = result.metrics["f1_micro"]
     assert float(f1.sum / f1.count) == pytest.approx(2 * (chosen & truth).sum() / (chosen.sum() + truth.sum()))
 
 
@@ -360,7 +362,7 @@ def test_packed_texts_learn_what_padded_ones_do(tokenizer, tmp_path, target, mul
     assert_packed_learns_what_padded_does(*kinds, batch_size=24, multiple=multiple)
 
 
-def test_packed_batches_take_few_shapes_and_lose_nothing(tokenizer, tmp_path):
+def test_packed_batches_have_few_shapes_and_hold_all_rows(tokenizer, tmp_path):
     rng = np.random.default_rng(3)
     rows = [{"text": " ".join(rng.choice(WORDS, rng.integers(1, 40))), "label": "ab"[i % 2]} for i in range(300)]
     fields = SequenceClassification(train=write(tmp_path / "t.jsonl", rows), max_length=64, packing=True)

@@ -1,4 +1,4 @@
-"""What is compiled is kept where the user's caches are, and nothing that is wrong with it stops a run."""
+"""Compiled programs are stored in the user's cache, and no fault of that cache stops a run."""
 
 import os
 import subprocess
@@ -32,29 +32,29 @@ def compile_with(**variables):
     return done.stdout
 
 
-def kept(folder):
+def stored(folder):
     return [path for path in folder.rglob("*-cache") if path.is_file()]
 
 
-def test_the_next_process_finds_what_one_compiled(tmp_path):
+def test_the_next_process_reads_the_programs_of_the_first(tmp_path):
     first = compile_with(XDG_CACHE_HOME=tmp_path)
-    times = {path: path.stat().st_mtime_ns for path in kept(tmp_path / "bert_jax")}
+    times = {path: path.stat().st_mtime_ns for path in stored(tmp_path / "bert_jax")}
     assert times
     assert compile_with(XDG_CACHE_HOME=tmp_path) == first
-    assert {path: path.stat().st_mtime_ns for path in kept(tmp_path)} == times
+    assert {path: path.stat().st_mtime_ns for path in stored(tmp_path)} == times
 
 
-def test_the_environment_says_where_or_whether_it_is_kept(tmp_path):
+def test_environment_variables_move_the_cache_or_disable_it(tmp_path):
     compile_with(XDG_CACHE_HOME=tmp_path / "a", JAX_COMPILATION_CACHE_DIR=tmp_path / "b")
-    assert not kept(tmp_path / "a")
+    assert not stored(tmp_path / "a")
     compile_with(XDG_CACHE_HOME=tmp_path / "c", JAX_ENABLE_COMPILATION_CACHE="false")
-    assert not kept(tmp_path / "c")
+    assert not stored(tmp_path / "c")
 
 
 @pytest.mark.parametrize("size", [0, 100])
-def test_a_kept_program_that_was_cut_short_is_compiled_again(tmp_path, size):
+def test_a_stored_program_that_was_cut_short_is_compiled_again(tmp_path, size):
     first = compile_with(XDG_CACHE_HOME=tmp_path)
-    for path in kept(tmp_path):
+    for path in stored(tmp_path):
         path.write_bytes(path.read_bytes()[:size])
     assert compile_with(XDG_CACHE_HOME=tmp_path) == first
 
@@ -84,9 +84,9 @@ train(experiment, data / "run", say=say)
 """
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="the C library is told on Linux alone")
+@pytest.mark.skipif(sys.platform != "linux", reason="malloc is set up on Linux only")
 def test_a_step_of_training_gets_no_new_memory_from_the_kernel(data):
-    """What passes through twenty steps here fills some 100,000 pages."""
+    """Twenty steps of this run use about 100,000 pages, if the memory is not reused."""
     env = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path), "XLA_FLAGS": ""}
     command = [sys.executable, "-c", TRAINS, data]
     faults = subprocess.run(command, env=env, capture_output=True, text=True, check=True).stdout.split()

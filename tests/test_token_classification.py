@@ -26,8 +26,8 @@ def make(tokenizer, **fields):
     return tasks.make(fields, replace(SMALL, vocab_size=tokenizer.vocab_size), tokenizer)
 
 
-def said(task, features, values):
-    """Predictions in which the token with flat number i is said to have tag values[i]."""
+def predicted(task, features, values):
+    """Predictions that give the token with flat number i the tag values[i]."""
     width = int(features.lengths.max())
     tags = np.zeros((len(features), width), np.int32)
     for i in range(len(features)):
@@ -57,22 +57,22 @@ def test_each_of_two_thousand_words_gets_exactly_one_tag(tokenizer, overlap):
             ]
         )
         assert sorted(marks[marks > 0]) == list(range(1, len(row.values["tokens"]) + 1))
-    answers = task.decode(said(task, features, features.token_arrays["labels"]), features, rows)
+    answers = task.decode(predicted(task, features, features.token_arrays["labels"]), features, rows)
     for row, answer in zip(rows, answers, strict=True):
         assert [word["word"] for word in answer["words"]] == row.values["tokens"]
         assert [word["tag"] for word in answer["words"]] == row.values["tags"]
 
 
-def test_a_word_is_tagged_where_most_is_seen_around_it(tokenizer):
+def test_a_word_is_tagged_in_the_window_with_most_context_around_it(tokenizer):
     task = make(tokenizer, max_length=22, overlap=10)
     features = task.features([Row({"tokens": ["red"] * 50}, "f:1")], labelled=False)
     first, second = (features.token_arrays["words"][slice(*features.starts[i : i + 2])][1:-1] for i in (0, 1))
-    # Windows begin at words 1 and 11; in the ten that both hold, each has the five further from its edge.
+    # Windows begin at words 1 and 11. Of the ten words in both, each window tags the five further from its edge.
     assert first[first > 0].tolist() == list(range(1, 16))
     assert second[second > 0].tolist() == list(range(16, 26))
 
 
-def test_only_first_pieces_carry_labels_and_weigh(tokenizer):
+def test_only_first_tokens_of_words_have_labels_and_weights(tokenizer):
     task = make(tokenizer)
     row = Row({"tokens": ["doghousecats", "red"], "tags": ["B-LOC", "I-LOC"]}, "f:1")
     features = task.features([row], labelled=True)
@@ -82,14 +82,14 @@ def test_only_first_pieces_carry_labels_and_weigh(tokenizer):
     assert features.token_arrays["labels"].tolist() == [0] * (1 + pieces[0]) + [1] + [0] * pieces[1]
 
 
-def test_words_that_the_tokenizer_drops_or_splits_endlessly_keep_their_place(tokenizer):
+def test_words_that_the_tokenizer_drops_or_splits_into_many_keep_their_position(tokenizer):
     task = make(tokenizer)
     words = ["red", "\u200b", "doghouse" * 12, "\x01", "blue"]
     tags = ["O", "B-LOC", "I-LOC", "B-LOC", "O"]
     features = task.features([Row({"tokens": words, "tags": tags}, "f:1")], labelled=True)
     assert len(features) > 1
     (answer,) = task.decode(
-        said(task, features, features.token_arrays["labels"]), features, [Row({"tokens": words}, "")]
+        predicted(task, features, features.token_arrays["labels"]), features, [Row({"tokens": words}, "")]
     )
     assert [word["tag"] for word in answer["words"]] == tags
 
@@ -111,8 +111,8 @@ def test_a_model_answers_for_every_word_of_every_sentence(tokenizer):
     )
     (expected,) = task.decode(predictions, alone.features, rows[3:4])
     assert [word["tag"] for word in answers[3]["words"]] == [word["tag"] for word in expected["words"]]
-    found = [[word["probability"] for word in answer["words"]] for answer in (answers[3], expected)]
-    np.testing.assert_allclose(*found, atol=1e-5)
+    probabilities = [[word["probability"] for word in answer["words"]] for answer in (answers[3], expected)]
+    np.testing.assert_allclose(*probabilities, atol=1e-5)
 
 
 def test_packed_sentences_learn_what_padded_ones_do(tokenizer, tmp_path):
@@ -122,14 +122,14 @@ def test_packed_sentences_learn_what_padded_ones_do(tokenizer, tmp_path):
     assert_packed_learns_what_padded_does(*kinds, batch_size=8)
 
 
-def test_answers_say_where_words_and_entities_stand(tokenizer):
+def test_answers_have_the_positions_of_words_and_entities(tokenizer):
     task = make(tokenizer)
     row = Row({"text": "In  New York, cats."}, "input 1")
     features = task.features([row], labelled=False)
     values = np.zeros(len(features.input_ids), np.int32)
     tags = [2, 0, 1, 2, 2, 2]
     values[np.flatnonzero(features.token_arrays["words"])] = tags
-    (answer,) = task.decode(said(task, features, values), features, [row])
+    (answer,) = task.decode(predicted(task, features, values), features, [row])
     assert [(word["word"], word["tag"]) for word in answer["words"]] == [
         ("In", "O"), ("New", "B-LOC"), ("York", "I-LOC"), (",", "O"), ("cats", "O"), (".", "O"),
     ]  # fmt: skip
@@ -139,7 +139,7 @@ def test_answers_say_where_words_and_entities_stand(tokenizer):
     features = task.features([listed], labelled=False)
     values = np.zeros(len(features.input_ids), np.int32)
     values[np.flatnonzero(features.token_arrays["words"])] = [2, 0, 1]
-    (answer,) = task.decode(said(task, features, values), features, [listed])
+    (answer,) = task.decode(predicted(task, features, values), features, [listed])
     assert answer["entities"] == [{"kind": "LOC", "text": "New York", "start": 3, "end": 11}]
 
 
@@ -153,7 +153,7 @@ def test_answers_say_where_words_and_entities_stand(tokenizer):
         (("DT", "X-NN"), False),
     ],
 )
-def test_schemes_of_entities_are_told_from_plain_tags(tokenizer, labels, entities):
+def test_schemes_of_entities_are_distinguished_from_plain_tags(tokenizer, labels, entities):
     assert make(tokenizer, labels=labels).entities == entities
 
 
@@ -169,9 +169,9 @@ def test_entities_and_plain_tags_are_scored_as_such(tokenizer, tmp_path):
         values = np.zeros(len(batches.features.input_ids), np.int32)
         guess = [labels.index(tag) for tag in ("B-LOC", "I-LOC", "B-LOC")]
         values[np.flatnonzero(batches.features.token_arrays["words"])] = guess
-        figures = task.evaluate(said(task, batches.features, values), batches).metrics
+        figures = task.evaluate(predicted(task, batches.features, values), batches).metrics
         assert {name: figures[name] for name in expected} == pytest.approx(expected)
-        tables = task.evaluate(said(task, batches.features, values), batches).tables
+        tables = task.evaluate(predicted(task, batches.features, values), batches).tables
         assert np.sum(tables["confusion"]["counts"]) == 3
         assert set(tables["per_label"]) == ({"LOC"} if labels == LABELS else set(labels))
 

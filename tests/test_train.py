@@ -127,14 +127,14 @@ def test_a_hook_is_called_at_its_period_after_evaluations_and_before_checkpoints
     experiment = pretraining(data, log_every=6, eval_every=6, checkpoint_every=0)
     fifth, last = Calls(every=5), Calls(every=0)
     stop = Calls(at={6: lambda loop: loop.stop()})
-    said = []
-    train(experiment, tmp_path / "run", say=said.append, hooks=[fifth, last, stop])
+    messages = []
+    train(experiment, tmp_path / "run", say=messages.append, hooks=[fifth, last, stop])
     # At step 6 the figures of all six steps are read, written and evaluated: a line each.
     assert [call for call in fifth.calls if call[0] in ("begin", "end")] == [("begin", 0), ("end", 6)]
     assert [call[0] for call in fifth.calls[1:-1]] == [5]
     assert last.calls == [("begin", 0), ("end", 6)]
     assert stop.calls[-2] == (6, 6, 2)
-    assert said[-1].startswith("Stopped at step 6 of 12")
+    assert messages[-1].startswith("Stopped at step 6 of 12")
     assert Checkpoints(tmp_path / "run/checkpoints").steps() == [6]
 
     fifth, last, each = Calls(every=5), Calls(every=0), Calls()
@@ -175,7 +175,7 @@ def test_a_model_learns_eight_sentences_by_heart(data, tmp_path):
     [pretraining, partial(fine_tuning, steps=12, eval_every=6, checkpoint_every=4, log_every=5, model=MODEL)],
     ids=["pretraining", "fine-tuning"],
 )
-def test_a_stopped_run_goes_on_as_if_nothing_had_happened(data, tmp_path, make):
+def test_a_stopped_run_continues_to_the_same_bytes(data, tmp_path, make):
     whole = train(make(data), tmp_path / "whole", say=silent)
     signal_at = Calls(at={7: lambda loop: os.kill(os.getpid(), signal.SIGTERM)})  # in the middle of a window of figures
     train(make(data), tmp_path / "stopped", say=silent, hooks=[signal_at])
@@ -189,24 +189,24 @@ def test_a_stopped_run_goes_on_as_if_nothing_had_happened(data, tmp_path, make):
 def test_lines_written_after_the_last_checkpoint_are_written_once(data, tmp_path):
     train(pretraining(data), tmp_path / "whole", say=silent)
     train(pretraining(data), tmp_path / "crashed", say=silent)
-    # What a kill -9 after step 10 leaves: checkpoints 4 and 8, lines up to 10, the last one cut short.
+    # The state after `kill -9` at step 10: checkpoints 4 and 8, lines up to 10, the last one cut short.
     import shutil
 
     shutil.rmtree(tmp_path / "crashed/checkpoints/12")
     (tmp_path / "crashed/result.json").unlink()
     metrics = tmp_path / "crashed/metrics.jsonl"
-    kept = [line for line in metrics.read_text().splitlines(keepends=True) if json.loads(line)["step"] <= 10]
-    metrics.write_text("".join(kept) + '{"step": 11, "spl')
+    written = [line for line in metrics.read_text().splitlines(keepends=True) if json.loads(line)["step"] <= 10]
+    metrics.write_text("".join(written) + '{"step": 11, "spl')
     train(pretraining(data), tmp_path / "crashed", say=silent)
     assert metrics.read_text() == (tmp_path / "whole/metrics.jsonl").read_text()
 
 
-def test_fine_tuning_starts_from_the_pretrained_encoder_and_says_what_is_new(data, tmp_path):
+def test_fine_tuning_starts_from_the_pretrained_encoder_and_lists_new_weights(data, tmp_path):
     train(pretraining(data), tmp_path / "pretrained", say=silent)
-    said = []
+    messages = []
     experiment = fine_tuning(data, model=None, tokenizer=None, init_from=str(tmp_path / "pretrained"), steps=1)
-    train(experiment, tmp_path / "tuned", say=said.append)
-    report = next(text for text in said if text.startswith("Weights from"))
+    train(experiment, tmp_path / "tuned", say=messages.append)
+    report = next(text for text in messages if text.startswith("Weights from"))
     assert "newly initialised: sequence/out/bias, sequence/out/kernel" in report
     assert "left out: mlm/bias" in report
     stored = json.loads((tmp_path / "tuned/experiment.json").read_text())
@@ -229,13 +229,13 @@ def test_a_workdir_in_use_is_refused(data, tmp_path):
 
 def test_a_finished_run_is_not_run_again(data, tmp_path):
     first = train(fine_tuning(data, steps=2), tmp_path / "run", say=silent)
-    said = []
-    assert train(fine_tuning(data, steps=2), tmp_path / "run", say=said.append) == first
-    assert "finished already" in said[-1]
+    messages = []
+    assert train(fine_tuning(data, steps=2), tmp_path / "run", say=messages.append) == first
+    assert "finished already" in messages[-1]
 
 
 def test_how_a_run_is_computed_may_change_when_it_is_continued(data, tmp_path):
-    said, workdir = [], tmp_path / "run"
+    messages, workdir = [], tmp_path / "run"
     train(pretraining(data, steps=8), workdir, say=silent)
     shutil.rmtree(workdir / "checkpoints" / "8")
     compute = Compute(sharding="single", param_dtype="bfloat16")
@@ -244,9 +244,9 @@ def test_how_a_run_is_computed_may_change_when_it_is_continued(data, tmp_path):
         train(replace(experiment, batch_size=16), workdir, say=silent)
     with pytest.raises(InputError, match="pallas has no dropout"):
         train(replace(experiment, compute=Compute(attention="pallas")), workdir, say=silent)
-    train(experiment, workdir, say=said.append)
-    assert f"Continuing {workdir} at step 4 of 8" in said
-    assert f"{workdir}: continues with compute.param_dtype bfloat16 instead of float32" in said
+    train(experiment, workdir, say=messages.append)
+    assert f"Continuing {workdir} at step 4 of 8" in messages
+    assert f"{workdir}: continues with compute.param_dtype bfloat16 instead of float32" in messages
     _, params = load_params(workdir / "checkpoints")
     assert {x.dtype for x in jax.tree.leaves(params)} == {jnp.dtype("bfloat16")}
     stored = json.loads((workdir / "experiment.json").read_text())
@@ -264,18 +264,18 @@ def test_how_a_run_is_computed_may_change_when_it_is_continued(data, tmp_path):
         ({"compute": Compute(sharding="pmap"), "batch_size": 12}, "does not divide by the 8 devices"),
     ],
 )
-def test_an_experiment_that_cannot_run_says_which_field(data, tmp_path, changes, message):
+def test_an_experiment_that_cannot_run_is_refused_with_the_field(data, tmp_path, changes, message):
     with pytest.raises(InputError, match=message):
         train(fine_tuning(data, **changes), tmp_path / "run", say=silent)
 
 
 @pytest.mark.parametrize(("apart", "signs"), [(0.0, 11), (1e9, 0)])
-def test_slow_steps_show_that_they_are_taken_and_change_nothing(data, tmp_path, monkeypatch, apart, signs):
+def test_progress_of_slow_steps_is_shown_and_changes_nothing(data, tmp_path, monkeypatch, apart, signs):
     monkeypatch.setattr(progress, "LINE_EVERY", apart)
-    said = []
-    train(pretraining(data, log_every=12, eval_every=0), tmp_path / "slow", say=said.append)
-    assert sum(f"step {step}/12" in said for step in range(1, 12)) == signs
-    assert any(text.startswith("evaluating ") for text in said) == (signs > 0)
+    messages = []
+    train(pretraining(data, log_every=12, eval_every=0), tmp_path / "slow", say=messages.append)
+    assert sum(f"step {step}/12" in messages for step in range(1, 12)) == signs
+    assert any(text.startswith("evaluating ") for text in messages) == (signs > 0)
     monkeypatch.undo()
     train(pretraining(data, log_every=12, eval_every=0), tmp_path / "plain", say=silent)
     assert lines(tmp_path / "slow" / "metrics.jsonl") == lines(tmp_path / "plain" / "metrics.jsonl")

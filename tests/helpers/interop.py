@@ -52,7 +52,7 @@ def torch_model(family: str, architecture: str, seed: int = 0, **changes) -> tor
 
 
 def inputs(config, padded: bool = True, rows: int = 4, length: int = 13, seed: int = 1) -> dict[str, np.ndarray]:
-    """Rows of odd lengths, one of them full, padded with piece 0, in all segments."""
+    """Rows of odd lengths, one of them full, padded with token 0, in all segments."""
     rng = np.random.default_rng(seed)
     lengths = np.array([length, *rng.integers(2, length, rows - 1)]) if padded else np.full(rows, length)
     mask = (np.arange(length) < lengths[:, None]).astype(np.int32)
@@ -96,6 +96,6 @@ def assert_same_params(one, other):
 
 
 def small_tokenizer(kind: str = "wordpiece") -> tokenizers.Tokenizer:
-    """A vocabulary of 61 pieces."""
+    """A tokenizer with a vocabulary of 61."""
     texts = ["the cat sat on the mat, and the dog ran to the red house on a hill by the sea, as she said, reading"] * 3
-    return tokenizers.train(kind, texts, 61, model_type="bpe")  # unigram wants more text
+    return tokenizers.train(kind, texts, 61, model_type="bpe")  # unigram needs more text

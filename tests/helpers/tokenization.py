@@ -42,12 +42,12 @@ def corpus(lines: int = 400, seed: int = 0) -> list[str]:
 def fuzz(lines: int, seed: int) -> list[str]:
     """Lines of a few alphabets each: accents, CJK, control characters, emoji, right to left, long words, nothing."""
     rng = random.Random(seed)
-    found = ["", " ", "a" * 150, "é" * 99, "a" * 100 + " " + "b" * 101, "x" + "\u0301" * 40]
-    while len(found) < lines:
+    made = ["", " ", "a" * 150, "é" * 99, "a" * 100 + " " + "b" * 101, "x" + "\u0301" * 40]
+    while len(made) < lines:
         alphabets = rng.sample(ALPHABETS, rng.randint(1, 4))
         length = rng.choice([1, 3, 10, 30, 120])
-        found.append("".join(rng.choice(rng.choice(alphabets)) for _ in range(length)))
-    return found
+        made.append("".join(rng.choice(rng.choice(alphabets)) for _ in range(length)))
+    return made
 
 
 def score(tokenizer: sentencepiece.SentencePiece, ids) -> float:
@@ -81,9 +81,9 @@ def assert_equal_to_transformers(
     """
     special: Counter[str] = Counter()
     if isinstance(ours, sentencepiece.SentencePiece) and ours._normalization.keep_accents:
-        kept = [line for line in lines if not has_clusters(line)]
-        special["lines with clusters, not compared"] += len(lines) - len(kept)
-        lines = kept
+        comparable = [line for line in lines if not has_clusters(line)]
+        special["lines with clusters, not compared"] += len(lines) - len(comparable)
+        lines = comparable
     dropped = [dropped_at_start(ours, line) for line in lines]
     whole = theirs(lines, add_special_tokens=False)["input_ids"]
     behind = theirs(
