@@ -99,8 +99,14 @@ def prepare(
 
         options = [f"--{option}" for option in (f"runner={runner}", *beam_options)]
         header = beam.prepare(corpus, tokenizer, out, options=options, shards=shards, drop_duplicates=drop_duplicates)
+    from bert_jax import tokenizers
+    from bert_jax.data.store import TokenStore
+
     for name, value in header["summary"].items():
         print(f"{name:24} {value:,}" if isinstance(value, int) else f"{name:24} {value}")
+    store = TokenStore.open(out)
+    # Shows at a glance what the tokenizer made of the text: case, accents, unknown tokens.
+    print(f"{'first_document':24} {tokenizers.load(store.tokenizer_folder).decode(store.document(0)[:32])} ...")
 
 
 @dataclass(frozen=True)
@@ -176,7 +182,7 @@ def plan(args: Sequence[str]) -> None:
 def _parse_experiments(
     command: str, args: Sequence[str], kind: Any, fields: dict[str, Any], usage: str
 ) -> dict[str, Any]:
-    """Returns the parsed options, a `kind`, of each experiment by its name; empty if only the usage was asked for."""
+    """Returns the parsed options, a `kind`, of each experiment by its name; empty after --help."""
     if not args or args[0].startswith("-"):
         print(usage)
         if not args or args[0] not in ("-h", "--help"):

@@ -26,7 +26,7 @@ def tokenizer(tmp_path):
 
 @pytest.fixture
 def text(tmp_path, monkeypatch):
-    monkeypatch.setattr(preparing, "BLOCK_CHARACTERS", 500)
+    monkeypatch.setattr(preparing, "CHUNK_CHARACTERS", 500)
     folder = tmp_path / "text"
     folder.mkdir()
     (folder / "a.txt").write_text("\n\n".join(TEXTS[:30]))

@@ -137,7 +137,7 @@ def test_a_store_that_is_cut_short_is_named(data, tmp_path):
     whole = tokens.read_bytes()
     tokens.write_bytes(whole[:-2])
     try:
-        with pytest.raises(InputError, match=r"tokens\.bin: has .* the header says"):
+        with pytest.raises(InputError, match=r"tokens\.bin: has .* from the header"):
             train(pretraining(data), tmp_path / "run", say=silent)
     finally:
         tokens.write_bytes(whole)

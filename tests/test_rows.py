@@ -159,16 +159,16 @@ BAD_FILES = {
     "header-only.tsv": ("text\tlabel\n", r"header-only\.tsv: the file holds no rows"),
     "binary.jsonl": (b"\x7fELF\x00\x01", r"binary\.jsonl:1: a zero byte; this is a binary file"),
     "latin.tsv": ("text\tlabel\ncafé\t1\n".encode("latin-1"), r"latin\.tsv:2: not UTF-8 .byte 0xe9."),
-    "broken.jsonl": ('{"text": "a"}\n{"text": \n', r"broken\.jsonl:2: this line is no JSON"),
+    "broken.jsonl": ('{"text": "a"}\n{"text": \n', r"broken\.jsonl:2: this line is not JSON"),
     "list.jsonl": ('["text"]\n', r"list\.jsonl:1: expected one JSON object"),
     "other.json": ('{\n"a": 1}\n', r"other\.json: this is neither JSON lines nor SQuAD"),
     "ragged.tsv": ("text\tlabel\na\t1\nb\n", r"ragged\.tsv:3: 1 columns, but the header has 2: text, label"),
     "twice.csv": ("text,text\na,b\n", r"twice\.csv:1: the header names column 'text' twice"),
-    "quote.csv": ('text,label\na,1\n"b,1\nc,0\n', r"quote\.csv:3: the row that begins here is no CSV"),
+    "quote.csv": ('text,label\na,1\n"b,1\nc,0\n', r"quote\.csv:3: the row that begins here is not CSV"),
     "ragged.conll": ("EU B-ORG\nis\n", r"ragged\.conll:2: 1 columns, but the first line of the file has 2"),
     "half.jsonl.gz": (None, r"half\.jsonl\.gz: damaged or cut off within its compressed data"),
     "no-gzip.jsonl.gz": (None, r"no-gzip\.jsonl\.gz: not a gzip file although its name ends in \.gz"),
-    "rows.xyz": ("a", r"rows\.xyz: the ending '\.xyz' tells no format; .*conll:"),
+    "rows.xyz": ("a", r"rows\.xyz: the ending '\.xyz' does not name a format; .*conll:"),
 }
 
 

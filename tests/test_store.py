@@ -48,7 +48,7 @@ def text(tmp_path):
 
 @pytest.fixture
 def small_blocks(monkeypatch):
-    monkeypatch.setattr(preparing, "BLOCK_CHARACTERS", 700)
+    monkeypatch.setattr(preparing, "CHUNK_CHARACTERS", 700)
 
 
 def contents(folder) -> dict[str, bytes]:
@@ -92,7 +92,7 @@ def test_long_sentences_keep_their_length(tmp_path, tokenizer_folder):
 
 def test_workers_and_block_sizes_change_no_byte(tmp_path, text, tokenizer_folder, monkeypatch):
     prepare([str(text)], tokenizer_folder, tmp_path / "one")
-    monkeypatch.setattr(preparing, "BLOCK_CHARACTERS", 500)
+    monkeypatch.setattr(preparing, "CHUNK_CHARACTERS", 500)
     prepare([str(text)], tokenizer_folder, tmp_path / "two", workers=2)
     assert contents(tmp_path / "one") == contents(tmp_path / "two")
 
@@ -127,7 +127,7 @@ def test_an_interrupted_preparation_continues_to_the_same_bytes(
     prepare([str(text)], tokenizer_folder, tmp_path / "store")
     assert contents(tmp_path / "store") == contents(tmp_path / "whole")
     if record_seconds == 0.0:
-        blocks = len(list(preparing.read_blocks(corpus.find_files([str(text)]), preparing.Cursor(0, 0, 0))))
+        blocks = len(list(preparing.read_chunks(corpus.find_files([str(text)]), preparing.Cursor(0, 0, 0))))
         assert len(encoded) - before < blocks  # what was recorded is not tokenised again
 
 
@@ -268,7 +268,7 @@ def test_a_damaged_or_missing_store_is_named(tmp_path, text, tokenizer_folder):
         TokenStore.open(tmp_path / "nothing")
     prepare([str(text)], tokenizer_folder, tmp_path / "store")
     os.truncate(tmp_path / "store/tokens.bin", 100)
-    with pytest.raises(InputError, match=r"tokens.bin: has 100 bytes, the header says"):
+    with pytest.raises(InputError, match=r"tokens.bin: has 100 bytes, expected 4,936 from the header"):
         TokenStore.open(tmp_path / "store")
     (tmp_path / "store/header.json").write_text('{"format": "something else"}')
     with pytest.raises(InputError, match="its format is 'something else'"):

@@ -113,7 +113,7 @@ def test_further_pieces_stand_at_the_end_and_change_no_text(tmp_path, all_kinds,
     assert tokenizers.load(tmp_path).fingerprint == new.fingerprint != old.fingerprint
     theirs = AutoTokenizer.from_pretrained(tmp_path)
     assert_equal_to_transformers(new, theirs, lines)
-    with pytest.raises(InputError, match="'<<' stands in the vocabulary twice"):
+    with pytest.raises(InputError, match="'<<' is in the vocabulary twice"):
         new.with_pieces(["<<"])
 
 

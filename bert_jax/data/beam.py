@@ -1,8 +1,8 @@
-"""Preparing on Apache Beam (the extra `beam`): the same function on each document, on whichever runner the user has.
+"""Prepares a store on Apache Beam (the extra `beam`), with any of its runners.
 
-Workers read, tokenise and write shards to a folder that all of them can reach; when all are written, this process puts
-them together, in the order of the text. The store is the one that `prepare` writes, to the byte. Shards that an
-interrupted pipeline left are used by the next one.
+Workers read, tokenise and write shards to a folder that all of them can write to. Then this process joins the shards in
+the order of the text. The store equals the one that `prepare` writes, to the byte. The next pipeline uses the shards
+that an interrupted one wrote.
 """
 
 import functools
@@ -19,12 +19,12 @@ from bert_jax import files, tokenizers
 from bert_jax.data import corpus
 from bert_jax.data.encode import TextChunk, encode_documents
 from bert_jax.data.prepare import (
-    BLOCK_CHARACTERS,
+    CHUNK_CHARACTERS,
     FULL_DISK,
     Cursor,
     Writer,
     already_finished,
-    read_blocks,
+    read_chunks,
     recipe_of,
 )
 from bert_jax.errors import InputError
@@ -42,11 +42,11 @@ def prepare(
     """Writes a token store with a Beam pipeline.
 
     Args:
-      sources: as for `bert_jax.data.prepare.prepare`, or patterns on a file system that Beam knows (gs://...).
-      tokenizer_folder: a tokenizer, on this machine; it is sent to the workers.
+      sources: as for `bert_jax.data.prepare.prepare`, or patterns on a file system of Beam (gs://...).
+      tokenizer_folder: a tokenizer on this machine; it is sent to the workers.
       out: the folder to write, on this machine: stores are memory-mapped.
-      options: Beam's own, such as --runner=DataflowRunner.
-      shards: a folder that all workers can write to; None = beside `out`, for runners on this machine.
+      options: options of Beam, such as --runner=DataflowRunner.
+      shards: a folder that all workers can write to; None = next to `out`, for runners on this machine.
       drop_duplicates: leave out documents that repeat an earlier one, exactly or nearly.
 
     Returns:
@@ -68,7 +68,7 @@ def prepare(
     finished = already_finished(out, recipe)
     if finished is not None:
         return finished
-    name = hashlib.sha256(json.dumps([recipe, BLOCK_CHARACTERS]).encode()).hexdigest()[:16]
+    name = hashlib.sha256(json.dumps([recipe, CHUNK_CHARACTERS]).encode()).hexdigest()[:16]
     # Named by what decides their content, so that shards of another text or tokenizer are never used here.
     folder = posixpath.join(shards or str(out.parent), f"{out.name}.shards-{name}")
     if not FileSystems.exists(folder):
@@ -108,24 +108,24 @@ def read_files(folder: files.PathLike) -> tuple[tuple[str, bytes], ...]:
 
 
 def find_files(sources: Sequence[str]) -> list[corpus.TextFile]:
-    """Resolves what `corpus.find_files` does, and patterns with a scheme (gs://...) by Beam."""
+    """Resolves names like `corpus.find_files`; patterns with a scheme (gs://...) are resolved by Beam."""
     from apache_beam.io.filesystems import FileSystems
 
-    found: list[corpus.TextFile] = []
+    texts: list[corpus.TextFile] = []
     for name in sources:
         if "://" not in name:
-            found += corpus.find_files([name])
+            texts += corpus.find_files([name])
             continue
         matched = FileSystems.match([name])[0].metadata_list
         if not matched:
             raise InputError(f"{name}: matches no file")
-        found += sorted(corpus.TextFile(file.path, file.size_in_bytes) for file in matched)
-    return list(dict.fromkeys(found)) or corpus.find_files(sources)
+        texts += sorted(corpus.TextFile(file.path, file.size_in_bytes) for file in matched)
+    return list(dict.fromkeys(texts)) or corpus.find_files(sources)
 
 
 def read(index: int, source: corpus.TextFile) -> Iterator[tuple[int, int, list[str], Cursor]]:
-    """Yields the blocks of one source: (its index, number of the block, documents, cursor behind them)."""
-    for number, (texts, cursor) in enumerate(read_blocks([source], Cursor(0, 0, 0), read_anywhere)):
+    """Yields the chunks of one source: (its index, number of the chunk, documents, cursor after them)."""
+    for number, (texts, cursor) in enumerate(read_chunks([source], Cursor(0, 0, 0), read_anywhere)):
         yield index, number, texts, cursor._replace(source=index + cursor.source)
 
 
@@ -140,7 +140,7 @@ def read_anywhere(source: corpus.TextFile) -> Iterator[tuple[str, int]]:
 
 
 def open_anywhere(path: str) -> Any:
-    """Opens a file of any of Beam's file systems to read its bytes as they are."""
+    """Opens a file on any of Beam's file systems, without decompressing it."""
     from apache_beam.io.filesystem import CompressionTypes
     from apache_beam.io.filesystems import FileSystems
 
@@ -157,22 +157,22 @@ def load_tokenizer(contents: tuple[tuple[str, bytes], ...]) -> tokenizers.Tokeni
 
 
 def write_shard(
-    block_read: tuple[int, int, list[str], Cursor], tokenizer: tuple[tuple[str, bytes], ...], folder: str
+    chunk_read: tuple[int, int, list[str], Cursor], tokenizer: tuple[tuple[str, bytes], ...], folder: str
 ) -> None:
-    """Tokenises a block (see `read`) and writes it as a shard, unless an earlier run did."""
+    """Tokenises a chunk (see `read`) and writes it as a shard, unless an earlier run did."""
     from apache_beam.io.filesystem import CompressionTypes
     from apache_beam.io.filesystems import FileSystems
 
-    index, number, texts, cursor = block_read
+    index, number, texts, cursor = chunk_read
     path = posixpath.join(folder, f"{index:08d}-{number:08d}.npz")
     if FileSystems.exists(path):
         return
     chunk = encode_documents(texts, load_tokenizer(tokenizer))
     arrays: dict[str, Any] = {"notes": np.frombuffer(json.dumps([chunk.counts, cursor]).encode(), np.uint8)}
-    beside = f"{path}.{uuid.uuid4().hex}"  # two workers may be given the same block
-    with FileSystems.create(beside, compression_type=CompressionTypes.UNCOMPRESSED) as file:
+    unfinished = f"{path}.{uuid.uuid4().hex}"  # two workers may get the same chunk
+    with FileSystems.create(unfinished, compression_type=CompressionTypes.UNCOMPRESSED) as file:
         file.write(files.pack_arrays(arrays | chunk.arrays))
-    FileSystems.rename([beside], [path])
+    FileSystems.rename([unfinished], [path])
 
 
 def read_shards(folder: str) -> Iterator[tuple[TextChunk, Cursor]]:

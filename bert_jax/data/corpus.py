@@ -1,4 +1,4 @@
-"""Files to documents to sentences, one at a time: nothing here holds more than one document."""
+"""From files to documents to sentences, one document in memory at a time."""
 
 import hashlib
 import heapq
@@ -12,7 +12,7 @@ from bert_jax import files, sources
 from bert_jax.data import parquet, tfds
 from bert_jax.errors import InputError
 
-MAX_DOCUMENT_BYTES = 100_000_000  # a longer one is nearly always a file without blank lines; it would fill the memory
+MAX_DOCUMENT_BYTES = 100_000_000  # longer: nearly always a file without blank lines, which would fill the memory
 MAX_SENTENCE_CHARACTERS = 2_000  # longer ones (tables, text without punctuation) are cut between words
 
 _PARQUET = ".parquet"
@@ -31,12 +31,12 @@ class TextFile(NamedTuple):
 
 
 def find_files(names: Sequence[str]) -> list[TextFile]:
-    """Resolves files, folders, glob patterns and `tfds:name:split` to sources, in a fixed order and each once.
+    """Resolves files, folders, glob patterns and `tfds:name:split` to files, in a fixed order and each once.
 
-    Folders are read whole, but for files whose names begin with a dot or an underscore.
+    Of a folder all files are read, except those whose names begin with a dot or an underscore.
 
     Raises:
-      InputError: nothing was named, or something named is not there.
+      InputError: no name was passed, or something named does not exist.
     """
     if not names:
         raise InputError("no text was named; give files, folders, patterns such as 'texts/*.gz' or tfds:name:split")
@@ -69,7 +69,7 @@ def documents(names: Sequence[str]) -> Iterator[str]:
     any of these may be compressed (.gz, .zst); TFDS sets have a feature `text`.
 
     Raises:
-      InputError: a source is missing, empty, binary, not UTF-8 or otherwise not what its name says; with the line.
+      InputError: a file is missing, empty, binary, not UTF-8 or not in its format; the message has the line.
     """
     for file in find_files(names):
         for text, _ in read_file(file):
@@ -137,8 +137,8 @@ def _read_json_lines(stream: BinaryIO, name: str) -> Iterator[str]:
             ) from error
         text = row.get("text") if isinstance(row, dict) else None
         if not isinstance(text, str):
-            found = f"the fields {', '.join(row)}" if isinstance(row, dict) else type(row).__name__
-            raise InputError(f'{name}:{number}: expected {{"text": "..."}}, found {found}')
+            actual = f"the fields {', '.join(row)}" if isinstance(row, dict) else type(row).__name__
+            raise InputError(f'{name}:{number}: expected {{"text": "..."}}, found {actual}')
         if text and not text.isspace():
             yield text
 
@@ -173,14 +173,14 @@ _NO_END = """
 
 
 def _not_behind_an_abbreviation() -> str:
-    """Returns a pattern for the place behind a full stop; a look-behind has one width, so there is one for each."""
+    """Returns a pattern for the position after a full stop; look-behinds have a fixed width: there is one per width."""
     begins = f"(?<![^\\s{re.escape(_OPENERS)}])"
     by_length = itertools.groupby(sorted(_NO_END.split(), key=len), len)
     return "".join(rf"(?<!{begins}(?:{'|'.join(map(re.escape, words))})\.)" for _, words in by_length)
 
 
 # A stop, then closing quotes and brackets, then space, then what may begin a sentence; or a line break; or a full-width
-# stop. The first character class stands alone in front so that the regex engine can skip to it: 4 ms/MB instead of 22
+# stop. The first character class is on its own in front so that the regex engine can skip to it: 4 ms/MB instead of 22
 # with the three cases as alternatives.
 _BOUNDARY = re.compile(
     r"[.!?…\n。！？]"
@@ -200,10 +200,10 @@ def sentences(text: str) -> list[str]:
     """
     text = _unwrap(text)
     ends = [match.end() for match in _BOUNDARY.finditer(text)]
-    found = [text[start:end].strip() for start, end in zip([0, *ends], [*ends, len(text)], strict=True)]
-    if max(map(len, found)) > MAX_SENTENCE_CHARACTERS:
-        found = [part for sentence in found for part in _cut(sentence)]
-    return list(filter(None, found))
+    parts = [text[start:end].strip() for start, end in zip([0, *ends], [*ends, len(text)], strict=True)]
+    if max(map(len, parts)) > MAX_SENTENCE_CHARACTERS:
+        parts = [part for sentence in parts for part in _cut(sentence)]
+    return list(filter(None, parts))
 
 
 def _cut(sentence: str) -> list[str]:
@@ -219,8 +219,8 @@ def _cut(sentence: str) -> list[str]:
 
 
 def _unwrap(text: str) -> str:
-    """Joins the lines of a hard-wrapped document, one whose lines end where the next word would not have fitted."""
-    if max(map(len, text.split("\n", 10)[:10])) > 120:  # the first lines tell most texts without a look at the others
+    """Joins the lines of a hard-wrapped document: one whose lines end where the next word would not fit."""
+    if max(map(len, text.split("\n", 10)[:10])) > 120:  # for most texts the first lines are enough to decide
         return text
     lines = text.split("\n")
     width = max(map(len, lines))
@@ -236,23 +236,23 @@ def _unwrap(text: str) -> str:
 
 
 def sample(texts: Iterable[str], characters: int, seed: int) -> list[str]:
-    """Draws pieces of documents evenly from `texts`, `characters` in all at most, in one pass and bounded memory.
+    """Draws parts of documents evenly from `texts`, at most `characters` in total, in one pass and bounded memory.
 
-    A document longer than 10,000 characters is cut into pieces, each drawn for itself. Which are drawn depends on
-    the texts and the seed alone. For training a tokenizer on a corpus that does not fit.
+    A document longer than 10,000 characters is cut into parts that are drawn independently. The sample depends only
+    on the texts and the seed. It is for training a tokenizer on a corpus that does not fit into memory.
 
     >>> sample(["one", "two", "three"], characters=6, seed=0) == sample(["three", "two", "one"], 6, 0)
     True
     """
-    drawn: list[tuple[int, str]] = []  # a heap with the piece to give up first on top
+    drawn: list[tuple[int, str]] = []  # a heap; its first entry is the part to give up next
     size = 0
     salt = seed.to_bytes(16, signed=True)
     for text in texts:
         for start in range(0, len(text), 10_000):
-            piece = text[start : start + 10_000]
-            digest = hashlib.blake2b(piece.encode("utf-8", "surrogatepass"), digest_size=8, salt=salt).digest()
-            heapq.heappush(drawn, (-int.from_bytes(digest), piece))
-            size += len(piece)
+            part = text[start : start + 10_000]
+            digest = hashlib.blake2b(part.encode("utf-8", "surrogatepass"), digest_size=8, salt=salt).digest()
+            heapq.heappush(drawn, (-int.from_bytes(digest), part))
+            size += len(part)
             while size > characters:
                 size -= len(heapq.heappop(drawn)[1])
-    return [piece for _, piece in sorted(drawn, reverse=True)]
+    return [part for _, part in sorted(drawn, reverse=True)]

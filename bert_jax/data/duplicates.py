@@ -1,15 +1,15 @@
-"""Which documents repeat an earlier one: to the letter, or nearly.
+"""Finds documents that repeat an earlier one, exactly or nearly.
 
-Two documents are near-exact duplicates where their sets of five-token runs overlap by about 0.8 of their union or more.
+Two documents are near-exact duplicates if their sets of five-token runs overlap by about 0.8 of their union or more.
 The overlap is estimated by MinHash with one permutation (Li, Owen and Zhang 2012, "One Permutation Hashing"): the runs
 of a document are hashed into 32 bins, and the smallest hash of each bin is kept. Documents that agree in a whole band
-of 8 bins are compared. An overlap of 0.95 is found 99 times of 100, one of 0.8 every second time.
+of 8 bins are compared. An overlap of 0.95 is found 99 times out of 100, one of 0.8 every second time.
 """
 
 import numpy as np
 
 RUN = 5  # tokens hashed together
-BINS = 32  # kept hashes of a document
+BINS = 32  # hashes per document
 BANDS = 4  # groups of bins; equal ones make two documents candidates
 AGREEMENT = 0.8  # share of the bins in use that must be equal
 SLICE = 1 << 15  # tokens hashed at a time, so that the arrays in between stay in the cache
@@ -28,32 +28,32 @@ def sketches(tokens: np.ndarray, document_sizes: np.ndarray) -> np.ndarray:
     Returns:
       uint32 [documents, BINS]; EMPTY where no run fell into a bin.
     """
-    kept = np.full(len(document_sizes) * BINS, EMPTY)
+    sketch = np.full(len(document_sizes) * BINS, EMPTY)
     document = np.repeat(np.arange(len(document_sizes)), document_sizes)
     for start in range(0, len(tokens), SLICE):
         here = document[start : start + SLICE]
-        # A run ends where its document does, so zeros go between documents; the last runs reach into the next slice.
+        # Zeros between documents, so that no run crosses into another one; the last runs end in the next slice.
         within = document[start : start + SLICE + RUN - 1]
-        place = np.arange(len(within)) + RUN * (within - within[0])
-        padded = np.zeros(place[-1] + 1 + RUN, np.uint32)
-        padded[place] = tokens[start : start + SLICE + RUN - 1] + np.uint32(1)
+        position = np.arange(len(within)) + RUN * (within - within[0])
+        padded = np.zeros(position[-1] + 1 + RUN, np.uint32)
+        padded[position] = tokens[start : start + SLICE + RUN - 1] + np.uint32(1)
         hashes = padded[:-RUN] * _FACTORS[0]
         for j in range(1, RUN):
             hashes += padded[j : j - RUN] * _FACTORS[j]
-        hashes = hashes[place[: len(here)]]
+        hashes = hashes[position[: len(here)]]
         hashes ^= hashes >> np.uint32(15)
         hashes *= _FACTORS[RUN]
         smaller = (hashes ^ hashes >> np.uint32(13)) * _FACTORS[RUN + 1]
-        np.minimum.at(kept, here * BINS + (hashes >> np.uint32(27)), smaller)
-    return kept.reshape(-1, BINS)
+        np.minimum.at(sketch, here * BINS + (hashes >> np.uint32(27)), smaller)
+    return sketch.reshape(-1, BINS)
 
 
-def find_duplicates(content_hashes: np.ndarray, kept: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Finds the documents that repeat an earlier one; takes about 24 bytes of memory a document.
+def find_duplicates(content_hashes: np.ndarray, hashes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Finds the documents that repeat an earlier one; takes about 24 bytes of memory per document.
 
     Args:
       content_hashes: uint64 [documents].
-      kept: uint32 [documents, BINS], from `sketches`; may be a memory map.
+      hashes: uint32 [documents, BINS], from `sketches`; may be a memory map.
 
     Returns:
       Two masks, bool [documents]: exact duplicates, and near-exact ones that are not exact.
@@ -64,20 +64,20 @@ def find_duplicates(content_hashes: np.ndarray, kept: np.ndarray) -> tuple[np.nd
     near = np.zeros(len(content_hashes), bool)
     width = BINS // BANDS
     for band in range(0, BINS, width):
-        keys = np.zeros(len(kept), np.uint64)
+        keys = np.zeros(len(hashes), np.uint64)
         for j in range(width):
-            keys = keys * np.uint64(_FACTORS[2 * j]) * np.uint64(_FACTORS[2 * j + 1]) + kept[:, band + j]
-        candidates = np.flatnonzero(~exact & (kept[:, band : band + width] != EMPTY).any(axis=1))
+            keys = keys * np.uint64(_FACTORS[2 * j]) * np.uint64(_FACTORS[2 * j + 1]) + hashes[:, band + j]
+        candidates = np.flatnonzero(~exact & (hashes[:, band : band + width] != EMPTY).any(axis=1))
         later, first = _repeats(keys[candidates])
         later, first = candidates[later], candidates[first]
         for start in range(0, len(later), 1 << 16):
             some = later[start : start + (1 << 16)]
-            near[some] |= _similar(kept[some], kept[first[start : start + (1 << 16)]])
+            near[some] |= _similar(hashes[some], hashes[first[start : start + (1 << 16)]])
     return exact, near
 
 
 def _repeats(keys: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Returns the indices of keys that occurred before, and for each the index of the first occurrence."""
+    """Returns the indices of keys that occurred before, and the index of each one's first occurrence."""
     order = np.argsort(keys, kind="stable")
     in_order = keys[order]
     new = np.concatenate([[True], in_order[1:] != in_order[:-1]])[: len(keys)]

@@ -1,4 +1,4 @@
-"""Documents to tokens: the function that every way of preparing a store applies to its text."""
+"""From documents to tokens: the function that every way of preparing a store applies to its text."""
 
 import itertools
 from collections.abc import Sequence
@@ -10,9 +10,9 @@ from bert_jax.data import corpus, duplicates
 from bert_jax.data.store import LONG_SENTENCE, array_dtypes, content_hash
 from bert_jax.tokenizers import Tokenizer
 
-SENTENCES_AT_ONCE = 2_000  # what the libraries return takes far more memory than the ids in it
+SENTENCES_AT_ONCE = 2_000  # the libraries' results take far more memory than the ids in them
 
-# Beside the store's own arrays, what finding and dropping duplicates needs of each document.
+# Besides the store's own arrays: what is needed per document to find and drop duplicates.
 SCRATCH: dict[str, np.dtype] = {"document_entries": np.dtype("<i8"), "sketches": np.dtype("<u4")}
 COUNTS = ("documents", "sentences", "tokens", "words", "unknown", "bytes")
 
@@ -29,7 +29,7 @@ def encode_documents(texts: Sequence[str], tokenizer: Tokenizer) -> TextChunk:
     dtypes = array_dtypes(tokenizer.vocab_size)
     split = [corpus.sentences(text) for text in texts]
     sentences = list(itertools.chain.from_iterable(split))
-    document = np.repeat(np.arange(len(texts)), [len(found) for found in split])
+    document = np.repeat(np.arange(len(texts)), [len(parts) for parts in split])
     sizes = np.zeros(len(sentences), np.int64)
     tokens = [np.zeros(0, dtypes["tokens"])]
     for start in range(0, len(sentences), SENTENCES_AT_ONCE):
@@ -44,19 +44,19 @@ def encode_documents(texts: Sequence[str], tokenizer: Tokenizer) -> TextChunk:
     lengths = np.full(entries.sum(), LONG_SENTENCE, np.uint8)
     lengths[np.cumsum(entries) - 1] = sizes % LONG_SENTENCE
     document_sizes = np.bincount(document, sizes, len(texts)).astype(np.int64)
-    kept = np.flatnonzero(document_sizes).tolist()
+    used = np.flatnonzero(document_sizes).tolist()
     encoded = [text.encode("utf-8", "surrogatepass") for text in texts]
     space = np.frombuffer(b" " + b" ".join(encoded), np.uint8) <= ord(" ")
     arrays = {
         "tokens": all_tokens,
         "sentence_lengths": lengths,
-        "document_starts": np.cumsum(document_sizes[kept]),
-        "document_hashes": np.array([content_hash(encoded[i]) for i in kept], np.uint64),
-        "document_entries": np.bincount(document, entries, len(texts)).astype(np.int64)[kept],
-        "sketches": duplicates.sketches(all_tokens, document_sizes[kept]).reshape(-1),
+        "document_starts": np.cumsum(document_sizes[used]),
+        "document_hashes": np.array([content_hash(encoded[i]) for i in used], np.uint64),
+        "document_entries": np.bincount(document, entries, len(texts)).astype(np.int64)[used],
+        "sketches": duplicates.sketches(all_tokens, document_sizes[used]).reshape(-1),
     }
     counts = {
-        "documents": len(kept),
+        "documents": len(used),
         "sentences": len(sizes),
         "tokens": len(all_tokens),
         "words": int(np.count_nonzero(space[:-1] > space[1:])),

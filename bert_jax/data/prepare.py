@@ -1,9 +1,9 @@
-"""Text to a token store: in one pass, in flat memory, and to be continued where it was interrupted.
+"""From text to a token store: in one pass, in bounded memory, and continued after an interruption.
 
 One process reads; workers split documents into sentences and tokenise them; the reader appends what they send, in
-order, to arrays in `<out>.partial`. Every few seconds `progress.json` there records how much of the sources the arrays
-hold. After a crash the arrays are cut back to that record and the work goes on from there, so the store comes out the
-same to the byte. When all is read, duplicates are found, and the folder is renamed to `<out>`.
+order, to arrays in `<out>.partial`. Every second `progress.json` there records how much of the sources the arrays hold.
+After a crash the arrays are cut back to that record and the work continues from there, so the store is the same to the
+byte. When everything is read, duplicates are found, and the folder is renamed to `<out>`.
 """
 
 import concurrent.futures
@@ -27,7 +27,7 @@ from bert_jax.data.store import ARRAYS, FORMAT, array_dtypes, read_header
 from bert_jax.data.store import tokenizer_folder as folder_of_tokenizer
 from bert_jax.errors import InputError
 
-BLOCK_CHARACTERS = 1 << 20  # documents are handed to a worker in blocks of about this size
+CHUNK_CHARACTERS = 1 << 20  # a worker gets documents in chunks of about this size
 RECORD_SECONDS = 1.0  # work that a crash can lose
 FULL_DISK = "free some space and run the same command again: it continues where it stopped"
 
@@ -36,8 +36,8 @@ class Cursor(NamedTuple):
     """How far the sources have been read."""
 
     source: int  # index of the source being read
-    documents: int  # of it that were read
-    position: int  # in it, in the unit of its size
+    documents: int  # read from this source
+    position: int  # in this source, in the unit of its size
 
 
 class PrepareStats(NamedTuple):
@@ -64,36 +64,36 @@ def prepare(
     Args:
       sources: what `corpus.documents` takes.
       tokenizer_folder: a tokenizer; the store gets a copy.
-      out: the folder to write. A store of the same sources and tokenizer that is there already is left as it is.
-      workers: processes that tokenise; with more than one, reading has a process of its own beside them.
+      out: the folder to write. A finished store of the same sources and tokenizer is left as it is.
+      workers: processes that tokenise; with more than one, this process only reads and writes.
       drop_duplicates: leave out documents that repeat an earlier one, exactly or nearly.
-      progress: is called after every block of about a megabyte.
+      progress: called after every chunk of about a megabyte.
 
     Returns:
       The header of the store. Its `summary` counts what was read (documents, sentences, tokens, words, unknown tokens,
       bytes, duplicates), and the documents and tokens that were kept.
 
     Raises:
-      InputError: a source is not as `corpus.documents` wants it; `out` holds something else; the disk is full.
+      InputError: a source cannot be read (see `corpus.documents`); `out` holds other files; the disk is full.
     """
-    found = corpus.find_files(sources)
+    texts = corpus.find_files(sources)
     tokenizer = tokenizers.load(tokenizer_folder)
-    recipe = recipe_of(found, tokenizer, drop_duplicates)
+    recipe = recipe_of(texts, tokenizer, drop_duplicates)
     out = files.path(out)
     finished = already_finished(out, recipe)
     if finished is not None:
         return finished
     with files.full_disk_explained(out, FULL_DISK), Writer(out, recipe) as writer:
         if not writer.complete:
-            follow = _follower(found, writer, progress)
-            blocks = read_blocks(found, writer.cursor)
+            follow = _follower(texts, writer, progress)
+            chunks = read_chunks(texts, writer.cursor)
             encoded: Iterator[tuple[TextChunk, Cursor]]
             if workers == 1:
-                encoded = ((encode_documents(texts, tokenizer), cursor) for texts, cursor in blocks)
+                encoded = ((encode_documents(documents, tokenizer), cursor) for documents, cursor in chunks)
             else:
-                encoded = _encode_in_workers(blocks, tokenizer_folder, workers)
-            for block, cursor in encoded:
-                writer.append(block, cursor)
+                encoded = _encode_in_workers(chunks, tokenizer_folder, workers)
+            for chunk, cursor in encoded:
+                writer.append(chunk, cursor)
                 follow()
         return writer.finish(tokenizer)
 
@@ -101,7 +101,7 @@ def prepare(
 def recipe_of(
     sources: Sequence[corpus.TextFile], tokenizer: tokenizers.Tokenizer, drop_duplicates: bool
 ) -> dict[str, Any]:
-    """What decides the content of a store; the first part of its header."""
+    """Returns what decides the content of a store: the first part of its header."""
     return {
         "format": FORMAT,
         "tokenizer": {"kind": tokenizer.kind, "fingerprint": tokenizer.fingerprint, "vocab_size": tokenizer.vocab_size},
@@ -111,7 +111,7 @@ def recipe_of(
 
 
 def progress_printer() -> Callable[[PrepareStats], None]:
-    """Returns what shows the state on standard error: on one line of a terminal, else a line each tenth of the way."""
+    """Returns a function that shows progress on standard error: one line on a terminal, otherwise a line every 10%."""
     tenths = 0
 
     def show(progress: PrepareStats) -> None:
@@ -130,12 +130,12 @@ def progress_printer() -> Callable[[PrepareStats], None]:
     return show
 
 
-def read_blocks(
+def read_chunks(
     sources: Sequence[corpus.TextFile],
     cursor: Cursor,
     read: Callable[[corpus.TextFile], Iterator[tuple[str, int]]] = corpus.read_file,
 ) -> Iterator[tuple[list[str], Cursor]]:
-    """Yields documents in blocks of at least BLOCK_CHARACTERS (but the last), each with the cursor behind it."""
+    """Yields documents in chunks of at least CHUNK_CHARACTERS (except the last), each with the cursor after it."""
     texts: list[str] = []
     size = 0
     for index in range(cursor.source, len(sources)):
@@ -146,21 +146,21 @@ def read_blocks(
                 continue
             texts.append(text)
             size += len(text)
-            if size >= BLOCK_CHARACTERS:
+            if size >= CHUNK_CHARACTERS:
                 yield texts, Cursor(index, number, position)
                 texts, size = [], 0
     if texts:
         yield texts, Cursor(len(sources), 0, 0)
 
 
-def _encode_in_workers(blocks: Iterator, folder: files.PathLike, workers: int) -> Iterator[tuple[TextChunk, Cursor]]:
-    # A fresh interpreter for each worker: forking a process in which JAX has started threads can hang.
+def _encode_in_workers(chunks: Iterator, folder: files.PathLike, workers: int) -> Iterator[tuple[TextChunk, Cursor]]:
+    # A new interpreter for each worker: forking a process in which JAX has started threads can hang.
     pool = concurrent.futures.ProcessPoolExecutor(
         workers, multiprocessing.get_context("spawn"), _start_worker, (str(folder),)
     )
     waiting: deque = deque()
     try:
-        for texts, cursor in blocks:
+        for texts, cursor in chunks:
             waiting.append((pool.submit(_encode_in_worker, texts), cursor))
             if len(waiting) > 2 * workers:
                 done, cursor = waiting.popleft()
@@ -182,13 +182,13 @@ _worker_tokenizer: tokenizers.Tokenizer
 def _start_worker(folder: str) -> None:
     global _worker_tokenizer
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the reader answers Ctrl-C
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the reader handles Ctrl-C
     threading.Thread(target=_end_with_parent, daemon=True).start()
     _worker_tokenizer = tokenizers.load(folder)
 
 
 def _end_with_parent() -> None:
-    """Without this, workers of a reader that was killed wait for work for ever."""
+    """Ends this worker when the reader is killed; otherwise it would wait for work forever."""
     parent = multiprocessing.parent_process()
     assert parent is not None
     parent.join()
@@ -200,7 +200,7 @@ def _encode_in_worker(texts: list[str]) -> TextChunk:
 
 
 class Writer:
-    """Appends blocks to the arrays of an unfinished store, and finishes it."""
+    """Appends chunks to the arrays of an unfinished store, and finishes it."""
 
     def __init__(self, out: files.Path, recipe: dict[str, Any]):
         self.out = out
@@ -220,7 +220,7 @@ class Writer:
             state = files.read_json(record)
             if state["recipe"] != self.recipe:
                 raise InputError(
-                    f"{self.folder}: holds an unfinished store of other text, options or another tokenizer; "
+                    f"{self.folder}: holds an unfinished store of other text, with other options or another tokenizer; "
                     "delete it, or choose another folder"
                 )
             self.cursor = Cursor(*state["cursor"])
@@ -238,25 +238,25 @@ class Writer:
 
     def __exit__(self, *error: object) -> None:
         for file in self._files.values():
-            with contextlib.suppress(OSError):  # a full disk has been reported by then
+            with contextlib.suppress(OSError):  # a full disk was reported before
                 file.close()
 
     def _write(self, name: str, array: np.ndarray) -> None:
         self._files[name].write(np.ascontiguousarray(array, self.dtypes[name]).data)
         self.entries[name] += len(array)
 
-    def append(self, block: TextChunk, cursor: Cursor) -> None:
-        """Adds a block, and from time to time records how far the sources are in."""
+    def append(self, chunk: TextChunk, cursor: Cursor) -> None:
+        """Adds a chunk, and from time to time records how far the sources have been read."""
         start = self.entries["tokens"]
-        for name, array in block.arrays.items():
+        for name, array in chunk.arrays.items():
             self._write(name, array + start if name == "document_starts" else array)
-        self.counts = {name: count + block.counts[name] for name, count in self.counts.items()}
+        self.counts = {name: count + chunk.counts[name] for name, count in self.counts.items()}
         self.cursor = cursor
         if time.monotonic() - self._recorded_at > RECORD_SECONDS:
             self.record()
 
     def record(self) -> None:
-        """Makes what was appended so far survive a crash."""
+        """Writes everything so far to disk, so that it survives a crash."""
         for file in self._files.values():
             files.sync(file)
         state = {name: getattr(self, name) for name in ("recipe", "cursor", "complete", "entries", "counts")}
@@ -264,10 +264,10 @@ class Writer:
         self._recorded_at = time.monotonic()
 
     def finish(self, tokenizer: tokenizers.Tokenizer) -> dict[str, Any]:
-        """Finds duplicates, drops them if asked, and puts the store in its place; returns its header.
+        """Finds duplicates, drops them if `drop_duplicates` is set, renames the store to `out`, and returns its header.
 
-        Each step may be interrupted and done again: arrays without the dropped documents are written beside the others,
-        `complete` is recorded, and only then do they take their places.
+        Each step may be interrupted and done again: arrays without the dropped documents are written to other files,
+        `complete` is recorded, and only then do these files replace the first ones.
         """
         if not self.complete:
             self._finish_arrays()
@@ -296,18 +296,18 @@ class Writer:
         if self.recipe["drop_duplicates"] and (exact | near).any():
             self._write_kept(arrays, ~(exact | near))
 
-    def _write_kept(self, arrays: Mapping[str, np.ndarray], kept: np.ndarray) -> None:
-        """Writes each array without the documents that are not kept, in bounded memory."""
+    def _write_kept(self, arrays: Mapping[str, np.ndarray], keep_document: np.ndarray) -> None:
+        """Writes each array with the documents where `keep_document` is True, in bounded memory."""
         starts = arrays["document_starts"]
         entry_ends = np.cumsum(arrays["document_entries"])
         with contextlib.ExitStack() as stack:
             files = {name: stack.enter_context((self.folder / f"{name}.kept").open("wb")) for name in ARRAYS}
             files["document_starts"].write(np.zeros(1, "<i8").data)
             end = first = 0
-            while first < len(kept):
-                # As many documents as fit in a few million tokens, and one at least.
+            while first < len(keep_document):
+                # As many documents as fit into four million tokens, but at least one.
                 last = max(first + 1, int(np.searchsorted(starts, starts[first] + (1 << 22))) - 1)
-                keep, some = kept[first:last], slice(first, last)
+                keep, some = keep_document[first:last], slice(first, last)
                 sizes, entries = np.diff(starts[first : last + 1]), arrays["document_entries"][some]
                 tokens = arrays["tokens"][starts[first] : starts[last]]
                 lengths = arrays["sentence_lengths"][entry_ends[first] - entries[0] : entry_ends[last - 1]]
@@ -322,7 +322,7 @@ class Writer:
 
 
 def _summary(counts: dict[str, int], entries: dict[str, int]) -> dict[str, int | float]:
-    """What was read, and how much of it the store kept."""
+    """Returns counts of what was read, and of what the store holds."""
     return counts | {
         "unknown_rate": counts["unknown"] / counts["tokens"],
         "tokens_per_word": counts["tokens"] / max(counts["words"], 1),
@@ -332,7 +332,7 @@ def _summary(counts: dict[str, int], entries: dict[str, int]) -> dict[str, int |
 
 
 def put_in_place(out: files.Path) -> None:
-    """Turns a finished store beside `out` into `out`."""
+    """Renames a finished store to `out`."""
     folder = files.partial(out)
     for name in (*(f"{name}.bin" for name in SCRATCH), "progress.json"):
         (folder / name).unlink(missing_ok=True)
@@ -340,7 +340,7 @@ def put_in_place(out: files.Path) -> None:
 
 
 def already_finished(out: files.Path, recipe: dict[str, Any]) -> dict[str, Any] | None:
-    """Returns the header of the store if it is already there, None if there is work to do; refuses anything else."""
+    """Returns the header if `out` is the finished store, None if it does not exist; raises InputError otherwise."""
     if (files.partial(out) / "header.json").exists():
         put_in_place(out)
     header = read_header(out)
@@ -350,7 +350,7 @@ def already_finished(out: files.Path, recipe: dict[str, Any]) -> dict[str, Any] 
         return None
     if any(header.get(name) != recipe[name] for name in recipe):
         raise InputError(
-            f"{out}: already holds a store of other text, options or another tokenizer; "
+            f"{out}: already holds a store of other text, with other options or another tokenizer; "
             "delete it, or choose another folder"
         )
     return header
@@ -359,8 +359,8 @@ def already_finished(out: files.Path, recipe: dict[str, Any]) -> dict[str, Any] 
 def _follower(
     sources: Sequence[corpus.TextFile], writer: Writer, report: Callable[[PrepareStats], None] | None
 ) -> Callable[[], None]:
-    """Returns what to call after each block: it works out speed and time left and passes them to `report`."""
-    # Bytes and TFDS examples do not add up; where both occur, every source counts the same.
+    """Returns a function to call after each chunk: it computes speed and time left and passes them to `report`."""
+    # Bytes and TFDS examples cannot be added; if both occur, every source counts the same.
     alike = len({source.is_tfds for source in sources}) == 1
     weights = [source.size if alike else 1 for source in sources]
 

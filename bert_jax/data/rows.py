@@ -1,4 +1,4 @@
-"""Local files and TFDS sets as rows of named values, and the messages about rows that are wrong."""
+"""Rows of named values from files and TFDS data sets, and error messages that name the rows that are wrong."""
 
 import csv
 import json
@@ -11,29 +11,29 @@ from bert_jax import files, sources
 from bert_jax.data import parquet, tfds
 from bert_jax.errors import InputError
 
-MOST_REPORTED = 20  # bad rows named one by one; the rest are counted
+MOST_REPORTED = 20  # bad rows that a message lists; the others are counted
 
 
 @dataclass(frozen=True)
 class Row:
-    """One example as its source has it."""
+    """One example as it is in its source."""
 
     values: dict[str, Any]  # by the name of the field or column
-    where: str  # "file:line", or what else finds it in its source; for messages
+    where: str  # "file:line" or similar, for messages
 
 
 class RowErrors:
-    """Gathers what is wrong with rows, so that one message names all of it before training starts."""
+    """Collects the problems of rows, so that one message lists them before training starts."""
 
     def __init__(self):
         self._problems: list[str] = []
 
     def add(self, where: str, problem: str) -> None:
-        """Notes that the row at `where` has `problem`."""
+        """Adds a problem of the row at `where`."""
         self._problems.append(f"{where}: {problem}")
 
     def check(self) -> None:
-        """Raises InputError with the first 20 problems, a line each, if there are any."""
+        """Raises InputError with the first 20 problems, one per line, if there are any."""
         if not self._problems:
             return
         lines = self._problems[:MOST_REPORTED]
@@ -45,14 +45,14 @@ class RowErrors:
 def read_rows(source: str) -> list[Row]:
     """Reads all rows of `source`.
 
-    A source is a file, plain or compressed (.gz, .zst), whose ending tells its format:
+    A source is a file, plain or compressed (.gz, .zst). Its ending decides its format:
 
-        .jsonl, .json         one JSON object a line; a .json file may also be SQuAD's
-        .tsv                  a header row, then values between tabs, quotes meaning nothing (as in GLUE's files)
+        .jsonl, .json         one JSON object per line; a .json file may also be SQuAD's
+        .tsv                  a header row, then values between tabs; quotes have no meaning (as in GLUE's files)
         .csv                  a header row, then values between commas, quoted where needed
         .conll, .iob, .bio    columns by sentence: "tokens" is the first, "tags" the last, "column_2" the second, ...
         .parquet              one row per row of the table
-        SQuAD JSON (1.1, 2.0) a row a question: "context", "question", "id", "answers", "is_impossible", "title"
+        SQuAD JSON (1.1, 2.0) one row per question: "context", "question", "id", "answers", "is_impossible", "title"
 
     With another ending the format goes before the path: `conll:train.tsv`, `squad:dev`. Or a source is a set of
     TensorFlow Datasets, `tfds:name[/config][:version]:split`, whose split may be a slice such as `train[:80%]`, and
@@ -63,8 +63,8 @@ def read_rows(source: str) -> list[Row]:
     """
     if sources.parse(source).kind == "tfds":
         elements, features = tfds.open_set(source)
-        found = (tfds.plain(features, elements[number]) for number in range(len(elements)))
-        return [Row(values, f"{source}: example {number}") for number, values in enumerate(found)]
+        values = (tfds.plain(features, elements[number]) for number in range(len(elements)))
+        return [Row(row, f"{source}: example {number}") for number, row in enumerate(values)]
     name, path = _format_and_path(source)
     errors = RowErrors()
     rows = _FORMATS[name](path, errors)
@@ -75,7 +75,7 @@ def read_rows(source: str) -> list[Row]:
 
 
 def check_fields(rows: Sequence[Row], fields: Sequence[str]) -> None:
-    """Raises InputError where a field stands in none of `rows`, naming those that do."""
+    """Raises InputError if a field is in none of `rows`; the message lists the fields of the first row."""
     for field in fields:
         if not any(field in row.values for row in rows):
             known = ", ".join(repr(name) for name in rows[0].values)
@@ -83,7 +83,7 @@ def check_fields(rows: Sequence[Row], fields: Sequence[str]) -> None:
 
 
 def text_of(row: Row, field: str, errors: RowErrors) -> str:
-    """Returns the text in `field`; where it is missing, empty or no text, notes that and returns ""."""
+    """Returns the text in `field`. If it is missing, empty or not a text, adds an error and returns ""."""
     value = _filled(row, field, errors)
     if value is not None and not isinstance(value, str):
         errors.add(row.where, f"field {field!r} should be a text, not {_shown(value)}")
@@ -91,7 +91,7 @@ def text_of(row: Row, field: str, errors: RowErrors) -> str:
 
 
 def number_of(row: Row, field: str, errors: RowErrors) -> float:
-    """Returns the number in `field`; where it is missing or no finite number, notes that and returns 0."""
+    """Returns the number in `field`. If it is missing or not a finite number, adds an error and returns 0."""
     value = _filled(row, field, errors)
     if value is None:
         return 0.0
@@ -106,16 +106,16 @@ def number_of(row: Row, field: str, errors: RowErrors) -> float:
 
 
 def label_of(row: Row, field: str, errors: RowErrors) -> str:
-    """Returns the name of the label in `field` (of 1 or true, "1" or "true"); notes what is wrong and returns ""."""
+    """Returns the label in `field` as text (1 is "1", true is "true"). If it is wrong, adds an error and returns ""."""
     value = _filled(row, field, errors)
     if isinstance(value, list | dict):
         errors.add(row.where, f"field {field!r} should be one label, not {_shown(value)}")
         return ""
-    return value if isinstance(value, str) else "" if value is None else json.dumps(value)
+    return value if isinstance(value, str) else "" if value is None else json.dumps(value, default=str)
 
 
 def labels_of(row: Row, field: str, errors: RowErrors) -> list[str]:
-    """Returns the names in `field`, a list that may be empty; notes what is wrong and returns []."""
+    """Returns the labels in `field`, a list that may be empty. If it is wrong, adds an error and returns []."""
     value = row.values.get(field)
     if isinstance(value, list) and not any(isinstance(item, list | dict | None) for item in value):
         return [item if isinstance(item, str) else json.dumps(item) for item in value]
@@ -124,7 +124,7 @@ def labels_of(row: Row, field: str, errors: RowErrors) -> list[str]:
 
 
 def _filled(row: Row, field: str, errors: RowErrors) -> Any:
-    """Returns what stands in `field`, or None after a note that it is missing or empty."""
+    """Returns the value of `field`. If it is missing or empty, adds an error and returns None."""
     value = row.values.get(field)
     if value is None:
         errors.add(row.where, f"field {field!r} is missing")
@@ -147,7 +147,7 @@ def _format_and_path(source: str) -> tuple[str, str]:
     if ending in _ENDINGS:
         return _ENDINGS[ending], source
     raise InputError(
-        f"{source}: the ending {ending!r} tells no format; use {', '.join(_ENDINGS)} (also with .gz or .zst), "
+        f"{source}: the ending {ending!r} does not name a format; use {', '.join(_ENDINGS)} (also with .gz or .zst), "
         f"or write the format before the path, as in conll:{source}; formats are {', '.join(_FORMATS)}, tfds"
     )
 
@@ -161,17 +161,17 @@ def _read_jsonl(path: str, errors: RowErrors) -> list[Row]:
         try:
             value = json.loads(line)
         except json.JSONDecodeError as error:
-            errors.add(where, f"this line is no JSON ({error.msg}, column {error.colno}): {_shown(line)}")
+            errors.add(where, f"this line is not JSON ({error.msg}, column {error.colno}): {_shown(line)}")
             continue
         if isinstance(value, dict):
             rows.append(Row(value, where))
         else:
-            errors.add(where, f"expected one JSON object a line, found {_shown(value)}")
+            errors.add(where, f"expected one JSON object per line, found {_shown(value)}")
     return rows
 
 
 def _read_json(path: str, errors: RowErrors) -> list[Row]:
-    """Reads a .json file, which holds JSON lines where its first line is an object of its own without "data"."""
+    """Reads a .json file: JSON lines if its first line is an object without "data", otherwise SQuAD's format."""
     first = next((line for _, line in files.read_lines(path) if line.strip()), "")
     try:
         value = json.loads(first)
@@ -211,7 +211,7 @@ def _read_tsv(path: str, errors: RowErrors) -> list[Row]:
 
 
 def _read_csv(path: str, errors: RowErrors) -> list[Row]:
-    # The module's own limit of 131,072 characters refuses what is only a long document.
+    # The module's default limit of 131,072 characters would refuse long documents.
     csv.field_size_limit(2**31 - 1)
     reader = csv.reader((line + "\n" for _, line in files.read_lines(path)), strict=True)
 
@@ -223,7 +223,7 @@ def _read_csv(path: str, errors: RowErrors) -> list[Row]:
                     yield begin, values
                 begin = reader.line_num + 1
         except csv.Error as error:
-            raise InputError(f"{path}:{begin}: the row that begins here is no CSV: {error}") from None
+            raise InputError(f"{path}:{begin}: the row that begins here is not CSV: {error}") from None
 
     return _with_header(path, table(), errors)
 

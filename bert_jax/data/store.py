@@ -1,16 +1,16 @@
-"""The token store: a corpus as memory-mapped arrays of token ids, with nothing decided about examples yet.
+"""The token store: a corpus as memory-mapped arrays of token ids. Examples are made from it later.
 
 A store is a folder of
 
     header.json            format, counts, and the tokenizer's kind, fingerprint and vocabulary size
     tokens.bin             uint16 [tokens] (uint32 where the vocabulary has more than 65,536 entries)
-    sentence_lengths.bin   uint8 [..], in tokens; 255 says that the sentence goes on in the next entry
+    sentence_lengths.bin   uint8 [..], in tokens; 255 means that the sentence continues in the next entry
     document_starts.bin    int64 [documents + 1], in tokens; the last one is the number of tokens
     document_hashes.bin    uint64 [documents], of each document's text
     tokenizer/             the tokenizer it was made with
 
-all little-endian. Lengths of a byte rather than starts of eight: at 25 tokens a sentence that is 0.04 bytes a token
-instead of 0.32, and summing a few of them up is quicker than reading a start from disk.
+all little-endian. Lengths take one byte, starts would take eight: at 25 tokens a sentence that is 0.04 bytes per token
+instead of 0.32, and adding up a few lengths is quicker than reading a start from disk.
 """
 
 import hashlib
@@ -26,7 +26,7 @@ from bert_jax.errors import InputError
 FORMAT = "bert_jax token store, version 1"
 ARRAYS = ("tokens", "sentence_lengths", "document_starts", "document_hashes")
 LONG_SENTENCE = 255  # an entry of sentence_lengths with this value is continued by the next
-SENTENCES_INDEXED = 32  # every so many entries of sentence_lengths, their start is held in memory
+SENTENCES_INDEXED = 32  # the start of every 32nd entry of sentence_lengths is held in memory
 
 _WHITESPACE = b" \t\n\r\v\f"
 
@@ -50,9 +50,9 @@ def content_hash(text: str | bytes) -> int:
 
 
 def is_held_out(document_hashes: np.ndarray, share: float) -> np.ndarray:
-    """Says which documents, by their uint64 content hashes, belong to the held-out `share`: bool, same shape.
+    """Returns which documents, by their uint64 content hashes, belong to the held-out `share`: bool, same shape.
 
-    The text alone decides, so a document is on the same side in every store, run and mixture.
+    Only the text decides, so a document is held out in every store, run and mixture, or in none.
     """
     return document_hashes < np.uint64(min(share * 2.0**64, 2.0**64 - 2048))
 
@@ -73,7 +73,7 @@ class TokenStore:
         """Maps the arrays of a store.
 
         Raises:
-          InputError: the folder holds no store, one of another version, or a damaged one.
+          InputError: the folder does not hold a store, or one of another version, or a damaged one.
         """
         folder = files.path(folder)
         header = read_header(folder)
@@ -87,7 +87,7 @@ class TokenStore:
             expected = header["entries"][name] * dtype.itemsize
             if not path.is_file() or files.size(path) != expected:
                 state = f"has {files.size(path):,} bytes" if path.is_file() else "is missing"
-                raise InputError(f"{path}: {state}, the header says {expected:,}; prepare the store again")
+                raise InputError(f"{path}: {state}, expected {expected:,} from the header; prepare the store again")
             arrays[name] = np.asarray(files.memory_map(path, dtype))
         return cls(folder, header, **arrays)
 
@@ -130,10 +130,10 @@ def tokenizer_folder(folder: files.PathLike) -> files.Path:
 
 
 def read_header(folder: files.Path) -> dict[str, Any] | None:
-    """Returns the header of a store, or None where there is no store.
+    """Returns the header of a store, or None if there is no store.
 
     Raises:
-      InputError: it is there but unreadable or of another version.
+      InputError: the header cannot be read or is of another version.
     """
     path = folder / "header.json"
     if not path.is_file():

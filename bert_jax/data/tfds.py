@@ -1,4 +1,4 @@
-"""Sets of TensorFlow Datasets by name, through `as_data_source`, so that reading one needs no TensorFlow."""
+"""Data sets of TensorFlow Datasets, read through `as_data_source`, which does not need TensorFlow."""
 
 import os
 from collections.abc import Sequence
@@ -11,16 +11,16 @@ from bert_jax.errors import InputError
 def open_set(source: str) -> tuple[Sequence[dict[str, Any]], Any]:
     """Opens `tfds:name[/config][:version]:split` for random access; returns its elements and their features.
 
-    The split may be a slice such as `train[:80%]`, the name the folder of a prepared set. A set that is not prepared
-    yet is prepared as array_record, which may need a network and the extra `tensorflow`.
+    The split may be a slice such as `train[:80%]`. The name may be the folder of a prepared data set. A data set that
+    is not prepared yet is prepared as array_record, which may need a network and the extra `tensorflow`.
 
     Raises:
-      InputError: there is no such set or split, or it cannot be prepared or read here.
+      InputError: the data set or split does not exist, or it cannot be prepared or read here.
     """
-    # Imported here because it takes half a second that reading a file does not need.
+    # Imported here, because it takes half a second and files do not need it.
     import tensorflow_datasets as tfds
     import tensorflow_datasets.question_answering
-    import tensorflow_datasets.text  # these two make the field's sets known by name
+    import tensorflow_datasets.text  # these two register the text data sets by name
 
     parts = sources.parse(source)
     if parts.kind != "tfds" or not parts.name:
@@ -42,25 +42,25 @@ def _builder(tfds: Any, name: str, source: str) -> Any:
     try:
         if (files.path(name) / "dataset_info.json").is_file():
             return tfds.builder_from_directory(files.local(name, "a prepared data set is"))
-        # tfds reads the variable when it is imported; naming the folder here lets it change later.
+        # tfds reads this variable only once, when it is imported.
         builder = tfds.builder(name, data_dir=os.environ.get("TFDS_DATA_DIR"), file_format="array_record")
         builder.download_and_prepare()
     except InputError:
         raise
-    except Exception as error:  # whatever fails in a foreign builder, its download or its imports
+    except Exception as error:  # anything can fail in a data set's builder, its download or its imports
         reason = str(error).strip().splitlines()
         raise InputError(
-            f"{source}: this set cannot be opened or prepared here "
-            f"({type(error).__name__}: {reason[0] if reason else ''}); sets are looked for in TFDS_DATA_DIR, "
+            f"{source}: this data set cannot be opened or prepared here "
+            f"({type(error).__name__}: {reason[0] if reason else ''}); data sets are searched in TFDS_DATA_DIR, "
             "and preparing one may need a network and `pip install bert_jax[tensorflow]`"
         ) from None
     return builder
 
 
 def plain(feature: Any, value: Any) -> Any:
-    """Turns what TFDS yields for a feature into str, int, float, bool, list and dict, and a label into its name."""
+    """Converts a feature's value from TFDS to str, int, float, bool, list or dict, and a label to its name."""
     inner = getattr(feature, "feature", None)
-    if inner is not None and isinstance(value, dict):  # TFDS keeps a list of objects as an object of lists
+    if inner is not None and isinstance(value, dict):  # TFDS represents a list of objects as an object of lists
         return {name: [plain(inner[name], item) for item in items] for name, items in value.items()}
     if isinstance(value, dict):
         return {name: plain(feature[name], item) for name, item in value.items()}

@@ -1,4 +1,4 @@
-"""A run's workdir: which files are in it, who may write them, and how they go back to a checkpoint's step."""
+"""A run's workdir: what is written to it, by which process, and how its files go back to a checkpoint's step."""
 
 import json
 import platform
@@ -20,28 +20,28 @@ LIBRARIES = ("bert_jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "
 
 
 def environment() -> dict[str, Any]:
-    """What computes: versions of Python and of the libraries, and the package's git revision where there is one."""
+    """Returns the software environment: versions of Python and the libraries, and the package's git revision."""
     versions = {name: metadata.version(name) for name in LIBRARIES}
     revision = git_revision(files.Path(__file__).parent)
     return {"python": platform.python_version(), "libraries": versions, "git": revision}
 
 
 def git_revision(folder: files.Path) -> str | None:
-    """The commit that `folder` is checked out at, and "+changes" where files differ; None where git knows it not."""
+    """Returns the commit of `folder`, with "+changes" if files differ from it; None outside a git repository."""
 
     def git(*args: str) -> str:
         done = subprocess.run(["git", "-C", str(folder), *args], capture_output=True, text=True, timeout=20, check=True)
         return done.stdout.strip()
 
     try:
-        git("ls-files", "--error-unmatch", "__init__.py")  # a folder may lie in a repository that ignores it
+        git("ls-files", "--error-unmatch", "__init__.py")  # the folder may be in a repository that ignores it
         return git("rev-parse", "HEAD") + ("+changes" if git("status", "--porcelain", "-uno", ".") else "")
     except (OSError, subprocess.SubprocessError):
         return None
 
 
 class Board:
-    """Events for TensorBoard, which forgets what it saw of `first_step` and later."""
+    """A TensorBoard writer. TensorBoard drops the events from `first_step` on that an earlier process wrote."""
 
     def __init__(self, folder: files.Path, first_step: int):
         self._folder = folder
@@ -54,13 +54,13 @@ class Board:
         from tensorboardX.proto.event_pb2 import Event, SessionLog
 
         files.make_folder(self._folder)
-        # TensorBoard's usual writer has a thread that a full disk would end, and waits for it for ever.
+        # TensorBoard's usual writer has a thread that a full disk ends, and then waits for it forever.
         writer = EventsWriter(files.local(self._folder / "events"))
         writer.write_event(Event(step=self._first_step, session_log=SessionLog(status=SessionLog.START)))
         return writer
 
     def write(self, step: int, figures: dict[str, float]) -> None:
-        """Shows figures by their names."""
+        """Writes figures, {name: value}."""
         from tensorboardX.proto.event_pb2 import Event
         from tensorboardX.summary import scalar
 
@@ -78,11 +78,11 @@ class Workdir:
     """The folder of one run, locked against a second process while it is open.
 
     Args:
-      path: the folder; made where it is missing.
-      writes: False on every host but the first: nothing is then locked or written.
+      path: the folder; created if it is missing.
+      writes: False on every host except the first; nothing is locked or written then.
 
     Raises:
-      InputError: the folder cannot be made, or another process trains there.
+      InputError: the folder cannot be created, or another process trains there.
     """
 
     def __init__(self, path: files.Path, writes: bool = True):
@@ -116,24 +116,24 @@ class Workdir:
             if self._board is not None:
                 self._board.close()
         except OSError:
-            if kind is None:  # else what went wrong before says more
+            if kind is None:  # otherwise the earlier error is the cause
                 raise
         finally:
             if self._lock is not None:
                 self._lock.close()
 
     def latest_step(self) -> int | None:
-        """The step of the newest whole checkpoint, None where there is none."""
+        """Returns the step of the newest complete checkpoint, or None."""
         return checkpoint.latest_step(self.checkpoints)
 
     def claim(self, experiment: Experiment, tokenizer: Tokenizer) -> dict[str, tuple[Any, Any]]:
-        """Stores the experiment and its tokenizer, or checks that they are those stored here.
+        """Stores the experiment and its tokenizer, or checks that the workdir holds the same experiment.
 
         Returns:
           {path of a field: (old value, new value)} of the fields that changed, which are all allowed to.
 
         Raises:
-          InputError: the workdir holds another experiment; the fields that differ are named.
+          InputError: the workdir holds another experiment; the message lists the fields that differ.
         """
         path = self.path / layout.EXPERIMENT
         new = to_json(experiment)
@@ -153,7 +153,7 @@ class Workdir:
         return changed
 
     def record_environment(self, step: int, devices: dict[str, Any]) -> None:
-        """Adds to environment.json what computes from `step` on, unless it is what computed before."""
+        """Adds the environment from `step` on to environment.json, unless it is the same as before."""
         if not self._writes:
             return
         path = self.path / layout.ENVIRONMENT
@@ -163,7 +163,7 @@ class Workdir:
             files.write_json(path, [*history, {"from_step": step, **now}])
 
     def rewind(self, step: int, evaluated: int) -> None:
-        """Drops every line of figures, whole or not, written after `step`, and evaluations after step `evaluated`."""
+        """Removes all lines of figures after `step`, evaluations after step `evaluated`, and an incomplete line."""
         if not self._writes:
             return
         until = {"eval": evaluated}
@@ -171,24 +171,24 @@ class Workdir:
             path = self.path / name
             if not path.exists():
                 continue
-            kept = []
+            lines = []
             for line in path.read_text().splitlines():
                 try:
                     figures = json.loads(line)
                     if figures["step"] <= until.get(figures.get("split"), step):
-                        kept.append(line + "\n")
+                        lines.append(line + "\n")
                 except (json.JSONDecodeError, KeyError):
-                    break  # the line that a crash cut short
-            files.write_whole(path, "".join(kept))
+                    break  # a crash cut this line off
+            files.write_whole(path, "".join(lines))
         self._board = Board(self.path / layout.TENSORBOARD, step + 1)
 
     def write_figures(self, step: int, split: str, figures: dict[str, float]) -> None:
-        """Adds a line to metrics.jsonl, and the same to TensorBoard."""
+        """Adds a line to metrics.jsonl, and the same figures to TensorBoard."""
         self._append(layout.METRICS, {"step": step, "split": split, **figures})
         self._show(step, split, figures)
 
     def write_speed(self, step: int, seconds: float, speed: dict[str, float]) -> None:
-        """Adds a line to speed.jsonl: what differs from machine to machine stays out of metrics.jsonl."""
+        """Adds a line to speed.jsonl. Figures that depend on the machine are not in metrics.jsonl."""
         self._append(layout.SPEED, {"step": step, "seconds": round(seconds, 3), **speed})
         self._show(step, "speed", speed)
 
@@ -198,14 +198,14 @@ class Workdir:
             files.write_json(self.path / layout.RESULT, result)
 
     def write_batch(self, step: int, batch: dict[str, np.ndarray]) -> files.Path:
-        """Keeps a batch that could not be learned from; `numpy.load` reads it."""
+        """Writes a batch whose gradient was not finite, for `numpy.load`, and returns the path."""
         path = self.path / layout.batch_of_step(step)
         if self._writes:
             files.save_arrays(path, batch)
         return path
 
     def result(self) -> dict[str, Any] | None:
-        """What result.json holds, None where there is none."""
+        """Returns the content of result.json, or None."""
         path = self.path / layout.RESULT
         return json.loads(path.read_text()) if path.exists() else None
 

@@ -1,4 +1,4 @@
-"""Text to ids and back: one small protocol over WordPiece and SentencePiece."""
+"""From text to ids and back: WordPiece and SentencePiece behind one protocol."""
 
 from collections.abc import Iterable
 from typing import Literal
@@ -17,7 +17,7 @@ def load(folder: files.PathLike) -> Tokenizer:
     """Reads a tokenizer that `Tokenizer.save` or Hugging Face's libraries wrote.
 
     Raises:
-      InputError: the folder has no tokenizer, or one that is broken, or of a kind not supported here.
+      InputError: the folder does not contain a tokenizer, or a broken one, or one that is not supported.
     """
     folder = files.path(folder)
     if not folder.is_dir():
@@ -46,10 +46,10 @@ def train(
       texts: held in memory while training; pass a sample of a large corpus.
       vocab_size: pieces, the five special tokens (ids 0 to 4) included.
       lowercase: lowercase and strip accents.
-      model_type: SentencePiece's algorithm; WordPiece has but one.
+      model_type: SentencePiece's algorithm; ignored for WordPiece.
 
     Raises:
-      InputError: `kind` is unknown, there is no text, or too little for so many pieces.
+      InputError: `kind` is unknown, there is no text, or too little text for `vocab_size` pieces.
     """
     if vocab_size < 32:
         raise InputError(f"vocab_size {vocab_size} is too small: 5 special tokens and the letters need at least 32")

@@ -1,4 +1,4 @@
-"""What every tokenizer here is: pieces with ids, character offsets, five special tokens, and a fingerprint."""
+"""What all tokenizers have: pieces with ids, character offsets, five special tokens, and a fingerprint."""
 
 import hashlib
 import json
@@ -20,14 +20,14 @@ class Encoding(NamedTuple):
     """The pieces of one text."""
 
     ids: np.ndarray  # int32 [pieces]
-    offsets: np.ndarray  # int32 [pieces, 2]: the characters of the given text a piece covers, half open
+    offsets: np.ndarray  # int32 [pieces, 2]: the characters of the text that a piece covers, half open
 
 
 class Tokenizer(Protocol):
     """Turns text into ids and back; the same for WordPiece and SentencePiece.
 
     Special tokens are never read from text: a text that contains "[MASK]" yields the pieces of those six characters.
-    Whoever wants the token puts `mask_id` between the ids.
+    To get the token, insert `mask_id` between the ids.
     """
 
     kind: str  # "wordpiece" or "sentencepiece"
@@ -40,14 +40,16 @@ class Tokenizer(Protocol):
     special_ids: tuple[int, ...]  # the five above, ascending
     frame: Frame  # special tokens around one text or two; the files that `save` writes have it too
     fingerprint: str  # sha256 (hex) of everything that decides ids; survives saving, loading and export
-    word_starts: np.ndarray  # bool [vocab_size]: the piece begins a word; true of no special token but WordPiece's UNK
+    word_starts: (
+        np.ndarray
+    )  # bool [vocab_size]: the piece begins a word; False for special tokens, except WordPiece's UNK
 
     def encode_ids(self, texts: Sequence[str]) -> list[np.ndarray]:
         """Returns the ids of each text, int32 [pieces], without special tokens: the fast path."""
         ...
 
     def encode_flat(self, texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
-        """Returns the ids of all texts in a row, int32 [pieces], and how many each has, int64 [texts]."""
+        """Returns the ids of all texts in a row, int32 [pieces], and the number of ids of each, int64 [texts]."""
         ...
 
     def encode(self, texts: Sequence[str]) -> list[Encoding]:
@@ -55,7 +57,7 @@ class Tokenizer(Protocol):
         ...
 
     def decode(self, ids: Sequence[int] | np.ndarray) -> str:
-        """Returns readable text; padding is left out, other special tokens stand by their names."""
+        """Returns readable text; padding is left out, other special tokens are shown by name."""
         ...
 
     def pieces(self, ids: Sequence[int] | np.ndarray) -> list[str]:
@@ -67,12 +69,12 @@ class Tokenizer(Protocol):
         ...
 
     def with_pieces(self, pieces: Sequence[str]) -> "Tokenizer":
-        """Returns the same tokenizer with further pieces at the end of its vocabulary.
+        """Returns the same tokenizer with more pieces at the end of its vocabulary.
 
-        SentencePiece finds them in no text, WordPiece where no longer piece fits.
+        SentencePiece never splits text into them; WordPiece does where no longer piece fits.
 
         Raises:
-          InputError: the vocabulary has one already.
+          InputError: the vocabulary already has one of them.
         """
         ...
 
@@ -82,7 +84,7 @@ class Tokenizer(Protocol):
 
 
 def split_ids(ids: np.ndarray, sizes: np.ndarray) -> list[np.ndarray]:
-    """Turns what `Tokenizer.encode_flat` returns into one view for each text."""
+    """Splits the result of `Tokenizer.encode_flat` into one view per text."""
     ends = np.cumsum(sizes).tolist()
     return [ids[start:end] for start, end in zip([0, *ends], ends, strict=False)]
 
@@ -123,41 +125,39 @@ def template(tokenizer: Tokenizer) -> processors.TemplateProcessing:
 
 
 def check_unique(pieces: Sequence[str], where: str) -> None:
-    """Raises InputError, naming both places, where a vocabulary holds a piece twice or an empty one."""
+    """Raises InputError if a vocabulary has a piece twice or an empty one; the message has the entries' numbers."""
     seen: dict[str, int] = {}
     for i, piece in enumerate(pieces):
         if not piece:
             raise InputError(f"{where}: entry {i + 1} is empty; every entry must be a piece")
         if piece in seen:
-            raise InputError(
-                f"{where}: {piece!r} stands in the vocabulary twice, as entries {seen[piece] + 1} and {i + 1}"
-            )
+            raise InputError(f"{where}: {piece!r} is in the vocabulary twice, as entries {seen[piece] + 1} and {i + 1}")
         seen[piece] = i
 
 
 def fingerprint(facts: dict[str, Any]) -> str:
-    """Returns the sha256 (hex) of facts that `json` can write, whatever the order of their keys."""
+    """Returns the sha256 (hex) of facts that `json` can write. The order of the keys does not matter."""
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
 
 def without_surrogates(texts: Sequence[str]) -> list[str]:
-    """Replaces halves of surrogate pairs, which no encoder takes, by U+FFFD; offsets stay the same."""
+    """Replaces halves of surrogate pairs, which no encoder accepts, by U+FFFD; offsets stay the same."""
     return ["".join("\ufffd" if "\ud800" <= c <= "\udfff" else c for c in text) for text in texts]
 
 
 def special_names(folder: files.Path, config: dict[str, Any], defaults: dict[str, str]) -> dict[str, str]:
-    """Returns role -> piece as a Hugging Face folder names its special tokens.
+    """Returns role -> piece, as a Hugging Face folder defines its special tokens.
 
     Args:
-      folder: where an older special_tokens_map.json may stand.
-      config: tokenizer_config.json, which goes first.
+      folder: may contain an older special_tokens_map.json.
+      config: tokenizer_config.json, which has priority.
       defaults: the names of roles that neither file mentions.
     """
     older = folder / "special_tokens_map.json"
-    found = (files.read_json(older) if older.exists() else {}) | config
+    merged = (files.read_json(older) if older.exists() else {}) | config
     names = dict(defaults)
     for role in SPECIAL_ROLES:
-        value = found.get(f"{role}_token")
+        value = merged.get(f"{role}_token")
         if isinstance(value, dict):
             value = value.get("content")
         if isinstance(value, str):

@@ -10,33 +10,33 @@ from bert_jax.errors import InputError
 from bert_jax.tokenizers.base import Tokenizer
 from bert_jax.tokenizers.wordpiece import CONTINUING, WordPiece
 
-MIN_USES = 2  # a piece must stand for so many occurrences of words in the corpus
+MIN_USES = 2  # a new piece must occur this often in the words of the corpus
 
 
 class Extension(NamedTuple):
-    """What was learnt; the new pieces follow the old ones, in this order."""
+    """New pieces; they follow the old ones in the vocabulary, in this order."""
 
     pieces: tuple[str, ...]
     made_of: tuple[tuple[int, ...], ...]  # of each new piece: the ids of the old pieces it joins
-    words: int  # in the corpus
+    words: int  # of the corpus that the pieces were learnt from
     tokens_per_word_before: float
     tokens_per_word_after: float
 
 
 def extend(tokenizer: Tokenizer, texts: Iterable[str], num_pieces: int) -> tuple[WordPiece, Extension]:
-    """Adds pieces to the vocabulary itself, so that words of a domain fall into fewer of them.
+    """Adds pieces to the vocabulary, so that the words of a domain are split into fewer pieces.
 
-    The joining goes on where the tokenizer stopped: words begin as the pieces they have, and the commonest pair of
-    neighbours becomes a piece (as in Sennrich et al. 2016), again and again. New pieces that later ones swallowed whole
-    are dropped: WordPiece takes the longest piece that fits and needs no steps on the way to it.
+    Learning continues where the tokenizer's training stopped: words start as their current pieces, and the commonest
+    pair of neighbours becomes a piece (as in Sennrich et al. 2016), again and again. A new piece that is only used
+    inside a longer one is dropped: WordPiece takes the longest piece that fits and does not need the shorter ones.
 
     Args:
-      tokenizer: WordPiece; it stays as it is.
+      tokenizer: WordPiece; it is not changed.
       texts: the corpus, read once; its different words are held in memory.
-      num_pieces: how many to add.
+      num_pieces: number of pieces to add.
 
     Raises:
-      InputError: the tokenizer is not WordPiece, or the corpus does not yield so many pieces.
+      InputError: the tokenizer is not WordPiece, or the corpus yields fewer pieces.
     """
     if not isinstance(tokenizer, WordPiece):
         raise InputError(f"only a WordPiece vocabulary can be extended, and this one is {tokenizer.kind}")
@@ -96,12 +96,12 @@ class _Merger:
             heapq.heappush(self._heap, (-self._pairs[pair], pair))
 
     def join_commonest(self) -> bool:
-        """Joins the commonest pair wherever it stands; returns whether there was one."""
+        """Joins the commonest pair everywhere; returns False if there is no pair left."""
         while self._heap:
             count, pair = heapq.heappop(self._heap)
             if -count == self._pairs[pair]:
                 break
-            # Counts that changed since stand in the heap again with what they are now.
+            # Counts that changed since then are in the heap again, with their new values.
         else:
             return False
         piece = pair[0] + pair[1][len(CONTINUING) :]

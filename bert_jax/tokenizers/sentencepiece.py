@@ -69,23 +69,23 @@ class Normalization(dict[int, str]):
         """Returns the text that SentencePiece gets."""
         text = text.replace("``", '"').replace("''", '"')
         if text.isascii():
-            return text.lower() if self.lowercase else text  # what the table says of these, several times quicker
+            return text.lower() if self.lowercase else text  # equal to the table's result, several times quicker
         return text.translate(self)
 
     def sources(self, text: str) -> np.ndarray:
         """Returns, int32 [len(apply(text))], which character of the given text each character comes from.
 
-        A quotation mark that stands for two characters is said to come from the second, as in transformers.
+        A quotation mark that stands for two characters is assigned to the second, as in transformers.
         """
-        kept = np.ones(len(text), bool)
+        counted = np.ones(len(text), bool)
         for pair in re.finditer("``|''", text):
-            kept[pair.start()] = False
-        counts = np.where(kept, np.array([len(self[ord(c)]) for c in text], np.int32), 0)
+            counted[pair.start()] = False
+        counts = np.where(counted, np.array([len(self[ord(c)]) for c in text], np.int32), 0)
         return np.repeat(np.arange(len(text), dtype=np.int32), counts)
 
 
 class Visible(dict[str, bool]):
-    """Says of a character whether SentencePiece's normalisation leaves anything but a space of it."""
+    """Whether SentencePiece's normalisation of a character leaves anything except spaces, by character."""
 
     def __init__(self, library: sentencepiece.SentencePieceProcessor):
         super().__init__()
@@ -110,7 +110,7 @@ class SentencePiece:
       where: the file the model came from, for messages.
 
     Raises:
-      InputError: the model is neither unigram nor BPE, a piece stands twice, or a special token is missing.
+      InputError: the model is neither unigram nor BPE, a piece occurs twice, or a special token is missing.
     """
 
     kind = "sentencepiece"
@@ -157,22 +157,22 @@ class SentencePiece:
     def encode_flat(self, texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
         """See `base.Tokenizer.encode_flat`."""
         prepared = [self._normalization.apply(text) for text in texts]
-        # Workers of `prepare` are as many as there are cores; what tells `tokenizers` so tells SentencePiece too.
+        # `prepare` sets this variable in its workers, which already use all cores.
         threads = 1 if os.environ.get("TOKENIZERS_PARALLELISM") == "false" else -1
-        found = self._library.encode(prepared, return_type="numpy", num_threads=threads)
-        return np.concatenate([np.zeros(0, np.int32), *found]), np.array([len(ids) for ids in found], np.int64)
+        by_text = self._library.encode(prepared, return_type="numpy", num_threads=threads)
+        return np.concatenate([np.zeros(0, np.int32), *by_text]), np.array([len(ids) for ids in by_text], np.int64)
 
     def encode(self, texts: Sequence[str]) -> list[base.Encoding]:
         """See `base.Tokenizer.encode`; a lone "▁" lies on the first character of the word it begins."""
         prepared = [self._normalization.apply(text) for text in texts]
-        # SentencePiece 0.2.2 takes no empty list here.
+        # SentencePiece 0.2.2 does not accept an empty list here.
         encoded = self._library.encode(prepared, return_type="offset_mapping") if prepared else []
         return [
             base.Encoding(
-                np.array(found["ids"], np.int32),
-                _offsets(found["offsets"], [self._visible[c] for c in new], self._normalization.sources(old)),
+                np.array(mapping["ids"], np.int32),
+                _offsets(mapping["offsets"], [self._visible[c] for c in new], self._normalization.sources(old)),
             )
-            for old, new, found in zip(texts, prepared, encoded, strict=True)
+            for old, new, mapping in zip(texts, prepared, encoded, strict=True)
         ]
 
     def decode(self, ids: Sequence[int] | np.ndarray) -> str:
@@ -201,7 +201,7 @@ class SentencePiece:
     def save(self, folder: files.Path) -> None:
         """Writes spiece.model, tokenizer.json and tokenizer_config.json.
 
-        transformers is told to use tokenizer.json as it stands, for its own `AlbertTokenizer` knows neither BPE nor
+        transformers then uses tokenizer.json unchanged, because its own `AlbertTokenizer` supports neither BPE nor
         Hangul, and cuts text at every piece that a model's author reserved ("user-defined").
         """
         folder = files.make_folder(folder)
@@ -231,7 +231,7 @@ class SentencePiece:
         charsmap = self._model.normalizer_spec.precompiled_charsmap
         fast.normalizer = normalizers.Sequence(
             [normalizers.Replace("``", '"'), normalizers.Replace("''", '"'), *accents]
-            # SentencePiece's normalisation puts Hangul syllables together again, the library's version of it does not.
+            # SentencePiece's normalisation composes Hangul syllables again; the library's version of it does not.
             + ([normalizers.NFC()] if accents else [])
             + ([normalizers.Lowercase()] if self._normalization.lowercase else [])
             + ([normalizers.Precompiled(charsmap)] if charsmap else [])
@@ -293,20 +293,20 @@ def _with_rounded_scores(model: Model, unit: float) -> Model:
 def _merges(model: Model) -> list[tuple[str, str]]:
     """Returns the pairs of pieces a BPE model joins, the best first."""
     rank = {piece.piece: -piece.score for piece in model.pieces if piece.type == NORMAL}
-    found = [
+    merges = [
         (rank[piece], rank[piece[:cut]], rank[piece[cut:]], piece[:cut], piece[cut:])
         for piece in rank
         for cut in range(1, len(piece))
         if piece[:cut] in rank and piece[cut:] in rank
     ]
-    return [(left, right) for *_, left, right in sorted(found)]
+    return [(left, right) for *_, left, right in sorted(merges)]
 
 
 def load(folder: files.Path) -> SentencePiece:
-    """Reads a folder with spiece.model or a unigram tokenizer.json, and tokenizer_config.json where there is one.
+    """Reads a folder with spiece.model or a unigram tokenizer.json, and tokenizer_config.json if it exists.
 
     Raises:
-      InputError: a file is missing, broken, or describes something ALBERT's SentencePiece is not.
+      InputError: a file is missing, broken, or describes another tokenizer than ALBERT's SentencePiece.
     """
     config_file, model_file, fast_file = (
         folder / name for name in ("tokenizer_config.json", "spiece.model", "tokenizer.json")
@@ -375,7 +375,7 @@ def train(
       lowercase: lowercase and strip accents, as ALBERT does.
 
     Raises:
-      InputError: there is no text, or too little for so many pieces.
+      InputError: there is no text, or too little text for `vocab_size` pieces.
     """
     normalization = Normalization(lowercase, keep_accents=not lowercase)
     # NUL ends a string in the trainer.
@@ -391,7 +391,7 @@ def train(
             model_type=model_type,
             vocab_size=vocab_size,
             character_coverage=0.99995,  # ALBERT's
-            max_sentence_length=2**30,  # in bytes; longer ones would be left out without a word
+            max_sentence_length=2**30,  # in bytes; longer ones would be left out silently
             num_threads=1,  # more threads give other pieces
             pad_id=0,
             unk_id=1,
@@ -403,11 +403,13 @@ def train(
             minloglevel=2,
         )
     except (RuntimeError, ValueError) as error:
-        raise InputError(f"vocab_size {vocab_size} with this text: SentencePiece says {_reason(str(error))}") from None
+        raise InputError(
+            f"vocab_size {vocab_size} with this text: SentencePiece reports: {_reason(str(error))}"
+        ) from None
     model = _with_rounded_scores(ModelProto.FromString(written.getvalue()), TRAINED_SCORE_UNIT)
     return SentencePiece(model, lowercase, not lowercase, base.SPECIAL_NAMES, "the trained model")
 
 
 def _reason(message: str) -> str:
-    """Cuts the place in the library's source off its message."""
+    """Removes the position in the library's source from its message."""
     return message.rsplit("] ", 1)[-1].strip() or message.strip()

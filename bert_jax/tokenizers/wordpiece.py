@@ -22,11 +22,11 @@ MAX_ALPHABET = 1000
 
 @dataclass(frozen=True)
 class Normalization:
-    """What happens to a text before it is split into words; control characters are always removed."""
+    """How a text is changed before it is split into words. Control characters are always removed."""
 
     lowercase: bool = True  # as in the uncased models
-    strip_accents: bool = True  # é becomes e; BERT ties it to lowercase unless told otherwise
-    split_chinese: bool = True  # every CJK ideograph is a word of its own
+    strip_accents: bool = True  # é becomes e; in BERT the same as lowercase by default
+    split_chinese: bool = True  # every CJK ideograph is a separate word
 
 
 class WordPiece:
@@ -41,7 +41,7 @@ class WordPiece:
       where: the file the vocabulary came from, for messages.
 
     Raises:
-      InputError: a piece stands twice, or a special token is missing.
+      InputError: a piece occurs twice, or a special token is missing.
     """
 
     kind = "wordpiece"
@@ -68,7 +68,7 @@ class WordPiece:
         self.word_starts = np.array([not piece.startswith(CONTINUING) for piece in pieces])
         self.word_starts[[i for i in self.special_ids if i != self.unk_id]] = False
         self._index = {piece: i for i, piece in enumerate(pieces)}
-        # No special token is registered with the library here, so none is matched in text.
+        # Special tokens are not registered with the library here, so they are not matched in text.
         self._library = self._build()
         self._decoder = decoders.WordPiece(prefix=CONTINUING)
 
@@ -85,9 +85,9 @@ class WordPiece:
     def encode_flat(self, texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
         """See `base.Tokenizer.encode_flat`."""
         encoded = self._library.encode_batch_fast(_encodable(texts), add_special_tokens=False)
-        found = [e.ids for e in encoded]
-        ids = np.fromiter(itertools.chain.from_iterable(found), np.int32)
-        return ids, np.array([len(some) for some in found], np.int64)
+        by_text = [e.ids for e in encoded]
+        ids = np.fromiter(itertools.chain.from_iterable(by_text), np.int32)
+        return ids, np.array([len(some) for some in by_text], np.int64)
 
     def encode(self, texts: Sequence[str]) -> list[base.Encoding]:
         """See `base.Tokenizer.encode`."""
@@ -111,7 +111,7 @@ class WordPiece:
         return WordPiece([*self.vocabulary, *pieces], self.normalization, self.names)
 
     def words(self, texts: Iterable[str]) -> Counter[str]:
-        """Counts the normalised words of texts: what is cut into pieces."""
+        """Counts the normalised words of texts, which are then cut into pieces."""
         counts: Counter[str] = Counter()
         normalizer, splitter = self._library.normalizer, self._library.pre_tokenizer
         for text in texts:
@@ -159,13 +159,13 @@ def _encodable(texts: Sequence[str]) -> list[str]:
 
 
 def load(folder: files.Path) -> WordPiece:
-    """Reads a folder with vocab.txt or a WordPiece tokenizer.json, and tokenizer_config.json where there is one.
+    """Reads a folder with vocab.txt or a WordPiece tokenizer.json, and tokenizer_config.json if it exists.
 
-    Where no file says whether text is lowercased (Google's checkpoints don't), it is unless the vocabulary has pieces
+    If no file defines whether text is lowercased (as in Google's checkpoints), it is, unless the vocabulary has pieces
     with capital letters.
 
     Raises:
-      InputError: a file is missing, broken, or describes something BERT's WordPiece is not; vocab.txt and
+      InputError: a file is missing, broken, or describes another tokenizer than BERT's WordPiece; vocab.txt and
         tokenizer.json disagree.
     """
     config_file, vocab_file, library_file = (
@@ -182,7 +182,7 @@ def load(folder: files.Path) -> WordPiece:
     if pieces is None:
         raise InputError(f"{folder}: no vocab.txt and no tokenizer.json")
     names = base.special_names(folder, config, base.SPECIAL_NAMES)
-    found = normalizer | {
+    settings = normalizer | {
         ours: config[theirs]
         for theirs, ours in (
             ("do_lower_case", "lowercase"),
@@ -191,16 +191,16 @@ def load(folder: files.Path) -> WordPiece:
         )
         if theirs in config
     }
-    lowercase = found.get("lowercase")
+    lowercase = settings.get("lowercase")
     if lowercase is None:
         lowercase = not any(piece != piece.lower() for piece in pieces if not piece.startswith("["))
-    strip_accents = found.get("strip_accents")
+    strip_accents = settings.get("strip_accents")
     return WordPiece(
         pieces,
         Normalization(
             lowercase=lowercase,
             strip_accents=lowercase if strip_accents is None else strip_accents,
-            split_chinese=found.get("handle_chinese_chars", True),
+            split_chinese=settings.get("handle_chinese_chars", True),
         ),
         names,
         where,
@@ -211,7 +211,7 @@ def _read_vocabulary(path: files.Path) -> list[str]:
     try:
         text = path.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
-        raise InputError(f"{path}: not UTF-8 at byte {error.start}; expected one piece a line") from None
+        raise InputError(f"{path}: not UTF-8 at byte {error.start}; expected one piece per line") from None
     return text.rstrip("\n").split("\n")
 
 
@@ -227,16 +227,16 @@ def _read_library_file(path: files.Path) -> tuple[list[str], dict[str, Any]]:
         "normalizer.clean_text": (normalizer.get("clean_text"), True),
         "pre_tokenizer.type": ((content.get("pre_tokenizer") or {}).get("type"), "BertPreTokenizer"),
     }
-    for name, (found, wanted) in expected.items():
-        if found != wanted:
-            raise InputError(f"{path}: {name} is {found!r}; BERT's WordPiece has {wanted!r}, and no other is supported")
+    for name, (actual, wanted) in expected.items():
+        if actual != wanted:
+            raise InputError(f"{path}: {name} is {actual!r}; expected {wanted!r}, as in BERT's WordPiece")
     index = model.get("vocab")
     if not isinstance(index, dict) or sorted(index.values()) != list(range(len(index))):
         raise InputError(f"{path}: model.vocab must map pieces to the ids 0, 1, 2... without a gap")
     added = [token["content"] for token in content.get("added_tokens", []) if token["content"] not in index]
     if added:
         raise InputError(
-            f"{path}: {len(added)} tokens were added beside the vocabulary (first {added[0]!r}); "
+            f"{path}: {len(added)} tokens were added outside the vocabulary (the first is {added[0]!r}); "
             "only pieces of the vocabulary itself are supported"
         )
     return sorted(index, key=index.__getitem__), normalizer
@@ -251,7 +251,7 @@ def train(texts: Iterable[str], vocab_size: int, *, lowercase: bool = True) -> W
       lowercase: lowercase and strip accents, as the uncased models do.
 
     Raises:
-      InputError: there is no text, or too little for so many pieces.
+      InputError: there is no text, or too little text for `vocab_size` pieces.
     """
     normalization = Normalization(lowercase=lowercase, strip_accents=lowercase)
     library = tokenizers.Tokenizer(models.WordPiece({}, unk_token=base.SPECIAL_NAMES["unk"]))
@@ -260,8 +260,8 @@ def train(texts: Iterable[str], vocab_size: int, *, lowercase: bool = True) -> W
     texts = _encodable(list(texts))
     specials = list(base.SPECIAL_NAMES.values())
     alphabet, inside = _alphabet(library, texts, min(MAX_ALPHABET, vocab_size // 4))
-    # The trainer numbers pieces as it meets them in a hash table, and breaks ties between merges by number: left to
-    # itself it differs from run to run. Numbering every starting piece beforehand leaves nothing to chance.
+    # The trainer numbers pieces in the order of a hash table, and breaks ties between merges by number: by default its
+    # result differs from run to run. With all starting pieces numbered in advance, nothing is random.
     trainer = trainers.WordPieceTrainer(
         vocab_size=vocab_size,
         min_frequency=2,
@@ -282,7 +282,7 @@ def train(texts: Iterable[str], vocab_size: int, *, lowercase: bool = True) -> W
 
 
 def _alphabet(library: tokenizers.Tokenizer, texts: Sequence[str], limit: int) -> tuple[list[str], list[str]]:
-    """Returns the commonest characters of words, sorted, and those of them that can stand inside a word."""
+    """Returns the commonest characters of words, sorted, and those that can be inside a word."""
     counts: Counter[str] = Counter()
     for text in texts:
         counts.update(library.normalizer.normalize_str(text))

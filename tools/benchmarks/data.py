@@ -145,10 +145,10 @@ import json, sys, time
 from bert_jax import tokenizers
 from bert_jax.data import corpus
 from bert_jax.data.encode import SENTENCES_AT_ONCE
-from bert_jax.data.prepare import Cursor, read_blocks
+from bert_jax.data.prepare import Cursor, read_chunks
 source, tokenizer = corpus.find_files(sys.argv[1:2]), tokenizers.load(sys.argv[2])
 size = seconds = 0
-for texts, _ in read_blocks(source, Cursor(0, 0, 0)):
+for texts, _ in read_chunks(source, Cursor(0, 0, 0)):
     size += sum(len(text.encode()) for text in texts)
     sentences = [sentence for text in texts for sentence in corpus.sentences(text)]
     before = time.process_time()
