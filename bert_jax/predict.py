@@ -11,7 +11,7 @@ import numpy as np
 
 from bert_jax import files, pretrained, tasks
 from bert_jax import params as named
-from bert_jax.config import BertConfig, Compute, Pretraining, TaskFields
+from bert_jax.config import BertConfig, Compute, TaskFields
 from bert_jax.data.batch import Arrays
 from bert_jax.data.batches import Features, RowBatches
 from bert_jax.data.rows import Row
@@ -123,7 +123,7 @@ class PretrainedBert:
           InputError: the source was trained for no task, or a row lacks a field.
         """
         task = self._task
-        field = getattr(task.fields, "text", "text")
+        field = task.fields.text_field
         table = [
             item if isinstance(item, Row) else Row({field: item} if isinstance(item, str) else item, f"input {number}")
             for number, item in enumerate(inputs, 1)
@@ -248,7 +248,7 @@ def predict_lines(source: str, lines: Iterable[str], where: str) -> Iterator[dic
     for number, line in enumerate(lines, 1):
         if line.strip():
             rows.append(_json_row(line, f"{where}:{number}"))
-    if not isinstance(bert.task, Pretraining):
+    if bert.task is None or not bert.task.fills_masks:
         yield from bert.predict(rows)
         return
     for row in rows:

@@ -10,15 +10,12 @@ import numpy as np
 from bert_jax import files, sources, tokenizers
 from bert_jax import params as named
 from bert_jax.config import (
+    TASK_KINDS,
     BertConfig,
     Compute,
     Experiment,
-    MultipleChoice,
     Pretraining,
-    QuestionAnswering,
-    SequenceClassification,
     TaskFields,
-    TokenClassification,
     from_json,
     to_json,
 )
@@ -134,29 +131,18 @@ def _open_huggingface(where: str, path: files.Path, strict: bool) -> Source:
 
 
 def _task_of(details: huggingface.Details, max_length: int) -> TaskFields | None:
-    """The task that a Hugging Face class with named outputs was trained for, as far as its config says."""
-    if details.architecture == "ForSequenceClassification":
-        target = {"regression": "regression", "multi_label_classification": "multi_label"}.get(
-            details.problem_type or ""
-        )
-        return SequenceClassification(labels=details.labels, target=target or "single_label", max_length=max_length)  # type: ignore[arg-type]
-    if details.architecture == "ForTokenClassification":
-        return TokenClassification(labels=details.labels, max_length=max_length)
-    if details.architecture == "ForQuestionAnswering":
-        return QuestionAnswering(max_length=min(384, max_length))
-    return MultipleChoice(max_length=max_length) if details.architecture == "ForMultipleChoice" else None
+    """Returns the task of a class of transformers, with what its config says of the fields; None if it has no task."""
+    for kind in TASK_KINDS.values():
+        if kind.hugging_face_class and kind.hugging_face_class == details.architecture:
+            return kind.from_hugging_face(details.labels, details.problem_type, max_length)
+    return None
 
 
 def _details_of(task: TaskFields | None) -> huggingface.Details:
-    """What a Hugging Face folder says of a task, the inverse of `_task_of`."""
-    if isinstance(task, SequenceClassification):
-        kinds = {
-            "regression": "regression",
-            "multi_label": "multi_label_classification",
-            "single_label": "single_label_classification",
-        }
-        return huggingface.Details(labels=task.labels, problem_type=kinds[task.target])
-    return huggingface.Details(labels=task.labels) if isinstance(task, TokenClassification) else huggingface.Details()
+    """Returns what a Hugging Face folder says of a task, the inverse of `_task_of`."""
+    return (
+        huggingface.Details(labels=task.output_names, problem_type=task.problem_type) if task else huggingface.Details()
+    )
 
 
 def write_source(source: Source, target: files.Path, to: str = "huggingface") -> None:

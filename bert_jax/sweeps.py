@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from bert_jax import sources
-from bert_jax.config import BertConfig, Distillation, Experiment
+from bert_jax.config import BertConfig, Experiment
 from bert_jax.errors import InputError
 
 PathLike = str | os.PathLike[str]
@@ -97,7 +97,7 @@ def for_planning(experiment: Experiment, sweep: Sweep) -> Experiment:
     origin = origin_of(experiment, sweep)
     if origin is experiment:
         return experiment
-    stores = getattr(origin.task, "stores", ())
+    stores = origin.task.token_stores
     return replace(
         experiment,
         model=model_of(experiment, sweep),
@@ -115,8 +115,6 @@ def for_training(experiment: Experiment, workdir: PathLike) -> Experiment:
             return text
         return posixpath.join(str(workdir), source.name) + ("" if source.step is None else f"@{source.step}")
 
-    task = experiment.task
-    if isinstance(task, Distillation):
-        task = replace(task, teacher=folder(task.teacher))
+    task = experiment.task.with_sources(folder)
     source = experiment.init_from
     return replace(experiment, task=task, init_from=None if source is None else folder(source))

@@ -11,6 +11,7 @@ import pytest
 
 from bert_jax import tasks
 from bert_jax.config import (
+    TASK_KINDS,
     Distillation,
     MultipleChoice,
     Pretraining,
@@ -61,6 +62,14 @@ def rows(tmp_path_factory):
     path = tmp_path_factory.mktemp("rows") / "rows.jsonl"
     path.write_text("".join(json.dumps(row) + "\n" for row in ROWS))
     return str(path)
+
+
+def test_every_kind_of_fields_has_a_task_a_title_and_a_score():
+    assert tasks.TASKS.keys() == TASK_KINDS.keys()
+    assert len({kind.title for kind in TASK_KINDS.values()}) == len(TASK_KINDS)
+    assert all(kind.primary_figures for kind in TASK_KINDS.values())
+    own = [kind for kind in TASK_KINDS.values() if kind not in (Pretraining, Distillation)]
+    assert len({kind.hugging_face_class for kind in own}) == len(own)
 
 
 def assert_counts(task, batch):

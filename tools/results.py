@@ -23,21 +23,12 @@ import results_page as page
 from results_page import QUICKSTART, Results
 
 from bert_jax import sources
-from bert_jax.config import Experiment, differences, to_json
+from bert_jax.config import TASK_KINDS, Experiment, Pretraining, differences, to_json
 from bert_jax.pretrained import open_source
 from bert_jax.report.runs import RunRecord, find_runs
 from bert_jax.runs import layout
 from bert_jax.sweeps import load_experiments
 
-# The figures that are kept of a run, by kind of task. The first one that a run has is its score.
-FIGURES: dict[str, tuple[str, ...]] = {
-    "Pretraining": ("mlm_accuracy", "mlm_loss", "pair_accuracy"),
-    "SequenceClassification": ("accuracy", "mean_average_precision", "f1_micro"),
-    "Distillation": ("accuracy",),
-    "TokenClassification": ("f1",),
-    "QuestionAnswering": ("f1", "exact_match"),
-    "MultipleChoice": ("accuracy",),
-}
 # Flags that say what a run was, as opposed to how it was computed; kept where they differ from the experiment file.
 FLAGS = ("epochs", "init_from", "optimizer.learning_rate", "task.eval", "task.eval_limit", "task.limit", "task.train")
 STAGES = ("pretrain", "pre-trained", "random")  # the runs of the quickstart
@@ -109,7 +100,7 @@ def summary(runs: list[RunRecord], experiment: Experiment | None, figures: tuple
     """Returns the figures of each seed in order of the seeds, the mean cost of a seed, and the changed flags."""
     first = runs[0]
     scores = [run.scores for run in runs]
-    names = [figure for figure in figures or FIGURES[first.kind] if figure in scores[0]]
+    names = [figure for figure in figures or TASK_KINDS[first.kind].primary_figures if figure in scores[0]]
     params, _ = open_source(first.path).read_params()
     changed = differences(to_json(experiment), first.experiment) if experiment else {}
     if experiment and sources.parse(experiment.init_from or "").kind == "run":  # a path in the workdir
@@ -137,7 +128,7 @@ def start(source: str) -> dict[str, float]:
     if origin.step is None:
         return {}
     curves = find_runs([Path(origin.name)])[0][0].figures
-    figures = {name: curves.get((name, "eval"), {}).get(origin.step) for name in FIGURES["Pretraining"]}
+    figures = {name: curves.get((name, "eval"), {}).get(origin.step) for name in Pretraining.primary_figures}
     return {name: round(value, 5) for name, value in figures.items() if value is not None}
 
 

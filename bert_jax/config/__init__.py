@@ -16,6 +16,7 @@ from bert_jax.config.experiment import Experiment, is_resumable
 from bert_jax.config.model import PRESETS, BertConfig, preset
 from bert_jax.config.optimizer import AdamW, Optimizer, OptimizerFields
 from bert_jax.config.tasks import (
+    TASK_KINDS,
     Distillation,
     Labelled,
     MultipleChoice,
@@ -28,6 +29,7 @@ from bert_jax.config.tasks import (
 
 __all__ = [
     "PRESETS",
+    "TASK_KINDS",
     "AdamW",
     "BertConfig",
     "Compute",

@@ -1,15 +1,67 @@
 """The fields of each task: one frozen dataclass per task."""
 
 import posixpath
-from dataclasses import dataclass
-from typing import Literal
+import typing
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import ClassVar, Literal, Self
 
 from bert_jax import sources
 
 
+class TaskBase:
+    """What the rest of the package needs to know of a task without JAX; what is not said here is as for any task.
+
+    How a task learns and answers is in its class in `bert_jax/tasks/`.
+    """
+
+    title: ClassVar[str]  # heading in reports
+    primary_figures: ClassVar[tuple[str, ...]]  # metrics that results keep; the first one present is the score
+    hugging_face_class: ClassVar[str | None] = None  # end of the name of transformers' class, such as "ForMaskedLM"
+    fills_masks: ClassVar[bool] = False  # whether a trained model fills masks, rather than answering rows
+
+    @property
+    def token_stores(self) -> tuple[str, ...]:
+        """The token stores that it learns from, each made with a tokenizer."""
+        return ()
+
+    @property
+    def text_field(self) -> str:
+        """The field of a row that a single text stands for."""
+        return "text"
+
+    @property
+    def added_tokens(self) -> tuple[str, ...]:
+        """Words that must be one token each in the vocabulary."""
+        return ()
+
+    @property
+    def output_names(self) -> tuple[str, ...]:
+        """Names of the model's outputs, if they have names."""
+        return ()
+
+    @property
+    def problem_type(self) -> str | None:
+        """The `problem_type` in the config.json of transformers, if the class has one."""
+        return None
+
+    def with_sources(self, resolved: Callable[[str], str]) -> Self:
+        """Returns the fields with each SOURCE of weights in them replaced by resolved(SOURCE)."""
+        return self
+
+    @classmethod
+    def from_hugging_face(cls, names: tuple[str, ...], problem_type: str | None, max_length: int) -> Self:
+        """Returns the fields of a model of transformers, as far as its config.json says them."""
+        raise NotImplementedError
+
+
 @dataclass(frozen=True)
-class Pretraining:
+class Pretraining(TaskBase):
     """Masked language modelling, with or without a sentence-pair objective, on token stores."""
+
+    title = "Pre-training"
+    primary_figures = ("mlm_accuracy", "mlm_loss", "pair_accuracy")
+    fills_masks = True
 
     stores: tuple[str, ...] = ()  # folders written by `bert_jax prepare`
     weights: tuple[float, ...] = ()  # share of each store in a batch; empty = by their numbers of tokens
@@ -30,9 +82,13 @@ class Pretraining:
     mask_unit: Literal["token", "word", "ngram"] = "token"  # what is masked whole; ngram: ALBERT's runs of words
     max_ngram: int = 3  # longest run with mask_unit ngram; a run of n has probability proportional to 1/n
 
+    @property
+    def token_stores(self) -> tuple[str, ...]:
+        return self.stores
+
 
 @dataclass(frozen=True)
-class Labelled:
+class Labelled(TaskBase):
     """What every task on labelled rows has; see `bert_jax.data.rows.read_rows` for what a source can be."""
 
     train: str = ""  # rows to learn from: JSON lines, TSV, CSV, conll:FILE, SQuAD's JSON, or tfds:name:split
@@ -51,9 +107,21 @@ class Labelled:
         return form + colon + posixpath.join(self.folder, path)
 
 
+_Target = Literal["single_label", "multi_label", "regression"]
+_PROBLEM_TYPES: dict[_Target, str] = {
+    "single_label": "single_label_classification",
+    "multi_label": "multi_label_classification",
+    "regression": "regression",
+}
+
+
 @dataclass(frozen=True)
 class SequenceClassification(Labelled):
     """One prediction for a text or a pair of texts: a class, any number of labels, or a number."""
+
+    title = "Sequence classification"
+    primary_figures = ("accuracy", "mean_average_precision", "f1_micro", "pearson")
+    hugging_face_class = "ForSequenceClassification"
 
     target: Literal["single_label", "multi_label", "regression"] = (
         "single_label"  # what is predicted: one label, any number, or a number
@@ -69,10 +137,33 @@ class SequenceClassification(Labelled):
     threshold: float = 0.5  # with several: a label is predicted where its probability is at least this
     markers: tuple[str, ...] = ()  # words in the text that are one token each, such as << >> around an entity
 
+    @property
+    def text_field(self) -> str:
+        return self.text
+
+    @property
+    def added_tokens(self) -> tuple[str, ...]:
+        return self.markers
+
+    @property
+    def output_names(self) -> tuple[str, ...]:
+        return self.labels
+
+    @property
+    def problem_type(self) -> str | None:
+        return _PROBLEM_TYPES[self.target]
+
+    @classmethod
+    def from_hugging_face(cls, names: tuple[str, ...], problem_type: str | None, max_length: int) -> Self:
+        targets = {theirs: target for target, theirs in _PROBLEM_TYPES.items()}
+        return cls(labels=names, target=targets.get(problem_type or "", "single_label"), max_length=max_length)
+
 
 @dataclass(frozen=True)
 class Distillation(SequenceClassification):
     """What a fine-tuned model, the teacher, says of texts with labels and without, learnt by a smaller one."""
+
+    title = "Distillation"
 
     teacher: str = ""  # SOURCE that was fine-tuned on the same labels; only its answers are used, never its weights
     unlabelled: str = ""  # more rows to learn from, which need no label; in `folder` too
@@ -80,20 +171,39 @@ class Distillation(SequenceClassification):
     temperature: float = 1.0  # both models' outputs are divided by it before they are compared
     hard_weight: float = 0.0  # share of the objective that is the loss on the rows' own labels; the rest is the teacher
 
+    def with_sources(self, resolved: Callable[[str], str]) -> Self:
+        return replace(self, teacher=resolved(self.teacher))
+
 
 @dataclass(frozen=True)
 class TokenClassification(Labelled):
     """One tag for each word: entities in IOB1, IOB2 or BIOES, or plain tags. Long sentences are read in windows."""
+
+    title = "Token classification"
+    primary_figures = ("f1",)
+    hugging_face_class = "ForTokenClassification"
 
     tokens: str = "tokens"  # field of the list of words
     tags: str = "tags"  # field of the list of tags
     labels: tuple[str, ...] = ()  # names of the tags, in the order of the outputs; empty = found in the training rows
     overlap: int = 32  # pieces that two neighbouring windows of a long sentence share
 
+    @property
+    def output_names(self) -> tuple[str, ...]:
+        return self.labels
+
+    @classmethod
+    def from_hugging_face(cls, names: tuple[str, ...], problem_type: str | None, max_length: int) -> Self:
+        return cls(labels=names, max_length=max_length)
+
 
 @dataclass(frozen=True)
 class QuestionAnswering(Labelled):
     """Answers to questions as spans of a context, as in SQuAD. Long contexts are read in windows."""
+
+    title = "Question answering"
+    primary_figures = ("f1", "exact_match")
+    hugging_face_class = "ForQuestionAnswering"
 
     max_length: int = 384  # tokens in a window, question included
     context: str = "context"  # field of the text that holds the answer
@@ -108,17 +218,30 @@ class QuestionAnswering(Labelled):
     null_threshold: float = 0.0  # no answer where its score is so much above the best answer's; see result.json
     factoid: bool = False  # also BioASQ's strict and lenient accuracy and mean reciprocal rank
 
+    @classmethod
+    def from_hugging_face(cls, names: tuple[str, ...], problem_type: str | None, max_length: int) -> Self:
+        return cls(max_length=min(cls.max_length, max_length))
+
 
 @dataclass(frozen=True)
 class MultipleChoice(Labelled):
     """Which of several continuations fits a context, as in SWAG."""
+
+    title = "Multiple choice"
+    primary_figures = ("accuracy",)
+    hugging_face_class = "ForMultipleChoice"
 
     max_length: int = 64  # tokens of a context with one choice
     context: str = "context"  # field of the context
     choices: tuple[str, ...] = ("choices",)  # the field that holds a list of choices, or a field for each choice
     label: str = "label"  # field of the right choice's index, from 0
 
+    @classmethod
+    def from_hugging_face(cls, names: tuple[str, ...], problem_type: str | None, max_length: int) -> Self:
+        return cls(max_length=max_length)
+
 
 TaskFields = (
     Pretraining | SequenceClassification | Distillation | TokenClassification | QuestionAnswering | MultipleChoice
 )
+TASK_KINDS: dict[str, type[TaskFields]] = {kind.__name__: kind for kind in typing.get_args(TaskFields)}

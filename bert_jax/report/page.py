@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from datetime import datetime
 from typing import Any
 
+from bert_jax.config import TASK_KINDS
 from bert_jax.metrics import lower_is_better
 from bert_jax.report import charts
 from bert_jax.report.assets import CSS, SCRIPT
@@ -26,14 +27,6 @@ from bert_jax.report.tables import (
     shared_table,
 )
 
-_KIND_TITLES = {
-    "Pretraining": "Pre-training",
-    "SequenceClassification": "Sequence classification",
-    "Distillation": "Distillation",
-    "TokenClassification": "Token classification",
-    "QuestionAnswering": "Question answering",
-    "MultipleChoice": "Multiple choice",
-}
 _MAX_PROBLEMS = 6  # shown at first; the rest is folded
 _MAX_TEXT = 700  # characters shown of a text
 _MAX_PROBABILITIES = 5  # labels shown per prediction, most probable first
@@ -301,7 +294,7 @@ def _unfold_first(title: str, blocks: Sequence[tuple[str, str]]) -> str:
 
 
 def _kind_title(kind: str) -> str:
-    return _KIND_TITLES.get(kind, kind)
+    return TASK_KINDS[kind].title if kind in TASK_KINDS else kind
 
 
 def _anchor(kind: str) -> str:

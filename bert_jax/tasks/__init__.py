@@ -1,6 +1,6 @@
 """The tasks, one file each, and the table `TASKS`."""
 
-from bert_jax.config import BertConfig, Compute, SequenceClassification, TaskFields
+from bert_jax.config import BertConfig, Compute, TaskFields
 from bert_jax.tasks.base import Answering, Batches, Evaluation, Task
 from bert_jax.tasks.distillation import DistillationTask
 from bert_jax.tasks.multiple_choice import MultipleChoiceTask
@@ -42,4 +42,4 @@ def pieces_to_add(fields: TaskFields, tokenizer: Tokenizer) -> list[str]:
     Raises:
       InputError: a marker is empty or holds a space.
     """
-    return markers_to_add(fields.markers, tokenizer) if isinstance(fields, SequenceClassification) else []
+    return markers_to_add(fields.added_tokens, tokenizer)

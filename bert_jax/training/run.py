@@ -88,7 +88,7 @@ def _find_tokenizer(experiment: Experiment, source: Source | None) -> Tokenizer:
         return tokenizer
     if source is not None:
         return source.tokenizer
-    stores = getattr(experiment.task, "stores", ())
+    stores = experiment.task.token_stores
     if stores:
         return tokenizers.load(tokenizer_folder(stores[0]))
     raise InputError("experiment: give `tokenizer` (a folder written by `bert_jax tokenizer`) or `init_from`")
