@@ -21,20 +21,20 @@ from bert_jax.config import (
 )
 from bert_jax.errors import InputError
 from bert_jax.interop import google, huggingface
-from bert_jax.interop.table import Notes
+from bert_jax.interop.table import SetAside
 from bert_jax.runs import checkpoint, layout
 from bert_jax.tokenizers import Extension, Tokenizer
 
 
 @dataclass(frozen=True)
-class Source:
+class Weights:
     """Anything that holds weights, opened: everything but the weights themselves is read at once."""
 
     where: str  # as the user named it
     config: BertConfig
     tokenizer: Tokenizer
     task: TaskFields | None  # what the weights were trained for, where that is known
-    read_params: Callable[[], tuple[Any, Notes]]  # nested dicts of NumPy arrays {"bert": ..., HEAD: ...}, and notes
+    read_params: Callable[[], tuple[Any, SetAside]]  # nested dicts of NumPy arrays {"bert": ..., HEAD: ...}, and notes
     compute: Compute = Compute()  # the number formats that they were trained in; nothing else of it
 
 
@@ -61,7 +61,7 @@ def is_workdir(path: files.PathLike) -> bool:
     return (files.path(path) / layout.EXPERIMENT).exists()
 
 
-def open_source(source: files.PathLike, *, strict: bool = True) -> Source:
+def open_source(source: files.PathLike, *, strict: bool = True) -> Weights:
     """Opens a SOURCE: a run's workdir, a Hugging Face folder, "hf:org/name", or a Google TensorFlow checkpoint.
 
     "WORKDIR@STEP" is the checkpoint of that step, where the run kept it.
@@ -82,7 +82,7 @@ def open_source(source: files.PathLike, *, strict: bool = True) -> Source:
         opened = _open_huggingface(str(source), path, strict)
     elif path.with_name(path.name + ".index").exists() or files.matching(path, "*.index"):
         folder = google.find(path).parent
-        opened = Source(
+        opened = Weights(
             where=str(source),
             config=google.read_config(path),
             tokenizer=tokenizers.load(folder),
@@ -103,25 +103,25 @@ def open_source(source: files.PathLike, *, strict: bool = True) -> Source:
     return opened
 
 
-def _open_workdir(where: str, path: files.Path, step: int | None = None) -> Source:
+def _open_workdir(where: str, path: files.Path, step: int | None = None) -> Weights:
     experiment = read_experiment(path)
     if experiment.model is None:
         raise InputError(f"{path / layout.EXPERIMENT}: it lacks the model; it should be as `bert_jax train` wrote it")
     has_best = step is None and checkpoint.latest_step(path / layout.BEST) is not None
     folder = path / (layout.BEST if has_best else layout.CHECKPOINTS)
-    return Source(
+    return Weights(
         where=where,
         config=experiment.model,
         tokenizer=tokenizers.load(path / layout.TOKENIZER),
         task=_with_fitted(experiment.task, path / layout.RESULT),
-        read_params=lambda: (checkpoint.load_params(folder, step)[1], Notes()),
+        read_params=lambda: (checkpoint.load_params(folder, step)[1], SetAside()),
         compute=Compute(experiment.compute.dtype, experiment.compute.param_dtype),
     )
 
 
-def _open_huggingface(where: str, path: files.Path, strict: bool) -> Source:
+def _open_huggingface(where: str, path: files.Path, strict: bool) -> Weights:
     config, details = huggingface.read_config(path)
-    return Source(
+    return Weights(
         where=where,
         config=config,
         tokenizer=tokenizers.load(path),
@@ -145,7 +145,7 @@ def _details_of(task: TaskFields | None) -> huggingface.Details:
     )
 
 
-def write_source(source: Source, target: files.Path, to: str = "huggingface") -> None:
+def write_source(source: Weights, target: files.Path, to: str = "huggingface") -> None:
     """Writes a source's model, weights and tokenizer to the folder `target`.
 
     Args:
@@ -167,7 +167,7 @@ def write_source(source: Source, target: files.Path, to: str = "huggingface") ->
     files.write_json(target / layout.EXPERIMENT, to_json(experiment))
 
 
-def extend_vocabulary(source: Source, texts: Iterable[str], num_pieces: int) -> tuple[Source, Extension]:
+def extend_vocabulary(source: Weights, texts: Iterable[str], num_pieces: int) -> tuple[Weights, Extension]:
     """Learns `num_pieces` new pieces from texts, and gives each the mean of the rows of the pieces it is made of.
 
     Returns:
@@ -184,7 +184,7 @@ def extend_vocabulary(source: Source, texts: Iterable[str], num_pieces: int) -> 
     return _lengthened(source, tokenizer, means), extension
 
 
-def add_pieces(source: Source, pieces: Sequence[str]) -> Source:
+def add_pieces(source: Weights, pieces: Sequence[str]) -> Weights:
     """Adds pieces that are made of no others, such as markers; their rows are drawn as if they were rows of the table.
 
     That is, from the normal distribution with the mean and the standard deviation of its rows, each column by itself.
@@ -205,7 +205,7 @@ def add_pieces(source: Source, pieces: Sequence[str]) -> Source:
     return _lengthened(source, source.tokenizer.with_pieces(pieces), drawn)
 
 
-def _lengthened(source: Source, tokenizer: Tokenizer, added: Callable[[np.ndarray], np.ndarray]) -> Source:
+def _lengthened(source: Weights, tokenizer: Tokenizer, added: Callable[[np.ndarray], np.ndarray]) -> Weights:
     """The source with `tokenizer`, whose vocabulary is longer; `added` makes the new rows from the old ones."""
 
     def longer(name: str, rows: np.ndarray) -> np.ndarray:
@@ -213,7 +213,7 @@ def _lengthened(source: Source, tokenizer: Tokenizer, added: Callable[[np.ndarra
             return rows
         return np.concatenate([rows, added(rows).astype(rows.dtype)])
 
-    def read_params() -> tuple[Any, Notes]:
+    def read_params() -> tuple[Any, SetAside]:
         params, notes = source.read_params()
         return named.map_named(longer, params), notes
 
@@ -269,7 +269,7 @@ def top_layers(config: BertConfig, count: int) -> list[str]:
     return [named.pooler_path(), *(named.block_path(group) for group in groups)]
 
 
-def fit(params: Any, source: Source, anew: Sequence[str] = ()) -> tuple[Any, LoadingReport]:
+def fit(params: Any, source: Weights, anew: Sequence[str] = ()) -> tuple[Any, LoadingReport]:
     """Returns `params` with every array that `source` has too taken from there, and a report.
 
     A task's head fits where its shape does: a classifier for other labels stays newly initialised and is reported.

@@ -15,10 +15,10 @@ from bert_jax.config import AdamW, BertConfig, Compute, Distillation, Experiment
 from bert_jax.data.batch import make_batch
 from bert_jax.errors import InputError
 from bert_jax.heads import BertForSequenceClassification
-from bert_jax.interop.table import Notes
+from bert_jax.interop.table import SetAside
 from bert_jax.losses import Keys, cross_entropy, soft_cross_entropy
 from bert_jax.predict import load
-from bert_jax.pretrained import Source, write_source
+from bert_jax.pretrained import Weights, write_source
 from helpers.cli import run
 from helpers.corpora import WORDS
 from helpers.models import NO_DROPOUT
@@ -54,7 +54,7 @@ def write_teacher(target, experiment, config=TEACHER, compute=Compute()):
     tokenizer = tokenizers.load(Path(experiment.tokenizer))
     task = tasks.resolve(experiment.task, replace(config, vocab_size=tokenizer.vocab_size), tokenizer)
     params = jax.jit(task.model.init)(jax.random.key(0), task.dummy_batch())["params"]
-    source = Source("", task.config, tokenizer, task.fields, lambda: (params, Notes()), compute)
+    source = Weights("", task.config, tokenizer, task.fields, lambda: (params, SetAside()), compute)
     write_source(source, target, "orbax")
 
 

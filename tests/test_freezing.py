@@ -11,7 +11,7 @@ import pytest
 from bert_jax import pretrained
 from bert_jax.config import AdamW, BertConfig
 from bert_jax.errors import InputError
-from bert_jax.interop.table import Notes
+from bert_jax.interop.table import SetAside
 from bert_jax.losses import Mean, Outcome
 from bert_jax.training import optimizer
 from bert_jax.training.step import TrainState, train_step
@@ -174,7 +174,7 @@ def test_the_top_layers_and_the_pooler_can_start_anew():
 
 def test_what_starts_anew_keeps_its_random_weights():
     ours, theirs = stack(MODEL), jax.tree.map(np.zeros_like, stack(MODEL))
-    source = pretrained.Source("source", MODEL, None, None, lambda: (theirs, Notes()))
+    source = pretrained.Weights("source", MODEL, None, None, lambda: (theirs, SetAside()))
     params, report = pretrained.fit(ours, source, pretrained.top_layers(MODEL, 1))
     zero = {name for name, part in parts(params).items() if not np.any(part["kernel"])}
     assert zero == EVERYTHING - {"pooler", "blocks_3"}

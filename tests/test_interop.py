@@ -4,6 +4,7 @@ import json
 import os
 import pickle
 import shutil
+from dataclasses import replace
 
 import huggingface_hub
 import jax
@@ -15,6 +16,7 @@ from safetensors.numpy import load_file, save_file
 
 from bert_jax import heads
 from bert_jax.config import BertConfig
+from bert_jax.data.batch import make_batch
 from bert_jax.errors import InputError
 from bert_jax.interop import huggingface
 from bert_jax.predict import PretrainedBert
@@ -75,12 +77,28 @@ def test_there_and_back_is_byte_equal(tmp_path, family, architecture):
 
 
 @pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"embedding_size": 6}, "model.embedding_size: is 6, but BertModel of transformers has none"),
+        ({"family": "albert"}, "model.embedding_size: is None, but AlbertModel of transformers needs one"),
+    ],
+)
+def test_a_model_that_transformers_cannot_express_is_not_written(tmp_path, changes, message):
+    config = replace(TINY, **changes)
+    batch = make_batch(np.ones((1, 2), np.int32))
+    params = jax.eval_shape(heads.Bert(config).init, jax.random.key(0), batch)["params"]
+    with pytest.raises(InputError, match=message):
+        huggingface.write(tmp_path / "out", config, {"bert": params})
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
     "config",
     [
         TINY,
-        BertConfig(**vars(TINY) | {"embedding_size": 6, "num_layer_groups": 1, "activation": "gelu_new"}),
-        BertConfig(**vars(TINY) | {"embedding_size": 6}),
-        BertConfig(**vars(TINY) | {"num_layer_groups": 1}),
+        replace(TINY, embedding_size=6, num_layer_groups=1, activation="gelu_new", family="albert"),
+        replace(TINY, embedding_size=6, family="albert"),
+        replace(TINY, num_layer_groups=1),
     ],
     ids=["bert", "albert", "factorized", "shared"],
 )
@@ -249,7 +267,10 @@ BAD = {
     ),
     "more layers": (lambda f: reconfigure(f, num_hidden_layers=4), r"missing: bert\.encoder\.layer\.3"),
     "other model": (lambda f: reconfigure(f, model_type="roberta"), "model_type 'roberta' is not supported"),
-    "activation": (lambda f: reconfigure(f, hidden_act="swish"), "hidden_act 'swish' is none of gelu"),
+    "activation": (
+        lambda f: reconfigure(f, hidden_act="swish"),
+        "hidden_act must be one of gelu, .*, got .swish",
+    ),
     "relative positions": (
         lambda f: reconfigure(f, position_embedding_type="relative_key"),
         "position_embedding_type is 'relative_key'; only 'absolute'",
@@ -294,7 +315,7 @@ def test_bad_shards_are_named(tmp_path):
 def test_what_transformers_has_no_class_for_is_not_written(tmp_path, folder):
     config, _ = huggingface.read_config(folder)
     params, _ = huggingface.read_params(folder)
-    with pytest.raises(InputError, match="just the heads mlm, pair, span"):
+    with pytest.raises(InputError, match="exactly the heads mlm, pair, span"):
         huggingface.write(tmp_path / "out", config, params | {"span": {}})
     with pytest.raises(InputError, match="BertForMaskedLM of transformers has no pooler"):
         huggingface.write(tmp_path / "out", config, {"bert": params["bert"], "mlm": params["mlm"]})

@@ -17,7 +17,7 @@ from helpers.models import MODEL
 PACKAGE = Path(heads.__file__).parent
 CONFIG = replace(MODEL, vocab_size=11, embedding_size=4)
 # Flax takes the names from the modules of the first two; the others are where the names are spelt.
-HOMES = {"model.py", "heads.py", "params.py", "config/model.py", "interop/google.py", "interop/huggingface.py"}
+HOMES = {"model.py", "heads.py", "params.py", "config/model.py"}
 
 NAMES = "bert|generator|embeddings|pooler|kernel|qkv|token_type|attention_norm|feed_forward|feed_forward_norm|blocks_.*"
 PARTS = "bert|generator|mlm|pair|sequence|token|span|choice|embeddings|pooler|word|attention|out|qkv"

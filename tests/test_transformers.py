@@ -128,7 +128,7 @@ def our_logits(logits, architecture: str) -> list[jax.Array]:
 def gradients(model: torch.nn.Module, family: str, architecture: str, config):
     """The gradients in a torch model as a tree like our parameters: through the same table."""
     found = {name: p.grad.numpy() for name, p in model.named_parameters() if p.grad is not None}
-    rows = huggingface._rows(config, architecture, f"{family}.")
+    rows = huggingface.name_mappings(config, architecture, f"{family}.")
     return table.to_ours(rows, found, config, "gradients", strict=True)[0]
 
 

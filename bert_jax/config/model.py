@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from bert_jax.errors import InputError
+from bert_jax.families import FAMILIES, FamilyName
 
 
 @dataclass(frozen=True)
@@ -26,6 +27,7 @@ class BertConfig:
     classifier_dropout: float = 0.1  # before the output layer of a task's head
     layer_norm_epsilon: float = 1e-12  # added to the variance
     initializer_range: float = 0.02  # standard deviation of the truncated normal for every weight matrix
+    family: FamilyName = "bert"  # whose checkpoints, tokenizers and special tokens go with this encoder
 
     def __post_init__(self):
         if self.hidden_size % self.num_heads:
@@ -61,43 +63,10 @@ class BertConfig:
         return layer * self.layer_groups // self.num_layers
 
 
-def _bert(hidden_size: int, num_layers: int, num_heads: int) -> BertConfig:
-    return BertConfig(
-        hidden_size=hidden_size,
-        num_layers=num_layers,
-        num_heads=num_heads,
-        intermediate_size=4 * hidden_size,
-    )
-
-
-def _albert(hidden_size: int, num_layers: int, num_heads: int, hidden_dropout: float = 0.0) -> BertConfig:
-    return BertConfig(
-        vocab_size=30000,
-        hidden_size=hidden_size,
-        num_layers=num_layers,
-        num_heads=num_heads,
-        intermediate_size=4 * hidden_size,
-        embedding_size=128,
-        num_layer_groups=1,
-        activation="gelu_new",
-        hidden_dropout=hidden_dropout,
-        attention_dropout=hidden_dropout,
-    )
-
-
-# BERT: Devlin et al. 2019 (base, large) and Turc et al. 2019, "Well-Read Students" (tiny to medium).
-# ALBERT: version 2 of the published models (Lan et al. 2020), which dropped dropout.
 PRESETS: dict[str, BertConfig] = {
-    "bert-tiny": _bert(128, 2, 2),
-    "bert-mini": _bert(256, 4, 4),
-    "bert-small": _bert(512, 4, 8),
-    "bert-medium": _bert(512, 8, 8),
-    "bert-base": _bert(768, 12, 12),
-    "bert-large": _bert(1024, 24, 16),
-    "albert-base": _albert(768, 12, 12),
-    "albert-large": _albert(1024, 24, 16),
-    "albert-xlarge": _albert(2048, 24, 16),
-    "albert-xxlarge": _albert(4096, 12, 64),
+    name: BertConfig(**fields, family=family.name)  # type: ignore[arg-type]
+    for family in FAMILIES.values()
+    for name, fields in family.presets.items()
 }
 
 

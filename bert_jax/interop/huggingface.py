@@ -1,4 +1,4 @@
-"""Hugging Face folders of BERT and ALBERT, in and out: config.json and the tensors, by one name table each."""
+"""Hugging Face folders: reads and writes config.json and the tensors of every family."""
 
 import json
 import re
@@ -15,155 +15,23 @@ from bert_jax import files, sources
 from bert_jax import params as named
 from bert_jax.config import PRESETS, BertConfig
 from bert_jax.errors import InputError
-from bert_jax.interop.table import Notes, Row, Table, expand, rename_unique, to_ours, to_theirs
-
-_HEADS: Table = (
-    ("{classifier}/out/kernel", "C<D", "classifier.weight"),
-    ("{classifier}/out/bias", "C", "classifier.bias"),
-    ("span/out/kernel", "2<D", "qa_outputs.weight"),
-    ("span/out/bias", "2", "qa_outputs.bias"),
-)
-
-BERT: Table = (
-    ("bert/embeddings/word/embedding", "VE", "{p}embeddings.word_embeddings.weight"),
-    ("bert/embeddings/position/embedding", "TE", "{p}embeddings.position_embeddings.weight"),
-    ("bert/embeddings/token_type/embedding", "SE", "{p}embeddings.token_type_embeddings.weight"),
-    ("bert/embeddings/norm/scale", "E", "{p}embeddings.LayerNorm.weight"),
-    ("bert/embeddings/norm/bias", "E", "{p}embeddings.LayerNorm.bias"),
-    (
-        "bert/blocks_{group}/attention/qkv/kernel",
-        "3HK<D",
-        (
-            "{p}encoder.layer.{layer}.attention.self.query.weight",
-            "{p}encoder.layer.{layer}.attention.self.key.weight",
-            "{p}encoder.layer.{layer}.attention.self.value.weight",
-        ),
-    ),
-    (
-        "bert/blocks_{group}/attention/qkv/bias",
-        "3HK",
-        (
-            "{p}encoder.layer.{layer}.attention.self.query.bias",
-            "{p}encoder.layer.{layer}.attention.self.key.bias",
-            "{p}encoder.layer.{layer}.attention.self.value.bias",
-        ),
-    ),
-    ("bert/blocks_{group}/attention/out/kernel", "D<HK", "{p}encoder.layer.{layer}.attention.output.dense.weight"),
-    ("bert/blocks_{group}/attention/out/bias", "D", "{p}encoder.layer.{layer}.attention.output.dense.bias"),
-    ("bert/blocks_{group}/attention_norm/scale", "D", "{p}encoder.layer.{layer}.attention.output.LayerNorm.weight"),
-    ("bert/blocks_{group}/attention_norm/bias", "D", "{p}encoder.layer.{layer}.attention.output.LayerNorm.bias"),
-    ("bert/blocks_{group}/feed_forward/in/kernel", "F<D", "{p}encoder.layer.{layer}.intermediate.dense.weight"),
-    ("bert/blocks_{group}/feed_forward/in/bias", "F", "{p}encoder.layer.{layer}.intermediate.dense.bias"),
-    ("bert/blocks_{group}/feed_forward/out/kernel", "D<F", "{p}encoder.layer.{layer}.output.dense.weight"),
-    ("bert/blocks_{group}/feed_forward/out/bias", "D", "{p}encoder.layer.{layer}.output.dense.bias"),
-    ("bert/blocks_{group}/feed_forward_norm/scale", "D", "{p}encoder.layer.{layer}.output.LayerNorm.weight"),
-    ("bert/blocks_{group}/feed_forward_norm/bias", "D", "{p}encoder.layer.{layer}.output.LayerNorm.bias"),
-    ("bert/pooler/kernel", "D<D", "{p}pooler.dense.weight"),
-    ("bert/pooler/bias", "D", "{p}pooler.dense.bias"),
-    ("mlm/dense/kernel", "E<D", "cls.predictions.transform.dense.weight"),
-    ("mlm/dense/bias", "E", "cls.predictions.transform.dense.bias"),
-    ("mlm/norm/scale", "E", "cls.predictions.transform.LayerNorm.weight"),
-    ("mlm/norm/bias", "E", "cls.predictions.transform.LayerNorm.bias"),
-    ("mlm/bias", "V", "cls.predictions.bias"),
-    ("pair/out/kernel", "2<D", "cls.seq_relationship.weight"),
-    ("pair/out/bias", "2", "cls.seq_relationship.bias"),
-    *_HEADS,
-)
-
-_BLOCK = "{p}encoder.albert_layer_groups.{group}.albert_layers.0."
-
-ALBERT: Table = (
-    *BERT[:5],
-    ("bert/embeddings/projection/kernel", "D<E", "{p}encoder.embedding_hidden_mapping_in.weight"),
-    ("bert/embeddings/projection/bias", "D", "{p}encoder.embedding_hidden_mapping_in.bias"),
-    (
-        "bert/blocks_{group}/attention/qkv/kernel",
-        "3HK<D",
-        (_BLOCK + "attention.query.weight", _BLOCK + "attention.key.weight", _BLOCK + "attention.value.weight"),
-    ),
-    (
-        "bert/blocks_{group}/attention/qkv/bias",
-        "3HK",
-        (_BLOCK + "attention.query.bias", _BLOCK + "attention.key.bias", _BLOCK + "attention.value.bias"),
-    ),
-    ("bert/blocks_{group}/attention/out/kernel", "D<HK", _BLOCK + "attention.dense.weight"),
-    ("bert/blocks_{group}/attention/out/bias", "D", _BLOCK + "attention.dense.bias"),
-    ("bert/blocks_{group}/attention_norm/scale", "D", _BLOCK + "attention.LayerNorm.weight"),
-    ("bert/blocks_{group}/attention_norm/bias", "D", _BLOCK + "attention.LayerNorm.bias"),
-    ("bert/blocks_{group}/feed_forward/in/kernel", "F<D", _BLOCK + "ffn.weight"),
-    ("bert/blocks_{group}/feed_forward/in/bias", "F", _BLOCK + "ffn.bias"),
-    ("bert/blocks_{group}/feed_forward/out/kernel", "D<F", _BLOCK + "ffn_output.weight"),
-    ("bert/blocks_{group}/feed_forward/out/bias", "D", _BLOCK + "ffn_output.bias"),
-    ("bert/blocks_{group}/feed_forward_norm/scale", "D", _BLOCK + "full_layer_layer_norm.weight"),
-    ("bert/blocks_{group}/feed_forward_norm/bias", "D", _BLOCK + "full_layer_layer_norm.bias"),
-    ("bert/pooler/kernel", "D<D", "{p}pooler.weight"),
-    ("bert/pooler/bias", "D", "{p}pooler.bias"),
-    ("mlm/dense/kernel", "E<D", "predictions.dense.weight"),
-    ("mlm/dense/bias", "E", "predictions.dense.bias"),
-    ("mlm/norm/scale", "E", "predictions.LayerNorm.weight"),
-    ("mlm/norm/bias", "E", "predictions.LayerNorm.bias"),
-    ("mlm/bias", "V", "predictions.bias"),
-    ("pair/out/kernel", "2<D", "sop_classifier.classifier.weight"),
-    ("pair/out/bias", "2", "sop_classifier.classifier.bias"),
-    *_HEADS,
-)
-
-TABLES = {"bert": BERT, "albert": ALBERT}
-
-# Output weights that are the input embeddings, and a bias that goes by two names: copy -> original.
-TIED = {
-    "bert": {
-        "cls.predictions.decoder.weight": "{p}embeddings.word_embeddings.weight",
-        "cls.predictions.decoder.bias": "cls.predictions.bias",
-    },
-    "albert": {
-        "predictions.decoder.weight": "{p}embeddings.word_embeddings.weight",
-        "predictions.decoder.bias": "predictions.bias",
-    },
-}
+from bert_jax.families import BERT, FAMILIES, Family
+from bert_jax.interop.table import NameMapping, SetAside, expand, rename_unique, to_ours, to_theirs
 
 # Numbers 0, 1, 2... and zeros that older releases of transformers stored among the weights.
 BUFFERS = re.compile(r"(^|\.)embeddings\.(position_ids|token_type_ids)$")
 
-# Heads of the parameters -> the end of the class name in config.json.
-ARCHITECTURES = {
-    frozenset(): "Model",
-    frozenset({named.MLM, named.PAIR}): "ForPreTraining",
-    frozenset({named.MLM}): "ForMaskedLM",
-    frozenset({named.PAIR}): "ForNextSentencePrediction",
-    frozenset({named.SEQUENCE}): "ForSequenceClassification",
-    frozenset({named.TOKEN}): "ForTokenClassification",
-    frozenset({named.SPAN}): "ForQuestionAnswering",
-    frozenset({named.CHOICE}): "ForMultipleChoice",
-}
+# Ends of class names whose head goes by the name "classifier".
 CLASSIFIERS = {
     "ForSequenceClassification": named.SEQUENCE,
     "ForTokenClassification": named.TOKEN,
     "ForMultipleChoice": named.CHOICE,
 }
 NAMED_CLASSES = {"ForSequenceClassification", "ForTokenClassification"}
-WITHOUT_POOLER = {"ForMaskedLM", "ForTokenClassification", "ForQuestionAnswering"}
-
-# config.json -> BertConfig, where the meaning is the same.
-FIELDS = {
-    "vocab_size": "vocab_size",
-    "hidden_size": "hidden_size",
-    "num_hidden_layers": "num_layers",
-    "num_attention_heads": "num_heads",
-    "intermediate_size": "intermediate_size",
-    "max_position_embeddings": "max_position_embeddings",
-    "type_vocab_size": "type_vocab_size",
-    "hidden_dropout_prob": "hidden_dropout",
-    "attention_probs_dropout_prob": "attention_dropout",
-    "layer_norm_eps": "layer_norm_epsilon",
-    "initializer_range": "initializer_range",
-}
-ALBERT_FIELDS = FIELDS | {
-    "embedding_size": "embedding_size",
-    "num_hidden_groups": "num_layer_groups",
-    "classifier_dropout_prob": "classifier_dropout",
-}
-SIZES = ("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size")
+# Fields of a BertConfig that a config.json must have.
+SIZES = ("vocab_size", "hidden_size", "num_layers", "num_heads", "intermediate_size")
+# Fields that no family may set to anything else.
+PLAIN = {"position_embedding_type": "absolute", "is_decoder": False}
 ACTIVATIONS = {"gelu": "gelu", "gelu_new": "gelu_new", "gelu_pytorch_tanh": "gelu_new", "relu": "relu"}
 
 
@@ -174,11 +42,6 @@ class Details:
     architecture: str = ""  # end of the class name, such as "ForTokenClassification"; "" where it says nothing
     labels: tuple[str, ...] = ()  # names of the classes in the order of the outputs, of a class in NAMED_CLASSES
     problem_type: str | None = None  # "regression", "single_label_classification" or "multi_label_classification"
-
-
-def family(config: BertConfig) -> str:
-    """Returns "albert" for factorized embeddings, else "bert"."""
-    return "bert" if config.embedding_size is None else "albert"
 
 
 def fetch(source: str) -> files.Path:
@@ -217,66 +80,89 @@ def read_config(folder: files.Path) -> tuple[BertConfig, Details]:
     return parse_config(found, str(path))
 
 
-def parse_config(found: Mapping[str, Any], where: str) -> tuple[BertConfig, Details]:
-    """Turns the fields of a config.json into ours; fields that say nothing of the architecture are passed over.
+def family_of(hf_config: Mapping[str, Any], where: str) -> Family:
+    """Returns the family that "model_type" names; without that field, the one whose own field is there, or BERT.
+
+    Raises:
+      InputError: the family is not supported.
+    """
+    marked = [f.name for f in FAMILIES.values() if f.recognised_by and f.recognised_by in hf_config]
+    kind = hf_config.get("model_type", [*marked, BERT.name][0])
+    if kind not in FAMILIES:
+        supported = " and ".join(repr(name) for name in FAMILIES)
+        raise InputError(f"{where}: model_type {kind!r} is not supported; {supported} are")
+    return FAMILIES[kind]
+
+
+def parse_config(hf_config: Mapping[str, Any], where: str) -> tuple[BertConfig, Details]:
+    """Turns the fields of a config.json into ours; fields that do not describe the architecture are ignored.
 
     Raises:
       InputError: see `read_config`.
     """
-    kind = found.get("model_type", "albert" if "embedding_size" in found else "bert")
-    if kind not in TABLES:
-        raise InputError(f"{where}: model_type {kind!r} is not supported; 'bert' and 'albert' are")
-    if missing := [name for name in SIZES if name not in found]:
+    family = family_of(hf_config, where)
+    theirs = {ours: name for name, ours in family.fields.items()}
+    if missing := [theirs[ours] for ours in SIZES if theirs[ours] not in hf_config]:
         raise InputError(f"{where}: lacks {', '.join(missing)}")
-    plain = {"position_embedding_type": "absolute", "is_decoder": False, "inner_group_num": 1}
-    for name, value in plain.items():
-        if found.get(name, value) != value:
-            raise InputError(f"{where}: {name} is {found[name]!r}; only {value!r} is supported")
-    fields = ALBERT_FIELDS if kind == "albert" else FIELDS
-    base = PRESETS["albert-base" if kind == "albert" else "bert-base"]
-    values = {ours: found[theirs] for theirs, ours in fields.items() if theirs in found}
-    if "hidden_act" in found:
-        if found["hidden_act"] not in ACTIVATIONS:
-            raise InputError(f"{where}: hidden_act {found['hidden_act']!r} is none of {', '.join(ACTIVATIONS)}")
-        values["activation"] = ACTIVATIONS[found["hidden_act"]]
-    if kind == "bert":
-        dropout = found.get("classifier_dropout")
-        values["classifier_dropout"] = values.get("hidden_dropout", base.hidden_dropout) if dropout is None else dropout
-    named = found.get("id2label") or {}
+    for name, value in (PLAIN | dict(family.constants)).items():
+        if hf_config.get(name, value) != value:
+            raise InputError(f"{where}: {name} is {hf_config[name]!r}; only {value!r} is supported")
+    base = PRESETS[family.defaults]
+    values = {ours: hf_config[name] for name, ours in family.fields.items() if name in hf_config}
+    for name, other in family.fallbacks.items():
+        if hf_config.get(name) is None:
+            values[family.fields[name]] = values.get(other, getattr(base, other))
+    if "activation" in values:
+        if values["activation"] not in ACTIVATIONS:
+            raise InputError(
+                f"{where}: {theirs['activation']} must be one of {', '.join(ACTIVATIONS)}, got {values['activation']!r}"
+            )
+        values["activation"] = ACTIVATIONS[values["activation"]]
+    id2label = hf_config.get("id2label") or {}
     try:
-        labels = tuple(named[str(i)] for i in range(len(named)))
+        labels = tuple(id2label[str(i)] for i in range(len(id2label)))
     except KeyError as error:
-        raise InputError(f"{where}: id2label must name the labels 0 to {len(named) - 1}; it lacks {error}") from None
-    classes = [name for name in found.get("architectures") or [] if isinstance(name, str)]
-    architecture = re.sub("^(Bert|Albert)", "", classes[0]) if classes else ""
+        raise InputError(f"{where}: id2label must name the labels 0 to {len(id2label) - 1}; it lacks {error}") from None
+    classes = [name for name in hf_config.get("architectures") or [] if isinstance(name, str)]
+    architecture = classes[0].removeprefix(family.class_prefix) if classes else ""
     if not labels and architecture in NAMED_CLASSES:
-        labels = ("LABEL_0", "LABEL_1")  # what transformers leaves unsaid
-    return replace(base, **values), Details(architecture, labels, found.get("problem_type"))
+        labels = ("LABEL_0", "LABEL_1")  # the default of transformers, which it does not write
+    return replace(base, **values), Details(architecture, labels, hf_config.get("problem_type"))
 
 
 def to_config(config: BertConfig, details: Details) -> dict[str, Any]:
-    """Returns what config.json holds for a model; the inverse of `parse_config`."""
-    kind = family(config)
-    fields = ALBERT_FIELDS if kind == "albert" else FIELDS | {"classifier_dropout": "classifier_dropout"}
-    written: dict[str, Any] = {
-        "architectures": [kind.capitalize() + details.architecture],
-        "model_type": kind,
-        "hidden_act": config.activation,
-        "pad_token_id": 0,
+    """Returns the content of config.json for a model; the inverse of `parse_config`.
+
+    Raises:
+      InputError: the family's class in transformers does not have such an architecture.
+    """
+    family = FAMILIES[config.family]
+    for name, wanted in family.requires.items():
+        if (getattr(config, name) is not None) != wanted:
+            raise InputError(
+                f"model.{name}: is {getattr(config, name)}, but {family.class_prefix}Model of transformers "
+                f"{'needs one' if wanted else 'has none'}, so no file can hold this model; it can be used as a run"
+            )
+    hf_config: dict[str, Any] = {
+        "architectures": [family.class_prefix + details.architecture],
+        "model_type": family.name,
+        **family.constants,
+        **family.written,
         "dtype": "float32",
-        **{theirs: getattr(config, ours) for theirs, ours in fields.items()},
+        **{theirs: getattr(config, ours) for theirs, ours in family.fields.items()},
     }
-    if kind == "albert":
-        written |= {"inner_group_num": 1, "num_hidden_groups": config.layer_groups}
+    for theirs, ours in family.fields.items():
+        if ours == "num_layer_groups":
+            hf_config[theirs] = config.layer_groups
     if details.labels and details.architecture in NAMED_CLASSES:
-        written["id2label"] = {str(i): name for i, name in enumerate(details.labels)}
-        written["label2id"] = {name: i for i, name in enumerate(details.labels)}
+        hf_config["id2label"] = {str(i): name for i, name in enumerate(details.labels)}
+        hf_config["label2id"] = {name: i for i, name in enumerate(details.labels)}
     if details.problem_type:
-        written["problem_type"] = details.problem_type
-    return written
+        hf_config["problem_type"] = details.problem_type
+    return hf_config
 
 
-def read_params(folder: files.Path, *, strict: bool = True) -> tuple[dict[str, Any], Notes]:
+def read_params(folder: files.Path, *, strict: bool = True) -> tuple[dict[str, Any], SetAside]:
     """Reads all weights of a folder: {"bert": ..., HEAD: ...}, float32 (or bfloat16 as stored).
 
     The pooler and the heads are those whose tensors are there, whatever class config.json names.
@@ -290,27 +176,28 @@ def read_params(folder: files.Path, *, strict: bool = True) -> tuple[dict[str, A
         the input embeddings.
     """
     config, details = read_config(folder)
-    kind, where = family(config), str(folder)
+    family, where = FAMILIES[config.family], str(folder)
     tensors = _read_tensors(folder)
     tensors = rename_unique(tensors, {name: _modern(name) for name in tensors}, where)
     ignored = [name for name in tensors if BUFFERS.search(name)]
-    prefix = f"{kind}." if any(name.startswith(f"{kind}.") for name in tensors) else ""
-    for copy, original in TIED[kind].items():
+    prefix = family.prefix if any(name.startswith(family.prefix) for name in tensors) else ""
+    for copy, original in family.tied.items():
         ignored += _check_tied(tensors, copy, original.format(p=prefix), where)
     if "classifier.weight" in tensors and details.architecture not in CLASSIFIERS:
         raise InputError(
             f"{where}: holds a classifier, and config.json does not say of what: architectures must name a class that "
             f"ends in {', '.join(CLASSIFIERS)}"
         )
-    rows = _rows(config, details.architecture, prefix)
+    mappings = name_mappings(config, details.architecture, prefix)
     kept = {name: tensor for name, tensor in tensors.items() if name not in ignored}
-    params, left_out = to_ours(rows, kept, config, where, strict)
-    return params, Notes(tuple(ignored), left_out)
+    params, left_out = to_ours(mappings, kept, config, where, strict)
+    return params, SetAside(tuple(ignored), left_out)
 
 
-def _rows(config: BertConfig, architecture: str, prefix: str) -> list[Row]:
+def name_mappings(config: BertConfig, architecture: str, prefix: str) -> list[NameMapping]:
+    """Returns which parameters go by which names in a class such as "ForMaskedLM", with `prefix` in the encoder's."""
     classifier = CLASSIFIERS.get(architecture, named.SEQUENCE)
-    return expand(TABLES[family(config)], config, p=prefix, classifier=classifier)
+    return expand(FAMILIES[config.family].tensors, config, p=prefix, classifier=classifier)
 
 
 def _modern(name: str) -> str:
@@ -399,19 +286,21 @@ def write(folder: files.Path, config: BertConfig, params: Mapping[str, Any], det
     Raises:
       InputError: no class of transformers has these heads, or arrays are missing or left over.
     """
-    heads = named.heads(params)
-    kind = family(config)
-    if heads not in ARCHITECTURES or (kind == "albert" and heads == {named.PAIR}):
-        raise InputError(f"no {kind.upper()} class of transformers has just the heads {', '.join(sorted(heads))}")
-    architecture = ARCHITECTURES[heads]
-    if heads and named.has_pooler(params) == (architecture in WITHOUT_POOLER):
-        has = "has no" if architecture in WITHOUT_POOLER else "needs a"
-        raise InputError(f"{kind.capitalize()}{architecture} of transformers {has} pooler; these parameters differ")
+    heads, family = named.heads(params), FAMILIES[config.family]
+    if heads not in family.architectures:
+        raise InputError(
+            f"no {family.class_prefix} class of transformers has exactly the heads {', '.join(sorted(heads))}"
+        )
+    architecture = family.architectures[heads]
+    if heads and named.has_pooler(params) == (architecture in family.without_pooler):
+        has = "has no" if architecture in family.without_pooler else "needs a"
+        raise InputError(f"{family.class_prefix}{architecture} of transformers {has} pooler; these parameters differ")
     details = replace(details, architecture=architecture, labels=_labels(params, heads, details.labels))
-    rows = _rows(config, architecture, f"{kind}." if heads else "")
-    tensors = to_theirs(rows, params, config)
+    hf_config = to_config(config, details)
+    mappings = name_mappings(config, architecture, family.prefix if heads else "")
+    tensors = to_theirs(mappings, params, config)
     files.make_folder(folder)
-    files.write_json(folder / "config.json", to_config(config, details))
+    files.write_json(folder / "config.json", hf_config)
     floats = {name: tensor.astype(np.float32) for name, tensor in tensors.items()}
     save_file(floats, files.local(folder / "model.safetensors"), metadata={"format": "pt"})
 

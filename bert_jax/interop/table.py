@@ -18,11 +18,10 @@ import numpy as np
 from bert_jax import params as named
 from bert_jax.config import BertConfig
 from bert_jax.errors import InputError
+from bert_jax.families import NameTable
 
-Table = Sequence[tuple[str, str, str | tuple[str, ...]]]
 
-
-class Row(NamedTuple):
+class NameMapping(NamedTuple):
     """One of our arrays and the tensors it goes by elsewhere."""
 
     ours: str  # path of a parameter, such as "bert/pooler/kernel"
@@ -30,14 +29,14 @@ class Row(NamedTuple):
     theirs: tuple[str, ...]
 
 
-class Notes(NamedTuple):
+class SetAside(NamedTuple):
     """What happened to tensors that are not in the result."""
 
     ignored: tuple[str, ...] = ()  # no weights by their names: buffers, optimizer slots, tied copies
     left_out: tuple[str, ...] = ()  # not in the table; only where the caller asked for leniency
 
 
-def expand(table: Table, config: BertConfig, **names: str) -> list[Row]:
+def expand(table: NameTable, config: BertConfig, **names: str) -> list[NameMapping]:
     """Returns the rows of a table for one architecture.
 
     Args:
@@ -45,17 +44,17 @@ def expand(table: Table, config: BertConfig, **names: str) -> list[Row]:
       config: how many layers, and which block each applies.
       **names: what the other braces stand for.
     """
-    rows: dict[Row, None] = {}
+    rows: dict[NameMapping, None] = {}
     for ours, shape, theirs in table:
         theirs = (theirs,) if isinstance(theirs, str) else theirs
         for layer in range(config.num_layers):
             places = names | {"layer": str(layer), "group": str(config.group(layer))}
-            rows[Row(ours.format(**places), shape, tuple(name.format(**places) for name in theirs))] = None
+            rows[NameMapping(ours.format(**places), shape, tuple(name.format(**places) for name in theirs))] = None
     return list(rows)
 
 
 def to_ours(
-    rows: Sequence[Row], tensors: Mapping[str, np.ndarray], config: BertConfig, where: str, strict: bool
+    rows: Sequence[NameMapping], tensors: Mapping[str, np.ndarray], config: BertConfig, where: str, strict: bool
 ) -> tuple[dict[str, Any], tuple[str, ...]]:
     """Turns their tensors into our parameters.
 
@@ -96,7 +95,7 @@ def to_ours(
     return params, tuple(extra)
 
 
-def to_theirs(rows: Sequence[Row], params: Mapping[str, Any], config: BertConfig) -> dict[str, np.ndarray]:
+def to_theirs(rows: Sequence[NameMapping], params: Mapping[str, Any], config: BertConfig) -> dict[str, np.ndarray]:
     """Turns our parameters into their tensors; the inverse of `to_ours`.
 
     Raises:
@@ -154,7 +153,7 @@ def _sizes(config: BertConfig) -> dict[str, int]:
     } | {digit: int(digit) for digit in "123"}
 
 
-def _sides(row: Row) -> tuple[str, str, bool]:
+def _sides(row: NameMapping) -> tuple[str, str, bool]:
     """Returns the letters of inputs and outputs, "" for inputs where there are none, and whether outputs go first."""
     if "<" in row.shape:
         outputs, inputs = row.shape.split("<")
@@ -163,7 +162,7 @@ def _sides(row: Row) -> tuple[str, str, bool]:
     return inputs, outputs, False
 
 
-def _joined(row: Row, tensors: Sequence[np.ndarray], sizes: dict[str, int], where: str) -> np.ndarray:
+def _joined(row: NameMapping, tensors: Sequence[np.ndarray], sizes: dict[str, int], where: str) -> np.ndarray:
     inputs, outputs, outputs_first = _sides(row)
     parts = len(row.theirs)
     folded = outputs[1:] if parts > 1 else outputs
@@ -186,7 +185,7 @@ def _joined(row: Row, tensors: Sequence[np.ndarray], sizes: dict[str, int], wher
     return np.ascontiguousarray(arrays[0] if parts == 1 else np.stack(arrays, axis=len(shape_in)))
 
 
-def _split(row: Row, array: np.ndarray, sizes: dict[str, int]) -> list[np.ndarray]:
+def _split(row: NameMapping, array: np.ndarray, sizes: dict[str, int]) -> list[np.ndarray]:
     inputs, outputs, outputs_first = _sides(row)
     parts = len(row.theirs)
     sizes = sizes | {"C": array.shape[-1]}

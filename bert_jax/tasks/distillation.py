@@ -20,7 +20,7 @@ from bert_jax.data.batches import Features
 from bert_jax.data.rows import Row, read_rows
 from bert_jax.errors import InputError
 from bert_jax.losses import Keys, Mean, Outcome, binary_cross_entropy, soft_cross_entropy, squared_error
-from bert_jax.pretrained import Source
+from bert_jax.pretrained import Weights
 from bert_jax.tasks.labelled import Sources
 from bert_jax.tasks.sequence_classification import SequenceClassificationTask
 from bert_jax.tokenizers import Tokenizer
@@ -39,7 +39,7 @@ class TeacherSources(Sources):
         return read_rows(self.fields.source(self.fields.unlabelled))[: self.fields.unlabelled_limit]
 
     @cached_property
-    def teacher(self) -> tuple[Source, SequenceClassification]:
+    def teacher(self) -> tuple[Weights, SequenceClassification]:
         """The teacher, and its task's fields as they read this run's rows.
 
         Raises:

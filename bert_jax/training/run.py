@@ -13,7 +13,7 @@ from bert_jax.config import Compute, Experiment
 from bert_jax.data.store import tokenizer_folder
 from bert_jax.devices import Devices
 from bert_jax.errors import InputError
-from bert_jax.pretrained import Source
+from bert_jax.pretrained import Weights
 from bert_jax.runs.workdir import Workdir
 from bert_jax.tasks import Task
 from bert_jax.tokenizers import Tokenizer
@@ -28,7 +28,7 @@ class Run:
     experiment: Experiment  # model, label names and number of steps included
     task: Task
     tokenizer: Tokenizer
-    source: Source | None  # the weights of init_from; None if there are none, or the run continues from a checkpoint
+    source: Weights | None  # the weights of init_from; None if there are none, or the run continues from a checkpoint
 
     def with_compute(self, compute: Compute) -> "Run":
         """Returns the same run, computed in another way."""
@@ -77,7 +77,7 @@ def resolve(experiment: Experiment, workdir: Workdir | None = None) -> Run:
     return Run(replace(experiment, task=task.fields, model=config, steps=steps), task, tokenizer, source)
 
 
-def _find_tokenizer(experiment: Experiment, source: Source | None) -> Tokenizer:
+def _find_tokenizer(experiment: Experiment, source: Weights | None) -> Tokenizer:
     if experiment.tokenizer is not None:
         tokenizer = tokenizers.load(experiment.tokenizer)
         if source is not None and source.tokenizer.fingerprint != tokenizer.fingerprint:

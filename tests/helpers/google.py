@@ -5,8 +5,9 @@ import json
 import numpy as np
 import pytest
 
-from bert_jax.interop import huggingface
 from helpers.interop import torch_model
+
+SIZES = {"vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size"}
 
 
 def google_names(state: dict) -> dict[str, np.ndarray]:
@@ -101,6 +102,6 @@ def checkpoint(folder, family: str):
 
 
 def google_fields(family: str) -> set[str]:
-    both = {*huggingface.SIZES, "hidden_dropout_prob", "attention_probs_dropout_prob", "max_position_embeddings"}
+    both = SIZES | {"hidden_dropout_prob", "attention_probs_dropout_prob", "max_position_embeddings"}
     both |= {"type_vocab_size", "initializer_range"}
     return both | ({"embedding_size", "num_hidden_groups", "inner_group_num"} if family == "albert" else set())

@@ -1,0 +1,12 @@
+"""The families of models, one file each. To add one, write its file and name it here twice."""
+
+from typing import Literal
+
+from bert_jax.families.albert import ALBERT
+from bert_jax.families.base import Family, NameTable
+from bert_jax.families.bert import BERT
+
+__all__ = ["BERT", "FAMILIES", "Family", "FamilyName", "NameTable"]
+
+FamilyName = Literal["bert", "albert"]
+FAMILIES: dict[str, Family] = {family.name: family for family in (BERT, ALBERT)}
