@@ -16,7 +16,7 @@ from bert_jax.config import (
     Experiment,
     Pretraining,
     TaskFields,
-    from_json,
+    experiment_from_json,
     to_json,
 )
 from bert_jax.errors import InputError
@@ -46,10 +46,10 @@ def read_experiment(workdir: files.Path) -> Experiment:
     """
     path = workdir / layout.EXPERIMENT
     try:
-        return from_json(Experiment, json.loads(path.read_text()), str(path))
+        return experiment_from_json(json.loads(path.read_text()), str(path))
     except FileNotFoundError:
         raise InputError(f"{workdir}: no {layout.EXPERIMENT} there; a run's workdir has one") from None
-    except (json.JSONDecodeError, TypeError) as error:
+    except json.JSONDecodeError as error:
         raise InputError(f"{path}: {error}; it should be as `bert_jax train` wrote it") from None
 
 

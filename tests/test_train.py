@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import signal
 import threading
@@ -15,9 +16,10 @@ import optax
 import pytest
 
 from bert_jax import Hook, train
-from bert_jax.config import AdamW, Compute, SequenceClassification
+from bert_jax.config import AdamW, Compute, SequenceClassification, to_json
 from bert_jax.errors import InputError
 from bert_jax.losses import Mean, Outcome
+from bert_jax.pretrained import read_experiment
 from bert_jax.runs.checkpoint import Checkpoints, load_params
 from bert_jax.runs.workdir import Workdir
 from bert_jax.training import optimizer, progress
@@ -232,6 +234,27 @@ def test_a_finished_run_is_not_run_again(data, tmp_path):
     messages = []
     assert train(fine_tuning(data, steps=2), tmp_path / "run", say=messages.append) == first
     assert "finished already" in messages[-1]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda e: e["task"].update(kind="Sequences"), "task.kind: 'Sequences' is none of Pretraining"),
+        (lambda e: e["model"].update(dtype="bfloat16"), "model: unknown field 'dtype'"),
+        (lambda e: e.update(sharding="mesh"), "unknown field 'sharding'"),
+    ],
+)
+def test_a_run_of_a_version_with_other_names_is_refused_in_one_line(tmp_path, change, message):
+    experiment = pretraining(tmp_path)
+    stored = to_json(experiment)
+    change(stored)
+    path = tmp_path / "experiment.json"
+    path.write_text(json.dumps(stored))
+    expected = re.escape(f"{path}: {message}") + ".*; if another version of bert_jax wrote this file, use that version"
+    with pytest.raises(InputError, match=expected):
+        read_experiment(tmp_path)
+    with Workdir(tmp_path) as workdir, pytest.raises(InputError, match=expected):
+        workdir.claim(experiment, tokenizer=None)
 
 
 def test_how_a_run_is_computed_may_change_when_it_is_continued(data, tmp_path):

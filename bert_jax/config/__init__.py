@@ -10,7 +10,7 @@ Glossary of the single letters in array names (``x_BTD`` is an array of shape [b
     C  classes
 """
 
-from bert_jax.config.codec import differences, from_json, to_json
+from bert_jax.config.codec import differences, experiment_from_json, from_json, to_json
 from bert_jax.config.compute import Compute
 from bert_jax.config.experiment import Experiment, is_resumable
 from bert_jax.config.model import PRESETS, BertConfig, preset
@@ -45,6 +45,7 @@ __all__ = [
     "TaskFields",
     "TokenClassification",
     "differences",
+    "experiment_from_json",
     "from_json",
     "is_resumable",
     "preset",

@@ -5,6 +5,7 @@ import types
 import typing
 from typing import Any
 
+from bert_jax.config.experiment import Experiment
 from bert_jax.config.optimizer import Optimizer
 from bert_jax.config.tasks import TaskFields
 from bert_jax.errors import InputError
@@ -48,6 +49,22 @@ def from_json(annotation: Any, value: Any, where: str = "experiment") -> Any:
         kinds = [inner[0]] * len(value) if inner[-1] is Ellipsis else inner
         return tuple(from_json(kind, item, where) for kind, item in zip(kinds, value, strict=True))
     return value
+
+
+def experiment_from_json(value: Any, where: str) -> Experiment:
+    """Rebuilds an experiment from the JSON of the file `where`.
+
+    Raises:
+      InputError: a field is unknown, or has another kind than this version writes.
+    """
+    try:
+        return from_json(Experiment, value, where)
+    except (InputError, TypeError) as error:
+        problem = str(error).removeprefix(where).lstrip(".: ")
+        raise InputError(
+            f"{where}: {problem}; if another version of bert_jax wrote this file, use that version, or train the run "
+            "again in another workdir"
+        ) from None
 
 
 def differences(old: Any, new: Any, path: str = "") -> dict[str, tuple[Any, Any]]:

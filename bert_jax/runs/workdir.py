@@ -11,7 +11,7 @@ from typing import Any, TextIO
 import numpy as np
 
 from bert_jax import files
-from bert_jax.config import Experiment, differences, is_resumable, to_json
+from bert_jax.config import Experiment, differences, experiment_from_json, is_resumable, to_json
 from bert_jax.errors import InputError
 from bert_jax.runs import checkpoint, layout
 from bert_jax.tokenizers import Tokenizer
@@ -139,7 +139,8 @@ class Workdir:
         new = to_json(experiment)
         changed: dict[str, tuple[Any, Any]] = {}
         if path.exists():
-            changed = differences(json.loads(path.read_text()), new)
+            stored = experiment_from_json(json.loads(path.read_text()), str(path))
+            changed = differences(to_json(stored), new)
             refused = {name: both for name, both in changed.items() if not is_resumable(name)}
             if refused:
                 listed = "; ".join(f"{name} is {was!r} there and {now!r} here" for name, (was, now) in refused.items())
