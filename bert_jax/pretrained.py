@@ -249,24 +249,12 @@ class LoadingReport:
 
 
 def top_layers(config: BertConfig, count: int) -> list[str]:
-    """Returns the paths of the `count` top layers and of the pooler; none where `count` is 0.
+    """Returns the paths of the `count` top layers and of the pooler; none if `count` is 0.
 
     Source: Zhang et al. 2021, "Revisiting Few-sample BERT Fine-tuning", section 5.
-
-    Raises:
-      InputError: there are not so many layers, or they share weights with others.
     """
-    rest = config.num_layers - count
-    if not 0 <= count <= config.num_layers:
-        raise InputError(f"reinit_layers: {count} must lie between 0 and the model's {config.num_layers} layers")
-    if count == 0:
-        return []
-    if rest and config.group(rest - 1) == config.group(rest):
-        raise InputError(
-            f"reinit_layers: layers {rest} and {rest + 1} share their weights, so {count} cannot start anew"
-        )
-    groups = sorted({config.group(layer) for layer in range(rest, config.num_layers)})
-    return [named.pooler_path(), *(named.block_path(group) for group in groups)]
+    groups = sorted({config.group(layer) for layer in range(config.num_layers - count, config.num_layers)})
+    return [named.pooler_path(), *(named.block_path(group) for group in groups)] if count else []
 
 
 def fit(params: Any, source: Weights, anew: Sequence[str] = ()) -> tuple[Any, LoadingReport]:

@@ -92,7 +92,7 @@ def test_positions_of_labelled_rows_begin_at_the_frames_first_position(roberta):
 def test_positions_before_the_first_shorten_the_longest_sequence(roberta):
     fields = SequenceClassification(train="t", labels=("x", "y"), max_length=64)
     assert make(fields, roberta, positions=66)
-    with pytest.raises(InputError, match="64 is longer than the model's 63 positions"):
+    with pytest.raises(InputError, match="must be at most 63, the model's positions, got 64"):
         make(fields, roberta, positions=65)
 
 

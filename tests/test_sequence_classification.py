@@ -134,7 +134,7 @@ def test_bad_rows_are_all_named_with_file_and_line(tokenizer, tmp_path):
         ({"text": "texts"}, "no row has a field or column 'texts'; this one has 'text', 'label'"),
         ({"label": "lable"}, "no row has a field or column 'lable'"),
         ({"train": ""}, "task.train: name a file"),
-        ({"max_length": 129}, "task.max_length: 129 is longer than the model's 128 positions"),
+        ({"max_length": 129}, "task.max_length: must be at most 128, the model's positions, got 129"),
         ({"labels": ("a", "b"), "class_weights": (1.0,)}, "task.class_weights: 1 weights for 2 labels"),
         ({"labels": ("a", "b"), "none_label": "no"}, "task.none_label: 'no' is none of a, b"),
         ({"labels": ("a", "b"), "markers": ("<<",)}, r"task.markers: the vocabulary has no piece '<<' and no \[unused"),

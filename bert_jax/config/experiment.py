@@ -3,9 +3,10 @@
 from dataclasses import dataclass, field, fields
 
 from bert_jax.config.compute import Compute
-from bert_jax.config.model import BertConfig
+from bert_jax.config.model import BertConfig, check_group_boundary
 from bert_jax.config.optimizer import AdamW, OptimizerFields
 from bert_jax.config.tasks import TaskFields
+from bert_jax.errors import InputError
 
 RESUMABLE = {"resumable": True}  # metadata of a field that may change when a run is continued
 
@@ -35,6 +36,36 @@ class Experiment:
     patience: int = 0  # with keep_best: stop after this many evaluations without a better one; 0 = never
     # The run stops after this many steps in a row whose loss or gradient is not finite.
     max_skipped: int = field(default=10, metadata=RESUMABLE)
+
+    def __post_init__(self):
+        for name in ("batch_size", "seeds"):
+            if getattr(self, name) < 1:
+                raise InputError(f"{name}: must be at least 1, got {getattr(self, name)}")
+        if self.patience and not self.keep_best:
+            raise InputError("patience: name the figure that should get better in keep_best, such as loss")
+
+    def check(self, longest: int) -> None:
+        """Checks what depends on the model; called once the model is known and before any data is read.
+
+        Args:
+          longest: tokens in the longest row that the model has positions for.
+
+        Raises:
+          InputError: a field of the task, the optimizer or the computation does not fit the model.
+        """
+        model, fields = self.model, self.optimizer
+        assert model is not None
+        self.compute.check(model)
+        self.task.check_length(longest)
+        check_group_boundary(model.num_layers - self.reinit_layers, model, f"reinit_layers {self.reinit_layers}")
+        if fields.frozen_layers is not None:
+            check_group_boundary(fields.frozen_layers, model, f"optimizer.frozen_layers {fields.frozen_layers}")
+        if fields.unfreeze_share * (model.num_layers + 1) > 1:
+            most = 1 / (model.num_layers + 1)
+            raise InputError(
+                f"optimizer.unfreeze_share: must be at most 1 / (num_layers + 1) = {most:.3g}, got "
+                f"{fields.unfreeze_share}, with which the embeddings would never be trained"
+            )
 
 
 def is_resumable(path: str) -> bool:

@@ -82,3 +82,17 @@ def preset(name: str, **changes: Any) -> BertConfig:
     if name not in PRESETS:
         raise InputError(f"no preset is called {name!r}; there are {', '.join(PRESETS)}")
     return dataclasses.replace(PRESETS[name], **changes)
+
+
+def check_group_boundary(count: int, model: BertConfig, field: str) -> None:
+    """Checks that a model can be divided above its `count` lowest layers.
+
+    Raises:
+      InputError: `count` is not between 0 and the number of layers, or the layers above and below share weights.
+    """
+    if not 0 <= count <= model.num_layers:
+        raise InputError(f"{field}: must be between 0 and the model's {model.num_layers} layers")
+    if 0 < count < model.num_layers and model.group(count - 1) == model.group(count):
+        raise InputError(
+            f"{field}: layers {count} and {count + 1} share their weights; choose a number that does not separate them"
+        )

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import ClassVar, Literal, Self
 
 from bert_jax import sources
+from bert_jax.errors import InputError
 
 
 class TaskBase:
@@ -45,6 +46,17 @@ class TaskBase:
         """The `problem_type` in the config.json of transformers, if the class has one."""
         return None
 
+    @property
+    def longest_row(self) -> tuple[str, int]:
+        """Returns the field that sets the length of rows, and the tokens in the longest one."""
+        raise NotImplementedError
+
+    def check_length(self, longest: int) -> None:
+        """Raises InputError if rows have more tokens than `longest`, for which the model has positions."""
+        name, length = self.longest_row
+        if length > longest:
+            raise InputError(f"task.{name}: must be at most {longest}, the model's positions, got {length}")
+
     def with_sources(self, resolved: Callable[[str], str]) -> Self:
         """Returns the fields with each SOURCE of weights in them replaced by resolved(SOURCE)."""
         return self
@@ -82,9 +94,28 @@ class Pretraining(TaskBase):
     mask_unit: Literal["token", "word", "ngram"] = "token"  # what is masked whole; ngram: ALBERT's runs of words
     max_ngram: int = 3  # longest run with mask_unit ngram; a run of n has probability proportional to 1/n
 
+    def __post_init__(self):
+        for name in ("held_out", "short_sequences", "mask_rate", "mask_token_share", "random_token_share"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise InputError(f"task.{name}: must be between 0 and 1, got {getattr(self, name)}")
+        if self.mask_token_share + self.random_token_share > 1:
+            raise InputError("task: mask_token_share and random_token_share add up to more than 1")
+        if self.packing == "concatenated" and self.pairs != "none":
+            raise InputError("task: packing concatenated has no sentence pairs; set pairs none, or packing packed")
+        if self.max_ngram < 1:
+            raise InputError(f"task.max_ngram: must be at least 1, got {self.max_ngram}")
+        if self.length_schedule and abs(sum(share for share, _ in self.length_schedule) - 1) > 1e-6:
+            raise InputError("task.length_schedule: the shares of the steps must add up to 1")
+
     @property
     def token_stores(self) -> tuple[str, ...]:
         return self.stores
+
+    @property
+    def longest_row(self) -> tuple[str, int]:
+        if self.length_schedule:
+            return "length_schedule", max(length for _, length in self.length_schedule)
+        return "sequence_length", self.sequence_length
 
 
 @dataclass(frozen=True)
@@ -98,6 +129,10 @@ class Labelled(TaskBase):
     eval_limit: int | None = None  # use only the first so many rows to evaluate on
     max_length: int = 128  # tokens in a row, special tokens included
     packing: bool = False  # several short examples share a row, attention kept apart; a batch holds as many examples
+
+    @property
+    def longest_row(self) -> tuple[str, int]:
+        return "max_length", self.max_length
 
     def source(self, name: str) -> str:
         """`name` (`train` or `eval`), a file in `folder` where there is one."""

@@ -201,21 +201,10 @@ class PretrainingBatches:
 
 def check(fields: Pretraining, stores: Sequence[TokenStore], tokenizer: Tokenizer) -> None:
     """Raises InputError where fields contradict each other or the stores."""
-    for name in ("held_out", "short_sequences", "mask_rate", "mask_token_share", "random_token_share"):
-        if not 0 <= getattr(fields, name) <= 1:
-            raise InputError(f"task.{name}: {getattr(fields, name)} is no share; expected 0 to 1")
-    if fields.mask_token_share + fields.random_token_share > 1:
-        raise InputError("task: mask_token_share and random_token_share add up to more than 1")
-    if fields.packing == "concatenated" and fields.pairs != "none":
-        raise InputError("task: packing concatenated has no pairs of sentences; set pairs none, or packing packed")
-    if fields.max_ngram < 1:
-        raise InputError(f"task.max_ngram: {fields.max_ngram}, expected 1 or more")
     lengths = [length for _, length in fields.length_schedule] or [fields.sequence_length]
     shortest = tokenizer.frame.size(2) + 2
     if min(lengths) < shortest:
         raise InputError(f"task: a sequence length of {min(lengths)} is too short; a pair needs at least {shortest}")
-    if fields.length_schedule and abs(sum(share for share, _ in fields.length_schedule) - 1) > 1e-6:
-        raise InputError("task.length_schedule: the shares of the steps do not add up to 1")
     if not stores:
         raise InputError("task.stores: name at least one token store")
     if fields.weights and (len(fields.weights) != len(stores) or min(fields.weights) <= 0):

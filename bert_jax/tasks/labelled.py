@@ -55,12 +55,7 @@ class LabelledTask:
         self.tokenizer = tokenizer
         self.sources = self.sources_type(fields)
         self._examples: dict[int | None, tuple[Features, list[Row]]] = {}  # by seed, if that decides which rows
-        longest = tokenizer.frame.longest(config.max_position_embeddings)
-        if fields.max_length > longest:
-            raise InputError(
-                f"task.max_length: {fields.max_length} is longer than the model's {longest} positions; choose at most "
-                "that"
-            )
+        fields.check_length(tokenizer.frame.longest(config.max_position_embeddings))
 
     @classmethod
     def open(cls, fields: Any, config: BertConfig, tokenizer: Tokenizer, compute: Compute = Compute()) -> Self:

@@ -8,7 +8,6 @@ import optax
 
 from bert_jax import params as named
 from bert_jax.config import AdamW, BertConfig, Optimizer, OptimizerFields
-from bert_jax.errors import InputError
 
 
 def learning_rate(fields: Optimizer, steps: int) -> optax.Schedule:
@@ -58,29 +57,13 @@ def depths(params: optax.Params, config: BertConfig) -> optax.Params:
 
 
 def frozen(params: optax.Params, fields: Optimizer, config: BertConfig) -> optax.Params:
-    """Returns which parameters stay as they are: a bool for each.
-
-    Raises:
-      InputError: `frozen_layers` is out of range, or parts layers that share their weights.
-    """
+    """Returns which parameters are not trained: a bool for each."""
     count = fields.frozen_layers
     if fields.head_only:
         return named.map_named(lambda name, _: named.is_encoder(name), params)
     if count is None:
         return jax.tree.map(lambda _: False, params)
-    if not 0 <= count <= config.num_layers:
-        raise InputError(f"optimizer.frozen_layers: {count} must lie between 0 and the model's {config.num_layers}")
-    check_group_boundary(count, config, "optimizer.frozen_layers")
     return jax.tree.map(lambda depth: depth <= count, depths(params, config))
-
-
-def check_group_boundary(count: int, config: BertConfig, field: str) -> None:
-    """Raises InputError where the `count` lowest layers share weights with the next one."""
-    if 0 < count < config.num_layers and config.group(count - 1) == config.group(count):
-        raise InputError(
-            f"{field}: layers {count} and {count + 1} share their weights; choose 0, {config.num_layers} or where a "
-            f"group of the model's {config.layer_groups} ends"
-        )
 
 
 def scale_by_depth(fields: Optimizer, steps: int, config: BertConfig) -> optax.GradientTransformation:
@@ -91,11 +74,6 @@ def scale_by_depth(fields: Optimizer, steps: int, config: BertConfig) -> optax.G
     Source: Howard & Ruder 2018, "Universal language model fine-tuning", sections 3.2 and 3.3.
     """
     above = config.num_layers + 1
-    if fields.unfreeze_share * above > 1:
-        raise InputError(
-            f"optimizer.unfreeze_share: with {fields.unfreeze_share} the embeddings would never learn; choose at most "
-            f"1 / (num_layers + 1) = {1 / above:.3g}"
-        )
 
     def update(updates, state, params=None):
         def scaled(u, depth):

@@ -66,7 +66,7 @@ def resolve(experiment: Experiment, workdir: Workdir | None = None) -> Run:
             f"model.vocab_size: the model has {config.vocab_size} tokens and the tokenizer {tokenizer.vocab_size}; "
             "set it to 0 to use the tokenizer's size"
         )
-    experiment.compute.check(config)
+    replace(experiment, model=config).check(tokenizer.frame.longest(config.max_position_embeddings))
     task = tasks.resolve(experiment.task, config, tokenizer, experiment.compute)
     steps = experiment.steps
     if steps <= 0:

@@ -73,10 +73,6 @@ def train(
 
 
 def _workdir_of_each_seed(experiment: Experiment, folder: files.Path) -> list[files.Path]:
-    if experiment.seeds < 1:
-        raise InputError(f"seeds: must be at least 1, got {experiment.seeds}")
-    if experiment.patience and not experiment.keep_best:
-        raise InputError("patience: name the figure that should get better in keep_best, such as loss")
     if experiment.seeds == 1:
         return [folder]
     if (folder / layout.EXPERIMENT).exists():
