@@ -3,46 +3,23 @@
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from bert_jax.config import OPTIMIZER_KINDS, PRESETS, TASK_KINDS, BertConfig, Compute, Experiment, preset
+from bert_jax.config.optimizer import *  # noqa: F403
+from bert_jax.config.tasks import *  # noqa: F403
+from bert_jax.errors import InputError
+
 if TYPE_CHECKING:
-    from bert_jax.config import (
-        PRESETS,
-        AdamW,
-        BertConfig,
-        Compute,
-        Distillation,
-        Experiment,
-        MultipleChoice,
-        Pretraining,
-        QuestionAnswering,
-        SequenceClassification,
-        TokenClassification,
-        preset,
-    )
-    from bert_jax.errors import InputError
     from bert_jax.predict import Encoded, PretrainedBert, load
     from bert_jax.training.loop import Hook
     from bert_jax.training.train import train
 
-# Each name is imported when it is first used: worker processes and `--help` need no JAX.
+# These names are imported when they are first used: worker processes and `--help` need no JAX.
 _HOMES = {
-    "config": (
-        "PRESETS",
-        "BertConfig",
-        "Compute",
-        "Distillation",
-        "Experiment",
-        "MultipleChoice",
-        "AdamW",
-        "Pretraining",
-        "QuestionAnswering",
-        "SequenceClassification",
-        "TokenClassification",
-        "preset",
-    ),
-    "errors": ("InputError",),
-    "predict": ("Encoded", "PretrainedBert", "load"),
-    "training.loop": ("Hook",),
-    "training.train": ("train",),
+    "Encoded": "predict",
+    "PretrainedBert": "predict",
+    "load": "predict",
+    "Hook": "training.loop",
+    "train": "training.train",
 }
 
 __all__ = [  # noqa: RUF022
@@ -50,13 +27,6 @@ __all__ = [  # noqa: RUF022
     "BertConfig",
     "Experiment",
     "Compute",
-    "AdamW",
-    "Pretraining",
-    "SequenceClassification",
-    "TokenClassification",
-    "QuestionAnswering",
-    "MultipleChoice",
-    "Distillation",
     "preset",
     "InputError",
     "Encoded",
@@ -65,10 +35,11 @@ __all__ = [  # noqa: RUF022
     "train",
     "Hook",
 ]
+__all__ += OPTIMIZER_KINDS
+__all__ += TASK_KINDS
 
 
 def __getattr__(name: str) -> Any:
-    for home, names in _HOMES.items():
-        if name in names:
-            return getattr(import_module(f"bert_jax.{home}"), name)
+    if name in _HOMES:
+        return getattr(import_module(f"bert_jax.{_HOMES[name]}"), name)
     raise AttributeError(f"module 'bert_jax' has no attribute {name!r}")

@@ -10,40 +10,21 @@ Glossary of the single letters in array names (``x_BTD`` is an array of shape [b
     C  classes
 """
 
+from bert_jax.config import optimizer, tasks
 from bert_jax.config.codec import differences, experiment_from_json, from_json, to_json
 from bert_jax.config.compute import Compute
 from bert_jax.config.experiment import Experiment, is_resumable
 from bert_jax.config.model import PRESETS, BertConfig, preset
-from bert_jax.config.optimizer import AdamW, Optimizer, OptimizerFields
-from bert_jax.config.tasks import (
-    TASK_KINDS,
-    Distillation,
-    Labelled,
-    MultipleChoice,
-    Pretraining,
-    QuestionAnswering,
-    SequenceClassification,
-    TaskFields,
-    TokenClassification,
-)
+
+# Each task and each optimizer is named in its own file alone.
+from bert_jax.config.optimizer import *  # noqa: F403
+from bert_jax.config.tasks import *  # noqa: F403
 
 __all__ = [
     "PRESETS",
-    "TASK_KINDS",
-    "AdamW",
     "BertConfig",
     "Compute",
-    "Distillation",
     "Experiment",
-    "Labelled",
-    "MultipleChoice",
-    "Optimizer",
-    "OptimizerFields",
-    "Pretraining",
-    "QuestionAnswering",
-    "SequenceClassification",
-    "TaskFields",
-    "TokenClassification",
     "differences",
     "experiment_from_json",
     "from_json",
@@ -51,3 +32,5 @@ __all__ = [
     "preset",
     "to_json",
 ]
+__all__ += optimizer.__all__
+__all__ += tasks.__all__

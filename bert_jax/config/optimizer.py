@@ -5,6 +5,8 @@ from typing import Literal
 
 from bert_jax.errors import InputError
 
+__all__ = ["OPTIMIZER_KINDS", "AdamW", "Optimizer", "OptimizerFields"]
+
 
 @dataclass(frozen=True)
 class Optimizer:
@@ -37,3 +39,4 @@ class AdamW(Optimizer):
 
 
 OptimizerFields = AdamW  # another optimizer makes this a union: AdamW | ...
+OPTIMIZER_KINDS: dict[str, type[OptimizerFields]] = {kind.__name__: kind for kind in (AdamW,)}

@@ -9,6 +9,19 @@ from typing import ClassVar, Literal, Self
 from bert_jax import sources
 from bert_jax.errors import InputError
 
+__all__ = [  # noqa: RUF022 (in the order of this file)
+    "TaskBase",
+    "Labelled",
+    "Pretraining",
+    "SequenceClassification",
+    "Distillation",
+    "TokenClassification",
+    "QuestionAnswering",
+    "MultipleChoice",
+    "TaskFields",
+    "TASK_KINDS",
+]
+
 
 class TaskBase:
     """What the rest of the package needs to know of a task without JAX; what is not said here is as for any task.
