@@ -1,7 +1,7 @@
 """Losses and step metrics as (sum, count): they merge by adding, and are divided once, at the end.
 
 The count is the weight of what was predicted and comes from the batch alone, so that it can be summed over devices and
-microbatches before any gradient is taken. Padding weighs 0; piece 0 is a piece like any other.
+microbatches before any gradient is taken. Padding weighs 0; token 0 is a token like any other.
 """
 
 from typing import NamedTuple

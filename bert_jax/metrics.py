@@ -106,10 +106,10 @@ def several_labels(
     for k in ks:
         if k > labels.shape[1]:
             continue
-        found = ranked[:, :k].sum(axis=1)
-        every[f"precision_at_{k}"] = float(np.mean(found / k))
+        right = ranked[:, :k].sum(axis=1)
+        every[f"precision_at_{k}"] = float(np.mean(right / k))
         if counts.any():
-            every[f"recall_at_{k}"] = float(np.mean(found[counts > 0] / counts[counts > 0]))
+            every[f"recall_at_{k}"] = float(np.mean(right[counts > 0] / counts[counts > 0]))
     return every
 
 
@@ -119,24 +119,26 @@ def confusion_matrix(predicted: np.ndarray, labels: np.ndarray, num_classes: int
     return np.bincount(pairs, minlength=num_classes**2).reshape(num_classes, num_classes)
 
 
-def label_table(correct: np.ndarray, found: np.ndarray, gold: np.ndarray, names: Sequence[str]) -> dict[str, Figures]:
+def label_table(
+    correct: np.ndarray, predicted: np.ndarray, gold: np.ndarray, names: Sequence[str]
+) -> dict[str, Figures]:
     """Precision, recall, F1 and support of each label, from counts [labels] of what is right, predicted and true."""
     return {
-        name: {**scores(int(correct[i]), int(found[i]), int(gold[i])), "support": int(gold[i])}
+        name: {**scores(int(correct[i]), int(predicted[i]), int(gold[i])), "support": int(gold[i])}
         for i, name in enumerate(names)
     }
 
 
-def scores(correct: int, found: int, gold: int) -> Figures:
+def scores(correct: int, predicted: int, gold: int) -> Figures:
     """Precision, recall and F1 from counts; 0 where there is nothing to divide by.
 
-    >>> {name: round(100 * value, 2) for name, value in scores(correct=852, found=983, gold=960).items()}
+    >>> {name: round(100 * value, 2) for name, value in scores(correct=852, predicted=983, gold=960).items()}
     {'precision': 86.67, 'recall': 88.75, 'f1': 87.7}
     """
     return {
-        "precision": correct / found if found else 0.0,
+        "precision": correct / predicted if predicted else 0.0,
         "recall": correct / gold if gold else 0.0,
-        "f1": 2 * correct / (found + gold) if found + gold else 0.0,
+        "f1": 2 * correct / (predicted + gold) if predicted + gold else 0.0,
     }
 
 
@@ -161,16 +163,16 @@ def entities(tags: Sequence[str]) -> list[Entity]:
     >>> entities(["I-PER", "I-PER", "B-PER", "O", "S-LOC"])
     [Entity(kind='PER', start=0, end=2), Entity(kind='PER', start=2, end=3), Entity(kind='LOC', start=4, end=5)]
     """
-    found: list[Entity] = []
+    listed: list[Entity] = []
     before, kind_before = "O", ""
     for i, tag in enumerate(tags):
-        place, _, kind = tag.partition("-")
-        if place in ("I", "E") and before in ("B", "I") and kind == kind_before:
-            found[-1] = found[-1]._replace(end=i + 1)
-        elif place != "O":
-            found.append(Entity(kind, i, i + 1))
-        before, kind_before = place, kind
-    return found
+        prefix, _, kind = tag.partition("-")
+        if prefix in ("I", "E") and before in ("B", "I") and kind == kind_before:
+            listed[-1] = listed[-1]._replace(end=i + 1)
+        elif prefix != "O":
+            listed.append(Entity(kind, i, i + 1))
+        before, kind_before = prefix, kind
+    return listed
 
 
 def entity_counts(
@@ -179,8 +181,8 @@ def entity_counts(
     """Counts, for each kind, entities that are right in kind and both ends, that are predicted, and that are true."""
     counts = Counter[str](), Counter[str](), Counter[str]()
     for guess, truth in zip(predicted, gold, strict=True):
-        found, true = set(entities(guess)), set(entities(truth))
-        for counter, entity_set in zip(counts, (found & true, found, true), strict=True):
+        guessed, true = set(entities(guess)), set(entities(truth))
+        for counter, entity_set in zip(counts, (guessed & true, guessed, true), strict=True):
             counter.update(entity.kind for entity in entity_set)
     return counts
 
@@ -190,16 +192,19 @@ def entity_scores(predicted: Sequence[Sequence[str]], gold: Sequence[Sequence[st
 
     Source: Tjong Kim Sang & De Meulder 2003, the script conlleval.
     """
-    correct, found, true = (counter.total() for counter in entity_counts(predicted, gold))
+    correct, predicted_count, true = (counter.total() for counter in entity_counts(predicted, gold))
     pairs = [pair for guess, truth in zip(predicted, gold, strict=True) for pair in zip(guess, truth, strict=True)]
-    return {**scores(correct, found, true), "tag_accuracy": sum(a == b for a, b in pairs) / max(len(pairs), 1)}
+    return {
+        **scores(correct, predicted_count, true),
+        "tag_accuracy": sum(a == b for a, b in pairs) / max(len(pairs), 1),
+    }
 
 
 def entity_table(predicted: Sequence[Sequence[str]], gold: Sequence[Sequence[str]]) -> dict[str, Figures]:
     """Precision, recall, F1 and support of each kind of entity."""
-    correct, found, true = entity_counts(predicted, gold)
-    kinds = sorted(found | true)
-    return {kind: {**scores(correct[kind], found[kind], true[kind]), "support": true[kind]} for kind in kinds}
+    correct, guessed, true = entity_counts(predicted, gold)
+    kinds = sorted(guessed | true)
+    return {kind: {**scores(correct[kind], guessed[kind], true[kind]), "support": true[kind]} for kind in kinds}
 
 
 # Answers to questions
@@ -297,9 +302,9 @@ def factoid_scores(ranked: Mapping[str, Sequence[str]], answers: Mapping[str, Se
         known = {synonym.strip().lower() for synonym in synonyms}
         guesses = [guess.strip().lower() for guess in ranked.get(identifier, ())][:most]
         ranks.append(next((rank for rank, guess in enumerate(guesses, start=1) if guess in known), 0))
-    found = np.array(ranks)
+    best = np.array(ranks)
     return {
-        "strict_accuracy": float(np.mean(found == 1)),
-        "lenient_accuracy": float(np.mean(found > 0)),
-        "mean_reciprocal_rank": float(np.mean(np.where(found > 0, 1 / np.maximum(found, 1), 0.0))),
+        "strict_accuracy": float(np.mean(best == 1)),
+        "lenient_accuracy": float(np.mean(best > 0)),
+        "mean_reciprocal_rank": float(np.mean(np.where(best > 0, 1 / np.maximum(best, 1), 0.0))),
     }

@@ -1,4 +1,4 @@
-"""What `bert_jax.load` returns: a model to ask, with fill_mask, encode and predict."""
+"""A loaded model, as `bert_jax.load` returns it: fill_mask, encode, predict and evaluate."""
 
 import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -31,29 +31,29 @@ MASK = "[MASK]"
 class Encoded(NamedTuple):
     """Vectors of some texts; T_i counts the tokens of text i, [CLS] and [SEP] included. All float32."""
 
-    tokens: list[list[str]]  # pieces of each text
+    tokens: list[list[str]]  # tokens of each text
     hidden: list[np.ndarray]  # last layer of each text, [T_i, D]
     mean: np.ndarray  # mean over each text's tokens of the last layer, [texts, D]
-    pooled: np.ndarray | None  # [CLS] through the pooler, [texts, D]; None where the source has no pooler
+    pooled: np.ndarray | None  # [CLS] through the pooler, [texts, D]; None if the source has no pooler
     layers: list[np.ndarray] | None  # embeddings and every layer of each text, [L + 1, T_i, D], on request
     attentions: list[np.ndarray] | None  # attention probabilities of each text, [L, H, T_i, T_i], on request
 
 
 @dataclass(frozen=True)
 class PretrainedBert:
-    """A loaded model: immutable, compiled once for each shape bucket it meets."""
+    """A loaded model: immutable, compiled once for each bucket of shapes."""
 
     config: BertConfig
     params: Any  # nested dicts of arrays: {"bert": ..., HEAD: ...}
     tokenizer: Tokenizer
-    task: TaskFields | None  # what it was trained for, where that is known
+    task: TaskFields | None  # what it was trained for, if that is known
     batch_size: int = 32  # texts computed at once
     compute: Compute = Compute()
 
     def fill_mask(self, text: str, top_k: int = 5) -> list[Any]:
-        """Returns the `top_k` likeliest pieces for [MASK] in `text`, as (piece, probability), likeliest first.
+        """Returns the `top_k` most likely tokens for [MASK] in `text`, as (token, probability), most likely first.
 
-        With several [MASK]s it returns such a list for each.
+        If there are several [MASK]s, it returns one such list for each.
 
         Raises:
           InputError: there is no [MASK] in the text, the text is too long, or the source has no MLM head.
@@ -61,7 +61,7 @@ class PretrainedBert:
         if named.MLM not in self.params:
             raise InputError("fill_mask needs an MLM head, which this source lacks; load a pre-training run")
         if MASK not in text:
-            raise InputError(f"fill_mask: no {MASK} in {text!r}; put it where a piece is to be guessed")
+            raise InputError(f"fill_mask: no {MASK} in {text!r}; put it in the text where a token is to be predicted")
         parts = self.tokenizer.encode_ids(text.split(MASK))
         text_ids = [*parts[0]]
         for part in parts[1:]:
@@ -70,11 +70,11 @@ class PretrainedBert:
         if len(ids) > self._longest:
             raise InputError(f"fill_mask: the text has {len(ids)} tokens, and the model takes at most {self._longest}")
         ((batch, _),) = self._batches([ids])
-        places = np.flatnonzero(batch["input_ids"][0] == self.tokenizer.mask_id)
-        # As many slots as there are positions: the number of masks then compiles nothing new.
+        masks = np.flatnonzero(batch["input_ids"][0] == self.tokenizer.mask_id)
+        # One slot for each position, so that another number of masks compiles nothing again.
         slots = np.zeros_like(batch["input_ids"])
-        slots[0, : len(places)] = places
-        logits = np.asarray(self._mlm(self.params, batch | {"masked_positions": slots}))[0, : len(places)]
+        slots[0, : len(masks)] = masks
+        logits = np.asarray(self._mlm(self.params, batch | {"masked_positions": slots}))[0, : len(masks)]
         answers = []
         for row in logits:
             probabilities = np.exp(row - row.max())
@@ -96,8 +96,8 @@ class PretrainedBert:
         maps: list[Any] = [None] * count
         pooled = np.zeros((count, width), np.float32) if named.has_pooler(self.params) else None
         for batch, rows in self._batches(ids):
-            found = jax.device_get(self._encode(self.params[named.ENCODER], batch, layers, attentions))
-            last, pools, states, attention = jax.tree.map(lambda x: x.astype(np.float32), found)
+            arrays = jax.device_get(self._encode(self.params[named.ENCODER], batch, layers, attentions))
+            last, pools, states, attention = jax.tree.map(lambda x: x.astype(np.float32), arrays)
             for slot, row in enumerate(rows):
                 length = len(ids[row])
                 hidden[row] = last[slot, :length]
@@ -117,7 +117,7 @@ class PretrainedBert:
         )
 
     def predict(self, inputs: Sequence[str | dict[str, Any] | Row]) -> list[dict[str, Any]]:
-        """Returns what the run's task says of each input: a text, or a row with the fields that the task reads.
+        """Returns the task's answer to each input: a text, or a row with the fields that the task reads.
 
         Raises:
           InputError: the source was trained for no task, or a row lacks a field.
@@ -144,7 +144,7 @@ class PretrainedBert:
         """
         batches = self._task.eval_batches(batch_size=self.batch_size, data=data)
         if batches is None:
-            raise InputError("evaluate: the run names no rows to evaluate on; give --data FILE")
+            raise InputError("evaluate: the run has no rows to evaluate on; give --data FILE")
         return evaluate(self._task, self._predict, self.params, batches)._asdict()
 
     @property
@@ -187,23 +187,23 @@ class PretrainedBert:
         config, model = self.config, Bert(self.config, self.compute)
 
         def run(params: Any, batch: dict[str, jax.Array], layers: bool, attentions: bool) -> Any:
-            """Last layer, pooled [CLS], every layer, attentions; what is not asked for is not computed."""
+            """Last layer, pooled [CLS], every layer, attentions; those not requested are not computed."""
             x_BTD, variables = cast(Any, model.apply({"params": params}, batch, mutable="intermediates"))
-            kept = variables["intermediates"]
-            probs = attention_probabilities(config, kept) if attentions else []
+            intermediates = variables["intermediates"]
+            probs = attention_probabilities(config, intermediates) if attentions else []
             pooled = None
             if named.POOLER in params:
                 pooled = model.apply({"params": params}, x_BTD, batch["cls_positions"], method="pool")
-            return x_BTD, pooled, kept["hidden"] if layers else (), probs
+            return x_BTD, pooled, intermediates["hidden"] if layers else (), probs
 
         return jax.jit(run, static_argnums=(2, 3))
 
 
 def load(source: files.PathLike, *, strict: bool = True) -> PretrainedBert:
-    """Opens a SOURCE to be asked: a run's workdir, a Hugging Face folder, hf:org/name, a TensorFlow checkpoint.
+    """Opens a SOURCE: a run's workdir, a Hugging Face folder, hf:org/name, a TensorFlow checkpoint.
 
     Args:
-      strict: whether a tensor nobody knows is an error; else it is left out.
+      strict: whether an unknown tensor is an error; otherwise it is left out.
 
     Raises:
       InputError: it does not exist, or is incomplete or broken.
@@ -222,26 +222,26 @@ def load(source: files.PathLike, *, strict: bool = True) -> PretrainedBert:
 def evaluate_source(source: str, data: str | None = None) -> dict[str, Any]:
     """Evaluates a SOURCE, keeps the result in its result.json if it is a workdir, and returns the metrics.
 
-    Of the workdir of a run with several seeds, all are evaluated; what is returned is as `evaluate.over_seeds` says.
+    In the workdir of a run with several seeds, all seeds are evaluated; the result is that of `evaluate.over_seeds`.
     """
     folder = files.path(source)
     if (folder / layout.SEEDS).exists():
         seeds = sorted(json.loads((folder / layout.SEEDS).read_text())["runs"], key=int)
         return over_seeds({seed: evaluate_source(str(folder / layout.seed_run(seed)), data) for seed in seeds})
-    found = load(source).evaluate(data)
+    result = load(source).evaluate(data)
     if data is not None:
-        del found["fitted"]  # other rows decide nothing about the run
+        del result["fitted"]  # other rows decide nothing about the run
     path = folder / layout.RESULT
     if path.exists():
-        files.write_json(path, json.loads(path.read_text()) | found | {"data": data})
-    return found["metrics"]
+        files.write_json(path, json.loads(path.read_text()) | result | {"data": data})
+    return result["metrics"]
 
 
 def predict_lines(source: str, lines: Iterable[str], where: str) -> Iterator[dict[str, Any]]:
-    """Yields the answer to each JSON line: what the task predicts or, after pre-training, the pieces for each [MASK].
+    """Yields the answer to each JSON line: the task's or, after pre-training, the tokens for each [MASK].
 
     Raises:
-      InputError: a line is no JSON object or lacks a field; it is named as `where`:number.
+      InputError: a line is not a JSON object or lacks a field; it is named as `where`:number.
     """
     bert = load(source)
     rows = []
@@ -261,7 +261,7 @@ def _json_row(line: str, where: str) -> Row:
     try:
         values = json.loads(line)
     except json.JSONDecodeError as error:
-        raise InputError(f"{where}: no JSON: {error}") from None
+        raise InputError(f"{where}: not JSON: {error}") from None
     if not isinstance(values, dict):
         raise InputError(f'{where}: expected a JSON object such as {{"text": "..."}}')
     return Row(values, where)

@@ -251,5 +251,5 @@ def test_bad_rows_are_all_named(tokenizer, tmp_path):
         f"{path}:7: field 'context' is missing",
     ]:
         assert expected in lines
-    with pytest.raises(InputError, match=r"task\.max_length: 20 leaves no room for a context"):
+    with pytest.raises(InputError, match=r"task\.max_length: 20 is too short for a context"):
         make(tokenizer, max_length=20)

@@ -137,7 +137,7 @@ def test_bad_rows_are_all_named_with_file_and_line(tokenizer, tmp_path):
         ({"max_length": 129}, "task.max_length: must be at most 128, the model's positions, got 129"),
         ({"labels": ("a", "b"), "class_weights": (1.0,)}, "task.class_weights: 1 weights for 2 labels"),
         ({"labels": ("a", "b"), "none_label": "no"}, "task.none_label: 'no' is none of a, b"),
-        ({"labels": ("a", "b"), "markers": ("<<",)}, r"task.markers: the vocabulary has no piece '<<' and no \[unused"),
+        ({"labels": ("a", "b"), "markers": ("<<",)}, r"task.markers: the vocabulary has no token '<<' and no \[unused"),
     ],
 )
 def test_fields_that_do_not_fit_are_named(tokenizer, tmp_path, changes, message):

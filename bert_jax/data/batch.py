@@ -1,7 +1,7 @@
 """What a batch holds: the contract between the data, the model, the tasks, and everything that makes a batch.
 
 A batch is a dict of arrays whose first axis is the rows of the batch. `ENCODER` lists the arrays that every batch has,
-and `OBJECTIVES` those of the objectives that this package knows by name. A task may add arrays of its own, such as
+and `OBJECTIVES` those of objectives that several modules share. A task may add arrays of its own, such as
 `labels`; a float32 array whose name ends in "weights" weighs what is predicted, and is 0 where a row is empty.
 
 Shapes use the letters of `bert_jax.config`: B rows, T positions, N sequences in a row, P masked positions predicted.
@@ -46,7 +46,7 @@ def make_batch(input_ids: np.ndarray, **arrays: np.ndarray) -> Arrays:
     segment 0. `position_ids` count from 0 in each sequence, and `cls_positions` are where each sequence begins.
 
     Raises:
-      ValueError: an array has another dtype or shape than the contract says.
+      ValueError: an array does not have the dtype or shape of the contract.
 
     >>> make_batch(np.zeros((1, 5), np.int32), sequence_ids=np.array([[1, 1, 2, 2, 0]], np.int32))["position_ids"]
     array([[0, 1, 0, 1, 0]], dtype=int32)
@@ -68,7 +68,7 @@ def make_batch(input_ids: np.ndarray, **arrays: np.ndarray) -> Arrays:
 
 
 def check_batch(batch: Arrays) -> None:
-    """Raises ValueError where an array of a batch has another dtype or shape than the contract says."""
+    """Raises ValueError if an array of a batch does not have the dtype or shape of the contract."""
     sizes: dict[str, int] = {}
     for name, (dtype, shape, _) in LISTED.items():
         if name not in batch:

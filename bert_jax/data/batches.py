@@ -12,7 +12,7 @@ from bert_jax.data.batch import Arrays, make_batch
 
 T = TypeVar("T")
 
-# Widths that batches of texts are padded to: few, so that few shapes are compiled.
+# Lengths that batches of texts are padded to: few, so that few shapes are compiled.
 BUCKETS = (16, 32, 64, 128, 256, 512, 1024, 2048)
 
 
@@ -50,8 +50,8 @@ def join(ids: Sequence[np.ndarray], types: Sequence[np.ndarray], arrays: Arrays,
     )
 
 
-def width(longest: int, limit: int) -> int:
-    """The smallest bucket that holds `longest` tokens, at most `limit`."""
+def bucket_length(longest: int, limit: int) -> int:
+    """Returns the smallest bucket that holds `longest` tokens, at most `limit`."""
     return min([bucket for bucket in BUCKETS if bucket >= longest] + [limit])
 
 
@@ -89,7 +89,7 @@ def packed(features: Features, rows: np.ndarray, length: int, multiple: int = 1)
       multiple: the number of rows R is a multiple of it, so that devices and microbatches get equal parts.
 
     Returns:
-      int32 arrays [R, length]; sequence_ids tell the examples of a row apart, and N is how many a row can hold. R and N
+      int32 arrays [R, length]; sequence_ids number the examples of a row, and N is how many a row can hold. R and N
       take few values, so that few shapes are compiled.
     """
     lengths = features.lengths[rows]
@@ -98,11 +98,11 @@ def packed(features: Features, rows: np.ndarray, length: int, multiple: int = 1)
         unit = 1 << max(0, count.bit_length() - 3)  # 1 to 8 rows one by one, then 10, 12, 14, 16, 20, ...
         count = -(-count // unit) * unit
         slots = min(len(rows), 2 * -(-len(rows) // (count * multiple)))
-        places = _places(lengths, count * multiple, length, slots)
-        if places is not None:
+        positions = _best_fit(lengths, count * multiple, length, slots)
+        if positions is not None:
             break
         count += 1
-    row, slot, begin = places
+    row, slot, begin = positions
     shape = count * multiple, length
     of_token = np.repeat(np.arange(len(rows)), lengths)  # which example each token belongs to
     inside = np.arange(len(of_token)) - np.repeat(np.cumsum(lengths) - lengths, lengths)
@@ -114,7 +114,7 @@ def packed(features: Features, rows: np.ndarray, length: int, multiple: int = 1)
         out[target] = values
         return out
 
-    # Of an example that is several sequences, where each begins, and which one a token belongs to.
+    # For an example of several sequences: where each begins, and which sequence a token belongs to.
     begins = features.arrays.get("cls_positions", np.zeros((len(features), 1), np.int32))
     number = features.token_arrays.get("sequence_ids", np.ones_like(features.input_ids))
     most = begins.shape[1]
@@ -134,29 +134,29 @@ def packed(features: Features, rows: np.ndarray, length: int, multiple: int = 1)
     return make_batch(spread(features.input_ids[source]), **batch)
 
 
-def _places(lengths: np.ndarray, rows: int, length: int, slots: int) -> tuple[np.ndarray, ...] | None:
-    """Finds a place for each sequence, long ones first, each in the fullest row that has room (best fit).
+def _best_fit(lengths: np.ndarray, rows: int, length: int, slots: int) -> tuple[np.ndarray, ...] | None:
+    """Assigns each sequence to a row, long ones first, each to the fullest row with room for it (best fit).
 
     Returns:
-      (row, slot in the row, first position), int64 [sequences] each; None where they do not all fit.
+      (row, slot in the row, first position), int64 [sequences] each; None if they do not all fit.
     """
     used, taken = np.zeros(rows, np.int64), np.zeros(rows, np.int64)
-    place = np.zeros((3, len(lengths)), np.int64)
+    assigned = np.zeros((3, len(lengths)), np.int64)
     for i in np.argsort(-lengths, kind="stable"):
         fits = (used + lengths[i] <= length) & (taken < slots)
         if not fits.any():
             return None
         row = int(np.argmax(np.where(fits, used, -1)))
-        place[:, i] = row, taken[row], used[row]
+        assigned[:, i] = row, taken[row], used[row]
         used[row] += lengths[i]
         taken[row] += 1
-    return place[0], place[1], place[2]
+    return assigned[0], assigned[1], assigned[2]
 
 
 class RowBatches:
     """Batches of a table's examples; each is a pure function of (features, seed, step).
 
-    For training, examples are shuffled anew each epoch and epochs follow one another without a gap. With `seed=None`
+    In training, each epoch has another order, and epochs follow one another without a gap. With `seed=None`
     (evaluation, prediction) each example comes once, sorted by length, and the last batch is filled up with empty rows.
 
     Args:
@@ -188,13 +188,13 @@ class RowBatches:
         self.num_steps = -(-self.num_examples // batch_size)
         self._batch_size = batch_size
         self._max_length = max_length
-        # What attention costs a token grows with the row, so a row is little longer than the longest example.
+        # The cost of attention per token grows with the row, so a row is only a little longer than the longest example.
         self._row_length = min(-(-int(features.lengths.max(initial=1)) // 16) * 16, max_length)
         self._packing = packing and seed is not None
         self._multiple = multiple
         self._host, self._hosts = host, hosts
         self._by_length = np.argsort(features.lengths, kind="stable") if seed is None else None
-        # Kept for a few epochs, since every batch of an epoch asks for the same.
+        # The last two are cached, because all batches of an epoch use the same order.
         self._order = lru_cache(maxsize=2)(
             lambda epoch: np.random.default_rng([seed, epoch]).permutation(self.num_examples)
         )
@@ -205,19 +205,19 @@ class RowBatches:
         if self._by_length is not None:
             order = np.concatenate([self._by_length, np.full(self._batch_size, -1)])
             return order[np.minimum(index, self.num_examples)]
-        epochs, places = np.divmod(index, self.num_examples)
+        epochs, positions = np.divmod(index, self.num_examples)
         rows = np.empty_like(index)
         for epoch in np.unique(epochs):
-            rows[epochs == epoch] = self._order(int(epoch))[places[epochs == epoch]]
+            rows[epochs == epoch] = self._order(int(epoch))[positions[epochs == epoch]]
         return rows
 
     def __call__(self, step: int) -> Arrays:
         rows = self.rows(step)
-        if self._packing:  # which row an example is in depends on all of them
+        if self._packing:  # the row of an example depends on all of them
             whole = packed(self.features, rows, self._row_length, self._multiple)
             return {name: self._mine(array) for name, array in whole.items()}
         longest = int(self.features.lengths[rows[rows >= 0]].max(initial=1))
-        return padded(self.features, self._mine(rows), width(longest, self._max_length))
+        return padded(self.features, self._mine(rows), bucket_length(longest, self._max_length))
 
     def _mine(self, rows: np.ndarray) -> np.ndarray:
         count = len(rows) // self._hosts

@@ -8,9 +8,9 @@ import numpy as np
 
 from bert_jax.config import Pretraining
 from bert_jax.data.batch import Arrays, make_batch
-from bert_jax.data.layouts import Chunks, Documents, Layout, Pieces, Windows, sentence_starts
+from bert_jax.data.layouts import Chunks, Documents, FullRows, Layout, Spans, sentence_starts
 from bert_jax.data.masking import Masking
-from bert_jax.data.shuffling import RowRandom, below, hash_key, mix, permute
+from bert_jax.data.shuffling import RowRandom, bounded, hash_key, mix, permute
 from bert_jax.data.store import TokenStore
 from bert_jax.errors import InputError
 from bert_jax.tokenizers import Tokenizer
@@ -42,7 +42,7 @@ class PretrainingBatches:
     Calling it returns int32 arrays input_ids, token_type_ids, position_ids, sequence_ids [B, T]; cls_positions [B, N];
     masked_positions, masked_labels [B, P] and float32 masked_weights [B, P]; and, where pairs are made, int32
     pair_labels and float32 pair_weights [B, N]. N is 1 unless rows are packed, P is max(1, round(T * mask_rate)).
-    Unused slots weigh 0. With nsp, label 1 says that B comes from another document; with sop, that A and B are swapped.
+    Unused slots weigh 0. Label 1 means that B is from another document (nsp), or that A and B are swapped (sop).
 
     For evaluation, masks and order do not depend on the run's seed, each sequence comes once, and the last batch is
     filled up with rows of weight 0.
@@ -95,7 +95,7 @@ class PretrainingBatches:
         self._weights = np.array(fields.weights, float) if fields.weights else tokens
         self._weights /= self._weights.sum()
         self._stages = self._make_stages(steps)
-        self._pattern, self._places, self._per_period = _mixture(self._weights)
+        self._pattern, self._ordinals, self._per_period = _mixture(self._weights)
         if self._train:
             self.num_examples = sum(layout.count for layout in self._stages[0].layouts)
             self.num_steps = steps
@@ -122,7 +122,7 @@ class PretrainingBatches:
             specials = frame.size(2 if self._pairs else 1)
             return Chunks(documents, length - specials, self._fields.short_sequences)
         separators = frame.size(1) if self._fields.packing == "packed" else len(frame.between)
-        return Windows(documents, length - frame.size(1), separators)
+        return FullRows(documents, length - frame.size(1), separators)
 
     def __call__(self, step: int) -> Arrays:
         """Returns this host's rows of batch `step`."""
@@ -169,33 +169,33 @@ class PretrainingBatches:
             rows = np.where(present, rows, 0)
             store = np.searchsorted(self._eval_ends, rows, side="right")
             return store, rows - np.where(store > 0, self._eval_ends[store - 1], 0), present
-        period, place = np.divmod(rows, len(self._pattern))
-        store = self._pattern[place]
-        return store, period * self._per_period[store] + self._places[place], np.ones(len(rows), bool)
+        period, position = np.divmod(rows, len(self._pattern))
+        store = self._pattern[position]
+        return store, period * self._per_period[store] + self._ordinals[position], np.ones(len(rows), bool)
 
     def _rows_of_store(self, stage: int, store: int, index: np.ndarray, random: list[np.ndarray]) -> Arrays:
         length, layout = self._stages[stage].length, self._stages[stage].layouts[store]
-        epoch, place = np.divmod(index, layout.count)
+        epoch, position = np.divmod(index, layout.count)
         keys = mix(hash_key(*self._seed, stage, store) + epoch.astype(np.uint64))
-        pieces = layout.locate(permute(place, layout.count, keys), keys)
+        spans = layout.locate(permute(position, layout.count, keys), keys)
         documents = self._documents[store]
         sequences = self._sequences(length)
         if not self._pairs:
-            segments = singles(pieces, joined=self._fields.packing == "concatenated")
+            segments = singles(spans, joined=self._fields.packing == "concatenated")
             return assemble(segments, documents.store.tokens, len(index), length, sequences, self._tokenizer)
         if self._fields.packing == "packed":
-            # The special tokens between A and B replace the last tokens of a piece, which must still have two to split.
+            # The special tokens between A and B replace the last tokens of a span, which must still have two to split.
             between = self._tokenizer.frame.size(2) - self._tokenizer.frame.size(1)
-            pieces = Pieces(*(array[pieces.size > between + 1] for array in pieces))
-            pieces = pieces._replace(size=pieces.size - between)
-        ordinal = np.arange(len(pieces.row)) - np.searchsorted(pieces.row, pieces.row)
+            spans = Spans(*(array[spans.size > between + 1] for array in spans))
+            spans = spans._replace(size=spans.size - between)
+        ordinal = np.arange(len(spans.row)) - np.searchsorted(spans.row, spans.row)
         make = next_sentence_pairs if self._fields.pairs == "nsp" else sentence_order_pairs
-        segments, labels, made = make(pieces, documents, *(bits[pieces.row, ordinal] for bits in random))
+        segments, labels, made = make(spans, documents, *(bits[spans.row, ordinal] for bits in random))
         batch = assemble(segments, documents.store.tokens, len(index), length, sequences, self._tokenizer)
         batch["pair_labels"] = np.zeros((len(index), sequences), np.int32)
-        batch["pair_labels"][pieces.row, ordinal] = labels
+        batch["pair_labels"][spans.row, ordinal] = labels
         batch["pair_weights"] = np.zeros((len(index), sequences), np.float32)
-        batch["pair_weights"][pieces.row, ordinal] = made
+        batch["pair_weights"][spans.row, ordinal] = made
         return batch
 
 
@@ -236,7 +236,7 @@ def _mixture(weights: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Spreads stores evenly over a period of rows.
 
     Returns:
-      pattern, int64 [period]: the store of each row; places, int64 [period]: how many rows of the same store come
+      pattern, int64 [period]: the store of each row; ordinals, int64 [period]: how many rows of the same store come
       before it; per_period, int64 [stores].
     """
     if len(weights) == 1:
@@ -245,9 +245,9 @@ def _mixture(weights: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     counts = np.maximum(1, np.floor(exact)).astype(int)
     counts[np.argsort(counts - exact, kind="stable")[: max(0, MIXTURE_PERIOD - counts.sum())]] += 1
     pattern = np.repeat(np.arange(len(counts)), counts)
-    places = np.concatenate([np.arange(count) for count in counts])
-    order = np.argsort((places + 0.5) / counts[pattern], kind="stable")
-    return pattern[order], places[order], counts
+    ordinals = np.concatenate([np.arange(count) for count in counts])
+    order = np.argsort((ordinals + 0.5) / counts[pattern], kind="stable")
+    return pattern[order], ordinals[order], counts
 
 
 def _merge(parts: list[tuple[np.ndarray, Arrays]], rows: int) -> Arrays:
@@ -258,87 +258,87 @@ def _merge(parts: list[tuple[np.ndarray, Arrays]], rows: int) -> Arrays:
     return merged
 
 
-def singles(pieces: Pieces, joined: bool) -> Segments:
-    """Makes each piece a sequence of its own, or, `joined`, each row one sequence of all its pieces."""
-    opens = np.ones(len(pieces.row), bool)
+def singles(spans: Spans, joined: bool) -> Segments:
+    """Makes each span a sequence of its own, or, `joined`, each row one sequence of all its spans."""
+    opens = np.ones(len(spans.row), bool)
     if joined:
-        opens[1:] = pieces.row[1:] != pieces.row[:-1]
-    return Segments(pieces.row, pieces.start, pieces.size, opens, np.zeros(len(pieces.row), np.int32))
+        opens[1:] = spans.row[1:] != spans.row[:-1]
+    return Segments(spans.row, spans.start, spans.size, opens, np.zeros(len(spans.row), np.int32))
 
 
-def split_points(pieces: Pieces, store: TokenStore, bits: np.ndarray) -> np.ndarray:
-    """Returns how many tokens of each piece belong to A: up to a random one of its sentences, int64 [pieces].
+def split_points(spans: Spans, store: TokenStore, bits: np.ndarray) -> np.ndarray:
+    """Returns how many tokens of each span belong to A: up to a random one of its sentences, int64 [spans].
 
-    Where no sentence begins inside a piece, up to a random token. At least 1, and below the size where that is over 1.
+    Where no sentence begins inside a span, up to a random token. At least 1, and below the size where that is over 1.
     """
-    piece, at = sentence_starts(store, pieces.start + 1, pieces.start + pieces.size)
-    counts = np.bincount(piece, minlength=len(pieces.row))
+    span, at = sentence_starts(store, spans.start + 1, spans.start + spans.size)
+    counts = np.bincount(span, minlength=len(spans.row))
     first = np.cumsum(counts) - counts
-    chosen = np.append(at, 0)[np.minimum(first + below(bits, counts), len(at))] - pieces.start
-    anywhere = 1 + below(bits, np.maximum(pieces.size - 1, 1))
+    chosen = np.append(at, 0)[np.minimum(first + bounded(bits, counts), len(at))] - spans.start
+    anywhere = 1 + bounded(bits, np.maximum(spans.size - 1, 1))
     return np.where(counts > 0, chosen, anywhere)
 
 
 def sentence_order_pairs(
-    pieces: Pieces, documents: Documents, where: np.ndarray, coin: np.ndarray, *_: np.ndarray
+    spans: Spans, documents: Documents, where: np.ndarray, coin: np.ndarray, *_: np.ndarray
 ) -> tuple[Segments, np.ndarray, np.ndarray]:
-    """Splits each piece in two, and swaps every second pair (Lan et al. 2020, section 3.1).
+    """Splits each span in two, and swaps every second pair (Lan et al. 2020, section 3.1).
 
     Args:
-      pieces, documents: what to split.
-      where, coin: uint32 [pieces], random.
+      spans, documents: what to split.
+      where, coin: uint32 [spans], random.
 
     Returns:
-      The segments; labels, int64 [pieces]: 1 = swapped; made, bool [pieces]: false where one token cannot be split.
+      The segments; labels, int64 [spans]: 1 = swapped; made, bool [spans]: false where one token cannot be split.
     """
-    size_a = np.minimum(split_points(pieces, documents.store, where), pieces.size)
-    made = pieces.size > 1
+    size_a = np.minimum(split_points(spans, documents.store, where), spans.size)
+    made = spans.size > 1
     swapped = (coin >= 1 << 31) & made
-    start_b, size_b = pieces.start + size_a, pieces.size - size_a
+    start_b, size_b = spans.start + size_a, spans.size - size_a
     segments = _pairs(
-        pieces.row,
-        np.where(swapped, start_b, pieces.start),
+        spans.row,
+        np.where(swapped, start_b, spans.start),
         np.where(swapped, size_b, size_a),
-        np.where(swapped, pieces.start, start_b),
+        np.where(swapped, spans.start, start_b),
         np.where(swapped, size_a, size_b),
     )
     return segments, swapped.astype(int), made
 
 
 def next_sentence_pairs(
-    pieces: Pieces,
+    spans: Spans,
     documents: Documents,
     where: np.ndarray,
     coin: np.ndarray,
     which_other: np.ndarray,
     where_other: np.ndarray,
 ) -> tuple[Segments, np.ndarray, np.ndarray]:
-    """Splits each piece in two, and replaces every second B by sentences of another document (Devlin et al. 2019).
+    """Splits each span in two, and replaces every second B by sentences of another document (Devlin et al. 2019).
 
     The other document is drawn with probability proportional to its tokens. The replacement begins with a sentence and
     is as long as what it replaces, unless the other document is shorter: the length gives no answer away.
 
     Args:
-      pieces, documents: what to split, and where to find replacements.
-      where, coin, which_other, where_other: uint32 [pieces], random.
+      spans, documents: what to split, and where to find replacements.
+      where, coin, which_other, where_other: uint32 [spans], random.
 
     Returns:
-      The segments; labels, int64 [pieces]: 1 = B is from elsewhere; made, bool [pieces]: true.
+      The segments; labels, int64 [spans]: 1 = B is from elsewhere; made, bool [spans]: true.
     """
-    size_a = np.minimum(split_points(pieces, documents.store, where), pieces.size)
-    start_b, size_b = pieces.start + size_a, pieces.size - size_a
+    size_a = np.minimum(split_points(spans, documents.store, where), spans.size)
+    start_b, size_b = spans.start + size_a, spans.size - size_a
     # A single token cannot be split: what follows it is always from elsewhere.
     replaced = (coin >= 1 << 31) | (size_b == 0)
-    before, size = documents.before(pieces.document), documents.sizes(pieces.document)
+    before, size = documents.before(spans.document), documents.sizes(spans.document)
     drawn = (which_other / 2.0**32 * (documents.num_tokens - size)).astype(np.int64)
     other = np.searchsorted(documents.ends, np.where(drawn >= before, drawn + size, drawn), side="right")
     other_size = documents.sizes(other)
     wanted = np.maximum(size_b, 1)
-    at = documents.starts[other] + below(where_other, np.maximum(other_size - wanted, 0) + 1)
+    at = documents.starts[other] + bounded(where_other, np.maximum(other_size - wanted, 0) + 1)
     at = sentence_before(documents.store, documents.starts[other], at)
     segments = _pairs(
-        pieces.row,
-        pieces.start,
+        spans.row,
+        spans.start,
         size_a,
         np.where(replaced, at, start_b),
         np.where(replaced, np.minimum(wanted, other_size), size_b),
@@ -349,7 +349,7 @@ def next_sentence_pairs(
 def sentence_before(store: TokenStore, first: np.ndarray, at: np.ndarray) -> np.ndarray:
     """Returns where the sentence begins that holds token `at`, not before token `first`; int64 each.
 
-    Looks back a hundred tokens at most: `at` itself stands where a sentence is longer.
+    Looks back a hundred tokens at most; where a sentence is longer, returns `at` itself.
     """
     run, start = sentence_starts(store, np.maximum(first, at - 100), at + 1)
     result = at.copy()
@@ -385,13 +385,13 @@ def assemble(
     joined = ~np.roll(opens, -1)  # the next segment belongs to the same sequence; that after the last one opens one
     prefix = len(frame.start) * opens
     suffix = np.where(joined, len(frame.between), len(frame.end))
-    span = prefix + segments.size + suffix
+    size_in_row = prefix + segments.size + suffix
     # The batch as one line of runs: the segments of a row, then the row's padding, then the next row.
-    at = np.arange(len(span)) + segments.row
+    at = np.arange(len(size_in_row)) + segments.row
     padding_at = np.cumsum(np.bincount(segments.row, minlength=rows)) + np.arange(rows)
-    run_sizes = np.empty(len(span) + rows, np.int64)
-    run_sizes[at] = span
-    run_sizes[padding_at] = length - np.bincount(segments.row, span, rows).astype(np.int64)
+    run_sizes = np.empty(len(size_in_row) + rows, np.int64)
+    run_sizes[at] = size_in_row
+    run_sizes[padding_at] = length - np.bincount(segments.row, size_in_row, rows).astype(np.int64)
     slot = (np.cumsum(run_sizes) - run_sizes)[at]
     opened = np.cumsum(opens)
     first_of_row = np.searchsorted(segments.row, segments.row)
@@ -408,7 +408,7 @@ def assemble(
     used = sequence_ids > 0
     source = spread(segments.start - prefix - slot, np.int64) + slots
     input_ids = np.take(tokens, source, mode="clip").astype(np.int32)
-    stop = slot + span
+    stop = slot + size_in_row
     for where, special in (
         (slot[opens], frame.start),
         (stop[joined] - len(frame.between), frame.between),

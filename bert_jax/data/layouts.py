@@ -8,8 +8,8 @@ from bert_jax.data.shuffling import mix
 from bert_jax.data.store import LONG_SENTENCE, SENTENCES_INDEXED, TokenStore, is_held_out
 
 
-class Pieces(NamedTuple):
-    """Runs of tokens, each within one document; all int64 [pieces], ordered by row."""
+class Spans(NamedTuple):
+    """Runs of tokens, each within one document; all int64 [spans], ordered by row."""
 
     row: np.ndarray  # of the batch
     document: np.ndarray  # index within the split
@@ -47,16 +47,16 @@ class Layout(Protocol):
 
     count: int  # rows in an epoch
 
-    def locate(self, item: np.ndarray, keys: np.ndarray) -> Pieces:
+    def locate(self, item: np.ndarray, keys: np.ndarray) -> Spans:
         """Returns the tokens of rows `item` (int64 [rows]) of epochs `keys` (uint64 [rows], random)."""
         ...
 
 
 class Chunks:
-    """One piece a row: each document is cut every `capacity` tokens, and some of the pieces once more.
+    """One span a row: each document is cut every `capacity` tokens, and some of the spans once more.
 
-    Every token is in exactly one row of an epoch. Which pieces are cut again, and where, changes from epoch to epoch:
-    every so many-th, so that the number of rows stays the same.
+    Every token is in exactly one row of an epoch. Which spans are cut again, and where, changes from epoch to epoch:
+    every k-th span is, so that the number of rows stays the same.
     """
 
     def __init__(self, documents: Documents, capacity: int, short_share: float):
@@ -65,19 +65,19 @@ class Chunks:
         sizes = np.diff(documents.ends, prepend=0)
         self._ends = np.cumsum(-(-sizes // capacity))  # int64, chunks so far
         self._chunks = int(self._ends[-1]) if len(documents) else 0
-        # Cutting one piece makes two short ones.
+        # Cutting one span makes two short ones.
         self._cut = round(self._chunks * short_share / (2 - short_share))
         self.count = self._chunks + self._cut
 
-    def locate(self, item: np.ndarray, keys: np.ndarray) -> Pieces:
+    def locate(self, item: np.ndarray, keys: np.ndarray) -> Spans:
         chunks, cut = self._chunks, self._cut
         offset = (keys % np.uint64(chunks)).astype(np.int64)
         second = item >= chunks
         chunk = np.where(second, ((item - chunks) * chunks // max(cut, 1) + offset) % chunks, item)
-        # The same rule backwards: is this chunk one of those that are cut?
-        place = (chunk - offset) % chunks
-        which = -(-place * cut // chunks)
-        is_cut = (which < cut) & (which * chunks // max(cut, 1) == place)
+        # The same rule in reverse: is this chunk one of those that are cut?
+        offset_in_cycle = (chunk - offset) % chunks
+        which = -(-offset_in_cycle * cut // chunks)
+        is_cut = (which < cut) & (which * chunks // max(cut, 1) == offset_in_cycle)
 
         document = np.searchsorted(self._ends, chunk, side="right")
         skipped = (chunk - np.where(document > 0, self._ends[document - 1], 0)) * self._capacity
@@ -86,12 +86,12 @@ class Chunks:
         inside = np.maximum(size - 1, 1).astype(np.uint64)
         at = np.where(is_cut, 1 + (mix(keys + chunk.astype(np.uint64)) % inside).astype(np.int64), size)
         at = np.minimum(at, size)
-        return Pieces(
+        return Spans(
             np.arange(len(item)), document, np.where(second, start + at, start), np.where(second, size - at, at)
         )
 
 
-class Windows:
+class FullRows:
     """Full rows: the documents of a split laid end to end, `separators` special tokens apart, and cut every `capacity`.
 
     Every token is in exactly one row of an epoch; only the last row has padding.
@@ -105,7 +105,7 @@ class Windows:
         self._total = documents.num_tokens + separators * (len(documents) - 1)
         self.count = -(-self._total // capacity) if len(documents) else 0
 
-    def locate(self, item: np.ndarray, keys: np.ndarray) -> Pieces:
+    def locate(self, item: np.ndarray, keys: np.ndarray) -> Spans:
         begin = item * self._capacity
         end = np.minimum(begin + self._capacity, self._total)
         first = np.searchsorted(self._slots, begin, side="right") - 1
@@ -113,8 +113,8 @@ class Windows:
         row, document = ranges(first, last + 1)
         skipped = np.maximum(begin[row] - self._slots[document], 0)
         size = np.minimum(end[row] - self._slots[document], self._documents.sizes(document)) - skipped
-        pieces = Pieces(row, document, self._documents.starts[document] + skipped, size)
-        return Pieces(*(array[size > 0] for array in pieces))
+        spans = Spans(row, document, self._documents.starts[document] + skipped, size)
+        return Spans(*(array[size > 0] for array in spans))
 
 
 def ranges(first: np.ndarray, stop: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

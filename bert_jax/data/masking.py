@@ -1,14 +1,14 @@
-"""Dynamic masking: which tokens are to be predicted, and what stands in their place (Devlin et al. 2019, 3.1)."""
+"""Dynamic masking: which tokens are predicted, and by what they are replaced (Devlin et al. 2019, section 3.1)."""
 
 import numpy as np
 
 from bert_jax.config import Pretraining
-from bert_jax.data.shuffling import RowRandom, below
+from bert_jax.data.shuffling import RowRandom, bounded
 from bert_jax.tokenizers import Tokenizer
 
 
 class Masking:
-    """Masks batches as the fields of an experiment say."""
+    """Masks batches, with the options of an experiment's fields."""
 
     def __init__(self, fields: Pretraining, tokenizer: Tokenizer):
         self._fields = fields
@@ -71,7 +71,7 @@ class Masking:
             words = np.ones((rows, length), np.int32)
             for bound in self._run_bounds:
                 words += draws >= bound
-            # Runs are laid side by side over the row's words; `opens` says of the i-th word whether a run begins there.
+            # Runs are laid side by side over the row's words; `opens` is True for word i if a run begins there.
             ends = np.cumsum(words, axis=1, dtype=np.int32)
             opens = np.zeros((rows, length + 1), bool)
             opens[:, 0] = True
@@ -87,7 +87,7 @@ class Masking:
         labels = np.where(weights, np.take_along_axis(input_ids, positions, axis=1), 0)
         draw = random.bits(positions.shape[1]) / 2.0**32
         share = self._fields.mask_token_share
-        ordinary = self._ordinary_ids[below(random.bits(positions.shape[1]), len(self._ordinary_ids))]
+        ordinary = self._ordinary_ids[bounded(random.bits(positions.shape[1]), len(self._ordinary_ids))]
         shown = np.where(draw < share + self._fields.random_token_share, ordinary, labels)
         shown = np.where(draw < share, self._mask_id, shown)
         row, slot = np.nonzero(weights)
@@ -115,15 +115,15 @@ def _whole_units(keys: np.ndarray, position_bits: np.uint32, wanted: np.ndarray)
       wanted: uint32 [B, 1].
 
     Returns:
-      uint32 [B, T]: the keys in order, the largest value in place of those not chosen.
+      uint32 [B, T]: the keys in order, with the largest value instead of those not chosen.
     """
     none = np.uint32(0xFFFFFFFF)
     keys = np.sort(keys, axis=1)
     units = keys & ~position_bits
-    starts = np.ones((len(keys), keys.shape[1] + 1), bool)  # a unit starts at this place of the order
+    starts = np.ones((len(keys), keys.shape[1] + 1), bool)  # a unit starts at this position of the order
     starts[:, 1:-1] = units[:, 1:] != units[:, :-1]
-    place = np.arange(keys.shape[1] + 1, dtype=np.uint32)
-    full = np.where(starts & (place <= wanted), place, 0).max(axis=1, keepdims=True)
-    single = starts[:, :-1] & starts[:, 1:] & (place[:-1] >= full) & (keys != none)
-    chosen = (place[:-1] < full) | (single & (np.cumsum(single, axis=1, dtype=np.uint32) <= wanted - full))
+    order = np.arange(keys.shape[1] + 1, dtype=np.uint32)
+    full = np.where(starts & (order <= wanted), order, 0).max(axis=1, keepdims=True)
+    single = starts[:, :-1] & starts[:, 1:] & (order[:-1] >= full) & (keys != none)
+    chosen = (order[:-1] < full) | (single & (np.cumsum(single, axis=1, dtype=np.uint32) <= wanted - full))
     return np.where(chosen, keys, none)

@@ -61,6 +61,6 @@ class RowRandom:
         return generator.random_raw(self._rows * words).view(np.uint32).reshape(self._rows, -1)[:, :width]
 
 
-def below(bits: np.ndarray, limit: np.ndarray | int) -> np.ndarray:
+def bounded(bits: np.ndarray, limit: np.ndarray | int) -> np.ndarray:
     """Turns uint32 bits into int64 numbers in range(limit), for limits far below 2**32; 0 where the limit is 0."""
     return ((bits.astype(np.uint64) * np.asarray(limit, np.uint64)) >> np.uint64(32)).astype(np.int64)

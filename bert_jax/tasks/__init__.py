@@ -23,7 +23,7 @@ TASKS: dict[str, type[Task]] = {
 
 
 def resolve(fields: TaskFields, config: BertConfig, tokenizer: Tokenizer, compute: Compute = Compute()) -> Task:
-    """Returns the task that `fields` describe, with what they leave to the training data filled in.
+    """Returns the task of `fields`, with the fields filled in that the training data decides.
 
     Raises:
       InputError: a field is missing, or the training data cannot be read.
@@ -32,12 +32,12 @@ def resolve(fields: TaskFields, config: BertConfig, tokenizer: Tokenizer, comput
 
 
 def make(fields: TaskFields, config: BertConfig, tokenizer: Tokenizer, compute: Compute = Compute()) -> Task:
-    """Returns the task that `fields` describe, for a model of `config`, computed as `compute` says."""
+    """Returns the task of `fields`, for a model of `config` that is computed as in `compute`."""
     return TASKS[type(fields).__name__](fields, config, tokenizer, compute)
 
 
 def pieces_to_add(fields: TaskFields, tokenizer: Tokenizer) -> list[str]:
-    """Returns what the vocabulary has to hold for the task and does not: its markers.
+    """Returns the tokens that the task needs and the vocabulary lacks: its markers.
 
     Raises:
       InputError: a marker is empty or holds a space.

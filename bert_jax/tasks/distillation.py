@@ -1,7 +1,7 @@
-"""Distillation: a model learns to say of texts what a fine-tuned teacher says of them, with or without their labels.
+"""Distillation: a model learns the outputs of a fine-tuned teacher, on texts with labels and without.
 
-The teacher is asked once, before the first step; its answers travel as an array of the batch. So the loss is one like
-any other, and nothing of the teacher is in the state or in a checkpoint.
+The teacher's outputs are computed once, before the first step, and become an array of the batch. So the loss is an
+ordinary one, and nothing of the teacher is in the state or in a checkpoint.
 """
 
 import dataclasses
@@ -71,13 +71,13 @@ class DistillationTask(SequenceClassificationTask):
 
     def __init__(self, fields: Distillation, config: BertConfig, tokenizer: Tokenizer, compute: Compute = Compute()):
         super().__init__(fields, config, tokenizer, compute)
-        self._said: dict[str, np.ndarray] = {}  # what the teacher said of a row, by the row's place in its source
+        self._taught: dict[str, np.ndarray] = {}  # the teacher's logits [C], by Row.where
         if fields.temperature <= 0:
             raise InputError(f"task.temperature: {fields.temperature} must be above 0")
         if fields.target == "regression" and fields.temperature != 1:
             raise InputError("task.temperature: numbers are compared as they are; leave it at 1 with target regression")
         if not 0 <= fields.hard_weight <= 1:
-            raise InputError(f"task.hard_weight: {fields.hard_weight} must lie between 0 and 1")
+            raise InputError(f"task.hard_weight: {fields.hard_weight} must be between 0 and 1")
 
     @staticmethod
     def complete(fields: Any, sources: Any) -> Any:
@@ -94,7 +94,7 @@ class DistillationTask(SequenceClassificationTask):
         return SequenceClassificationTask.complete(dataclasses.replace(fields, labels=taught.labels), sources)
 
     def loss_fn(self, params: Any, batch: dict[str, jax.Array], keys: Keys) -> Outcome:
-        """As the plain task where the batch lacks the teacher's answers, which is in evaluation."""
+        """Without the teacher's logits in the batch, as in evaluation, the losses are those on the labels."""
         logits_BNC = self.logits(params, batch, keys)
         outcome = self.outcome(logits_BNC, batch)
         if "teacher_logits" not in batch:
@@ -105,7 +105,7 @@ class DistillationTask(SequenceClassificationTask):
         return outcome._replace(losses=losses)
 
     def _shares(self, hard: Iterable[str]) -> dict[str, float]:
-        """The share of each loss in the objective, without those whose share is 0; `hard` are those on labels."""
+        """Returns the share of each loss in the objective, unless it is 0; `hard` are the losses on labels."""
         shares = dict.fromkeys(hard, self.fields.hard_weight) | {"teacher_loss": 1 - self.fields.hard_weight}
         return {name: share for name, share in shares.items() if share}
 
@@ -120,7 +120,7 @@ class DistillationTask(SequenceClassificationTask):
         return {name: every[name] for name in self._shares(hard)}
 
     def _matching(self, logits_BNC: jax.Array, batch: dict[str, jax.Array]) -> Mean:
-        """How far the outputs are from the teacher's, times temperature² so that its gradient keeps its scale."""
+        """Returns the distance to the teacher's outputs, times temperature² so that the gradient keeps its scale."""
         teacher_BNC, weights, t = batch["teacher_logits"], batch["teacher_weights"], self.fields.temperature
         if self.fields.target == "regression":
             return squared_error(logits_BNC[..., 0], teacher_BNC[..., 0], weights)
@@ -139,25 +139,24 @@ class DistillationTask(SequenceClassificationTask):
         features = joined([features for features, _ in parts])
         rows = [row for _, part in parts for row in part]
         arrays = {
-            "teacher_logits": self._ask_teacher(rows)[:, None],
+            "teacher_logits": self._teacher_logits(rows)[:, None],
             "teacher_weights": np.ones((len(rows), 1), np.float32),
         }
         return dataclasses.replace(features, arrays=features.arrays | arrays), rows
 
-    def _ask_teacher(self, rows: Sequence[Row]) -> np.ndarray:
-        """The teacher's outputs for each row, float32 [rows, C]; it reads each row once, whatever the seeds draw."""
-        unread = [row for row in rows if row.where not in self._said]
+    def _teacher_logits(self, rows: Sequence[Row]) -> np.ndarray:
+        """Returns the teacher's logits for each row, float32 [rows, C]; each row is computed once for all seeds."""
+        unread = [row for row in rows if row.where not in self._taught]
         if unread:
             source, fields = self.sources.teacher
             params, _ = source.read_params()
             teacher = SequenceClassificationTask(fields, source.config, source.tokenizer, source.compute)
             batches = teacher.predict_batches(unread, batch_size=TEACHER_BATCH)
             for step in range(batches.num_steps):
-                found = np.asarray(_logits(teacher.model, params, batches(step)))
-                self._said |= {
-                    unread[i].where: said for i, said in zip(batches.rows(step), found, strict=True) if i >= 0
-                }
-        return np.stack([self._said[row.where] for row in rows])
+                logits_BC = np.asarray(_logits(teacher.model, params, batches(step)))
+                pairs = zip(batches.rows(step), logits_BC, strict=True)
+                self._taught |= {unread[i].where: logits_C for i, logits_C in pairs if i >= 0}
+        return np.stack([self._taught[row.where] for row in rows])
 
 
 @partial(jax.jit, static_argnums=0)

@@ -85,7 +85,7 @@ class LabelledTask:
         """Turns rows into examples, with labels or, to predict, without.
 
         Raises:
-          InputError: rows are bad; all of them up to 20 are named.
+          InputError: some rows are bad; the first 20 of them are named.
         """
         raise NotImplementedError
 
@@ -128,7 +128,7 @@ class LabelledTask:
         return RowBatches(features, rows, batch_size=batch_size, max_length=self.row_length(features))
 
     def row_length(self, features: Features) -> int:
-        """Tokens that the longest row of a batch can have."""
+        """Returns the number of tokens in the longest possible row of a batch."""
         return self.fields.max_length
 
     def dummy_batch(self) -> Arrays:
@@ -162,11 +162,11 @@ def sequence(
     """Puts one text or two in their frame; of two that are too long, the longer is cut first.
 
     Args:
-      a, b: pieces, int32.
-      cut: (pieces of a, how many may stay) -> those that do.
+      a, b: token ids, int32.
+      cut: (token ids of a, N) -> at most N of them.
 
     Returns:
-      (pieces, segment of each), both int32 [at most max_length].
+      (token ids, segment of each token), both int32 [at most max_length].
     """
     room = max_length - frame.size(1 if b is None else 2)
     keep = min(len(a), room if b is None else max(room - len(b), (room + 1) // 2))
@@ -174,19 +174,21 @@ def sequence(
 
 
 def label_names(names: Iterable[str], where: str) -> tuple[str, ...]:
-    """Returns the different names in a fixed order: as numbers where all are, else as text.
+    """Returns the different names in a fixed order: that of numbers if all of them are numbers, otherwise of text.
 
     Raises:
       InputError: there are fewer than two.
     """
-    found = sorted(set(names))
-    if len(found) < 2:
-        raise InputError(f"{where}: needs at least two different labels, found {found}")
-    return tuple(sorted(found, key=int) if all(name.isdecimal() for name in found) else found)
+    different = sorted(set(names))
+    if len(different) < 2:
+        raise InputError(f"{where}: needs at least two different labels, has {different}")
+    return tuple(sorted(different, key=int) if all(name.isdecimal() for name in different) else different)
 
 
 def balanced_weights(labels: Iterable[int], count: int) -> tuple[float, ...]:
-    """Returns a weight for each of `count` classes: their mean frequency over each one's own, 1 where it never occurs.
+    """Returns a weight for each of `count` classes: the mean frequency of all classes divided by that of the class.
+
+    A class that never occurs gets the weight 1.
 
     Source: King & Zeng 2001, "Logistic regression in rare events data"; scikit-learn's "balanced".
     """

@@ -22,8 +22,8 @@ from bert_jax.tokenizers import Tokenizer
 class MultipleChoiceTask(LabelledTask):
     """See `bert_jax.tasks.base.Answering`; the fields are `bert_jax.config.MultipleChoice`.
 
-    The choices of an example are sequences of one row: attention keeps them apart, and positions begin anew in each. So
-    are, with `packing`, those of several examples.
+    The choices of an example are the sequences of one row: they do not attend to each other, and each has positions of
+    its own. With `packing`, a row holds the choices of several examples.
     """
 
     fields: MultipleChoice
@@ -33,9 +33,9 @@ class MultipleChoiceTask(LabelledTask):
         self.model = BertForMultipleChoice(config, compute=compute)
 
     def loss_fn(self, params: Any, batch: dict[str, jax.Array], keys: Keys) -> Outcome:
-        there_BNC = batch["choices"] > 0
-        logits_BNC = self.logits(params, batch, keys).reshape(there_BNC.shape)
-        logits_BNC = jnp.where(there_BNC, logits_BNC, MASKED_SCORE)
+        present_BNC = batch["choices"] > 0
+        logits_BNC = self.logits(params, batch, keys).reshape(present_BNC.shape)
+        logits_BNC = jnp.where(present_BNC, logits_BNC, MASKED_SCORE)
         target = batch["labels"], self.loss_weights(batch)["choice_loss"]
         return Outcome(
             losses={"choice_loss": cross_entropy(logits_BNC, *target)},

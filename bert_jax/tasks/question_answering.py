@@ -23,14 +23,14 @@ from bert_jax.tasks.labelled import EXAMPLES, LabelledTask, with_answers
 from bert_jax.tasks.windows import owners, windows
 from bert_jax.tokenizers import Encoding, Tokenizer
 
-NO_SPAN, INSIDE, BEGINNING = 0, 1, 2  # a piece outside the context, in it, and one that an answer may begin with
+NO_SPAN, INSIDE, BEGINNING = 0, 1, 2  # a token outside the context, in it, and one that an answer may begin with
 
 
 class Candidate(NamedTuple):
     """A possible answer."""
 
     text: str
-    score: float  # logit of its first piece plus logit of its last
+    score: float  # logit of its first token plus logit of its last one
     start: int  # characters of the context
     end: int
 
@@ -51,23 +51,23 @@ class QuestionAnsweringTask(LabelledTask):
         least = fields.max_question_length + tokenizer.frame.size(2) + 16
         if fields.max_length < least:
             raise InputError(
-                f"task.max_length: {fields.max_length} leaves no room for a context beside questions of up to "
-                f"{fields.max_question_length} pieces; choose at least {least}"
+                f"task.max_length: {fields.max_length} is too short for a context next to questions of up to "
+                f"{fields.max_question_length} tokens; choose at least {least}"
             )
         if fields.stride < 1:
             raise InputError(f"task.stride: {fields.stride} must be at least 1")
 
     def loss_fn(self, params: Any, batch: dict[str, jax.Array], keys: Keys) -> Outcome:
-        """Cross-entropy of the first and last piece over the pieces of the window; [CLS] stands for no answer here."""
+        """Cross-entropy of the answer's first and last token over the tokens of the window; [CLS] means no answer."""
         logits_B2T = jnp.swapaxes(self.logits(params, batch, keys), 1, 2)
         windows_1N1 = jnp.arange(1, batch["cls_positions"].shape[1] + 1)[None, :, None]
         own_BNT = batch["sequence_ids"][:, None] == windows_1N1
         scores_BN2T = jnp.where(own_BNT[:, :, None], logits_B2T[:, None], MASKED_SCORE)
-        places_BN2 = batch["cls_positions"][..., None] + batch["labels"]
+        positions_BN2 = batch["cls_positions"][..., None] + batch["labels"]
         weights_BN2 = self.loss_weights(batch)["span_loss"]
         return Outcome(
-            losses={"span_loss": cross_entropy(scores_BN2T, places_BN2, weights_BN2)},
-            metrics={"position_accuracy": accuracy(scores_BN2T, places_BN2, weights_BN2)},
+            losses={"span_loss": cross_entropy(scores_BN2T, positions_BN2, weights_BN2)},
+            metrics={"position_accuracy": accuracy(scores_BN2T, positions_BN2, weights_BN2)},
             predictions=self._best(logits_B2T, batch["spans"]),
         )
 
@@ -75,8 +75,8 @@ class QuestionAnsweringTask(LabelledTask):
         return {"span_loss": jnp.broadcast_to(batch["label_weights"][..., None], batch["labels"].shape)}
 
     def _best(self, logits_B2T: jax.Array, spans_BT: jax.Array) -> dict[str, jax.Array]:
-        """The `n_best` likeliest places to begin and to end, [B, n_best], and the score of no answer, [B]."""
-        # Places that do not exist score so little that `_candidates` can tell them.
+        """Returns the `n_best` best positions to begin and to end, [B, n_best], and the score of no answer, [B]."""
+        # Positions outside the context score MASKED_SCORE, by which `_answers` recognises them.
         short = max(0, self.fields.n_best - spans_BT.shape[1])
         spans = jnp.pad(spans_BT, ((0, 0), (0, short)))
         logits = jnp.pad(logits_B2T, ((0, 0), (0, 0), (0, short)))
@@ -142,7 +142,7 @@ class QuestionAnsweringTask(LabelledTask):
             around = before, len(frame.end)
             parts = windows(len(encoding.ids), size, min(fields.stride, size))
             owner = owners(len(encoding.ids), parts)
-            places = _pieces(encoding, answers[number])
+            span = _token_span(encoding, answers[number])
             for window, (begin, end) in enumerate(parts):
                 mine = np.where(owner[begin:end] == window, BEGINNING, INSIDE)
                 window_ids, window_types = frame.join(question, encoding.ids[begin:end])
@@ -150,8 +150,8 @@ class QuestionAnsweringTask(LabelledTask):
                 types.append(window_types)
                 spans.append(np.pad(mine, around))
                 offsets.append(np.pad(encoding.offsets[begin:end], (around, (0, 0))))
-                inside = places is not None and begin <= places[0] and places[1] < end
-                labels.append([before - begin + place for place in places] if inside and places else [0, 0])
+                inside = span is not None and begin <= span[0] and span[1] < end
+                labels.append([before - begin + position for position in span] if inside and span else [0, 0])
                 of_row.append(number)
         return join(
             ids,
@@ -169,7 +169,7 @@ class QuestionAnsweringTask(LabelledTask):
     def _answers(
         self, predictions: Arrays, features: Features, rows: Sequence[Row]
     ) -> tuple[list[list[Candidate]], list[float]]:
-        """For each question its `n_best` different answers from all windows, best first, and the score of no answer."""
+        """Returns for each question its `n_best` answers from all windows, best first, and the score of no answer."""
         assert features.rows is not None
         assert features.offsets is not None
         scores = predictions["begin_scores"][:, :, None] + predictions["end_scores"][:, None, :]
@@ -179,18 +179,18 @@ class QuestionAnsweringTask(LabelledTask):
         order = np.argsort(-flat, axis=1, kind="stable")[:, : self.fields.n_best]
         null = np.full(len(rows), np.inf)
         np.minimum.at(null, features.rows, predictions["null_scores"])
-        found: list[list[Candidate]] = [[] for _ in rows]
+        candidates: list[list[Candidate]] = [[] for _ in rows]
         for window, row in enumerate(features.rows):
             context = rows[row].values[self.fields.context]
-            for place in order[window]:
-                if flat[window, place] <= MASKED_SCORE / 2:
+            for pair in order[window]:
+                if flat[window, pair] <= MASKED_SCORE / 2:
                     break
-                i, j = divmod(int(place), self.fields.n_best)
+                i, j = divmod(int(pair), self.fields.n_best)
                 first = features.starts[window] + predictions["begins"][window, i]
                 last = features.starts[window] + predictions["ends"][window, j]
                 start, end = int(features.offsets[first, 0]), int(features.offsets[last, 1])
-                found[row].append(Candidate(context[start:end], float(flat[window, place]), start, end))
-        return [_different(candidates)[: self.fields.n_best] for candidates in found], null.tolist()
+                candidates[row].append(Candidate(context[start:end], float(flat[window, pair]), start, end))
+        return [_different(of_row)[: self.fields.n_best] for of_row in candidates], null.tolist()
 
     def _is_null(self, best: list[Candidate], null: float) -> bool:
         return not best or (self.fields.unanswerable and null - best[0].score > self.fields.null_threshold)
@@ -206,27 +206,27 @@ class QuestionAnsweringTask(LabelledTask):
     def _factoid_scores(
         self, best: list[list[Candidate]], gold: dict[str, list[str]], rows: Sequence[Row]
     ) -> dict[str, float]:
-        """Scores questions over all their snippets: ids that differ in a last _number alone are one question's."""
+        """Scores each question over all its snippets: their ids are the same up to a final _NUMBER."""
         candidates: dict[str, list[Candidate]] = defaultdict(list)
         answers: dict[str, list[str]] = defaultdict(list)
         for i, row in enumerate(rows):
             identifier = re.sub(r"_\d+$", "", str(row.values.get(self.fields.identifier, i)))
             candidates[identifier] += best[i]
             answers[identifier] += gold[str(i)]
-        ranked = {name: [c.text for c in _different(found)] for name, found in candidates.items()}
+        ranked = {name: [c.text for c in _different(listed)] for name, listed in candidates.items()}
         return metrics.factoid_scores(ranked, answers)
 
 
 def _different(candidates: list[Candidate]) -> list[Candidate]:
-    """Candidates by score, best first, without those whose text, in any case, came before."""
+    """Returns the candidates, best first; of those with the same text, ignoring case, only the best."""
     different: dict[str, Candidate] = {}
     for candidate in sorted(candidates, key=lambda candidate: -candidate.score):
         different.setdefault(candidate.text.lower(), candidate)
     return list(different.values())
 
 
-def _pieces(encoding: Encoding, answer: tuple[str, int] | None) -> tuple[int, int] | None:
-    """The first and last piece of an answer, or None where there is none or no piece covers it."""
+def _token_span(encoding: Encoding, answer: tuple[str, int] | None) -> tuple[int, int] | None:
+    """Returns the first and last token of an answer; None if there is no answer or no token covers it."""
     if answer is None:
         return None
     text, start = answer
@@ -251,7 +251,7 @@ def answers_of(row: Row, field: str) -> list[tuple[str, int | None]]:
 
 
 def _first_answer(row: Row, fields: QuestionAnswering, errors: RowErrors) -> tuple[str, int] | None:
-    """The first answer of a question, after notes on what is wrong with its answers; None where there is none."""
+    """Returns the first answer of a question, or None without one; adds what is wrong to `errors`."""
     try:
         answers = answers_of(row, fields.answers)
     except ValueError as error:
@@ -262,9 +262,9 @@ def _first_answer(row: Row, fields: QuestionAnswering, errors: RowErrors) -> tup
     context = row.values.get(fields.context)
     for text, start in answers:
         if isinstance(start, int) and isinstance(context, str):
-            found = context[start : start + len(text)] if start >= 0 else ""
-            if found != text:
-                errors.add(row.where, f"answer {text!r} is not at character {start}, where there is {found!r}")
+            there = context[start : start + len(text)] if start >= 0 else ""
+            if there != text:
+                errors.add(row.where, f"answer {text!r} is not at character {start}, where there is {there!r}")
         else:
             errors.add(row.where, f"answer {text!r} has no answer_start")
     first = answers[0] if answers else None

@@ -54,7 +54,7 @@ class SequenceClassificationTask(LabelledTask):
             raise InputError(f"task.none_label: {fields.none_label!r} is none of {', '.join(fields.labels)}")
         if fields.label_shares and len(fields.label_shares) != len(fields.labels):
             raise InputError(f"task.label_shares: {len(fields.label_shares)} shares for {len(fields.labels)} labels")
-        bias = start_of(fields.label_shares, fields.class_weights) if fields.label_shares else ()
+        bias = prior_bias(fields.label_shares, fields.class_weights) if fields.label_shares else ()
         self.model = BertForSequenceClassification(
             config, 1 if fields.target == "regression" else len(fields.labels), bias, compute=compute
         )
@@ -70,12 +70,12 @@ class SequenceClassificationTask(LabelledTask):
         rows = sources.train
         check_fields(rows, [fields.label])
         errors = RowErrors()
-        found = [_labels(row, fields, errors) for row in rows]
+        names_of_rows = [_labels(row, fields, errors) for row in rows]
         errors.check()
-        labels = fields.labels or label_names((name for names in found for name in names), fields.train)
+        labels = fields.labels or label_names((name for names in names_of_rows for name in names), fields.train)
         weights, shares = fields.class_weights, fields.label_shares
         index = {name: i for i, name in enumerate(labels)}
-        known = [index[name] for names in found for name in names if name in index]
+        known = [index[name] for names in names_of_rows for name in names if name in index]
         counts = np.bincount(known, minlength=len(labels))
         if unweighted and fields.target == "multi_label":
             weights = tuple(float(w) for w in (len(rows) - counts) / np.maximum(counts, 1))
@@ -177,14 +177,14 @@ class SequenceClassificationTask(LabelledTask):
         return join(ids, types, arrays, first_position=self.tokenizer.frame.first_position)
 
     def _cut(self, ids: np.ndarray, room: int) -> np.ndarray:
-        """The first `room` pieces or, where markers stand further on, a stretch with the markers in its middle."""
+        """Returns the first `room` tokens or, if markers come later, `room` tokens with the markers in the middle."""
         if len(ids) <= room or not self._markers:
             return ids[:room]
-        places = np.flatnonzero(np.isin(ids, list(self._markers.values())))
-        if not len(places) or places[-1] < room:
+        positions = np.flatnonzero(np.isin(ids, list(self._markers.values())))
+        if not len(positions) or positions[-1] < room:
             return ids[:room]
-        begin = (places[0] + places[-1] + 1 - room) // 2
-        begin = int(np.clip(begin, max(places[-1] + 1 - room, 0), len(ids) - room))
+        begin = (positions[0] + positions[-1] + 1 - room) // 2
+        begin = int(np.clip(begin, max(positions[-1] + 1 - room, 0), len(ids) - room))
         return ids[begin : begin + room]
 
     def _no_labels(self, count: int) -> Arrays:
@@ -210,10 +210,10 @@ class SequenceClassificationTask(LabelledTask):
         return arrays
 
 
-def start_of(shares: Sequence[float], weights: Sequence[float]) -> tuple[float, ...]:
-    """The scores that answer every text with each label's share of the rows, which is where several labels start.
+def prior_bias(shares: Sequence[float], weights: Sequence[float]) -> tuple[float, ...]:
+    """Returns logits that predict every label with its share of the rows; multi-label training starts from them.
 
-    From zeros, a head's small bias takes thousands of steps to get there, and the encoder bends to help it.
+    From zeros, the head's bias takes thousands of steps to get there, and meanwhile its gradient disturbs the encoder.
 
     Args:
       weights: of each label's presence in the loss; empty = 1.
@@ -232,27 +232,27 @@ def _labels(row: Row, fields: SequenceClassification, errors: RowErrors) -> list
 
 
 def marker_ids(markers: Sequence[str], tokenizer: Tokenizer) -> dict[str, int]:
-    """Returns the piece of each marker: its own where the vocabulary has one, else an entry [unused...] of BERT's.
+    """Returns the token id of each marker: its own token if the vocabulary has one, otherwise a free [unused...] entry.
 
     Raises:
-      InputError: there are not enough such entries; see `markers_to_add`.
+      InputError: the vocabulary has too few [unused...] entries; see `markers_to_add`.
     """
-    found = _marker_ids(markers, tokenizer)
-    for marker, piece in found.items():
-        if piece is None:
+    ids = _marker_ids(markers, tokenizer)
+    for marker, token in ids.items():
+        if token is None:
             raise InputError(
-                f"task.markers: the vocabulary has no piece {marker!r} and no [unused...] entry left for it"
+                f"task.markers: the vocabulary has no token {marker!r} and no [unused...] entry left for it"
             )
-    return cast(dict[str, int], found)
+    return cast(dict[str, int], ids)
 
 
 def markers_to_add(markers: Sequence[str], tokenizer: Tokenizer) -> list[str]:
-    """Returns the markers for which the vocabulary has neither a piece nor an entry to spare.
+    """Returns the markers for which the vocabulary has neither a token nor a free [unused...] entry.
 
     Raises:
       InputError: a marker is empty or holds a space.
     """
-    return [marker for marker, piece in _marker_ids(markers, tokenizer).items() if piece is None]
+    return [marker for marker, token in _marker_ids(markers, tokenizer).items() if token is None]
 
 
 def _marker_ids(markers: Sequence[str], tokenizer: Tokenizer) -> dict[str, int | None]:
@@ -260,14 +260,14 @@ def _marker_ids(markers: Sequence[str], tokenizer: Tokenizer) -> dict[str, int |
     ids: dict[str, int | None] = {}
     for marker in markers:
         if marker.split() != [marker]:
-            raise InputError(f"task.markers: {marker!r} is no marker; it should be one word without spaces, such as <<")
+            raise InputError(f"task.markers: {marker!r} must be one word without spaces, such as <<")
         own = tokenizer.piece_id(marker)
         ids[marker] = own if own is not None else next(spare, None)
     return ids
 
 
 def encode_marked(tokenizer: Tokenizer, texts: Sequence[str], markers: dict[str, int]) -> list[np.ndarray]:
-    """Returns the pieces of each text, int32, in which every marker is the one piece `markers` gives it."""
+    """Returns the token ids of each text, int32, in which every marker is the one token of `markers`."""
     if not markers:
         return tokenizer.encode_ids(texts)
     longest_first = sorted(markers, key=len, reverse=True)

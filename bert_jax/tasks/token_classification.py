@@ -25,7 +25,7 @@ ENTITY_TAG = re.compile(r"O|[BIES]-.+")
 
 
 class Words(NamedTuple):
-    """What a model says of each word, sentence after sentence."""
+    """Predictions for each word, one list per sentence."""
 
     tags: list[list[str]]
     probabilities: list[list[float]]
@@ -112,21 +112,21 @@ class TokenClassificationTask(LabelledTask):
         return answers
 
     def features(self, rows: Sequence[Row], labelled: bool) -> Features:
-        """Every word is labelled at its first piece, in the one window that sees most around it."""
+        """Labels every word at its first token, in the window with most context around it."""
         errors = RowErrors()
         if labelled:
             check_fields(rows, [self.fields.tokens, self.fields.tags])
         sentences = [self._sentence(row, labelled, errors) for row in rows]
         errors.check()
         unique = {word: i for i, word in enumerate(dict.fromkeys(word for words, _ in sentences for word in words))}
-        pieces = self.tokenizer.encode_ids(list(unique))
-        # A word of nothing but characters that the tokenizer drops still needs a place for its tag.
-        pieces = [ids if len(ids) else np.array([self.tokenizer.unk_id], np.int32) for ids in pieces]
+        tokens_of_words = self.tokenizer.encode_ids(list(unique))
+        # A word whose characters are all dropped by the tokenizer still needs one token for its tag.
+        tokens_of_words = [ids if len(ids) else np.array([self.tokenizer.unk_id], np.int32) for ids in tokens_of_words]
         ids, labels, marks, of_row = [], [], [], []
         frame = self.tokenizer.frame
         around = len(frame.start), len(frame.end)
         for number, (words, tags) in enumerate(sentences):
-            parts = [pieces[unique[word]] for word in words]
+            parts = [tokens_of_words[unique[word]] for word in words]
             flat = np.concatenate(parts)
             firsts = np.cumsum([0] + [len(part) for part in parts[:-1]])
             word_at, tag_at = np.zeros((2, len(flat)), np.int32)
@@ -150,7 +150,7 @@ class TokenClassificationTask(LabelledTask):
         )
 
     def _sentence(self, row: Row, labelled: bool, errors: RowErrors) -> tuple[list[str], list[int]]:
-        """The words of a row, and the index of each one's tag (0 where there is none to read)."""
+        """Returns the words of a row and the index of each word's tag, 0 for all of them if rows have no tags."""
         words = _read(row, self.fields.tokens, errors)[0]
         if not labelled:
             return words, [0] * len(words)
@@ -163,7 +163,7 @@ class TokenClassificationTask(LabelledTask):
         return words, [self._index.get(tag, 0) for tag in tags]
 
     def _words(self, predictions: Arrays, features: Features) -> Words:
-        """Gathers what the windows say of their words into sentences."""
+        """Returns the predictions of all windows, grouped by sentence."""
         tags = self._by_sentence(features, predictions["tags"])
         names = [[self.fields.labels[i] for i in sentence] for sentence in tags]
         return Words(names, self._by_sentence(features, predictions["probabilities"]))
@@ -173,13 +173,13 @@ class TokenClassificationTask(LabelledTask):
         return [[self.fields.labels[i] for i in sentence] for sentence in self._by_sentence(features, flat)]
 
     def _by_sentence(self, features: Features, values: np.ndarray) -> list[list[Any]]:
-        """Picks the values of words, from [tokens in all] or [windows, T], and groups them by sentence, in order."""
+        """Picks the values of words, from [all tokens] or [windows, T], and groups them by sentence, in order."""
         assert features.rows is not None
-        places = np.flatnonzero(features.token_arrays["words"])
-        window = np.repeat(np.arange(len(features)), features.lengths)[places]
-        picked = values[places] if values.ndim == 1 else values[window, places - features.starts[window]]
+        first_tokens = np.flatnonzero(features.token_arrays["words"])
+        window = np.repeat(np.arange(len(features)), features.lengths)[first_tokens]
+        picked = values[first_tokens] if values.ndim == 1 else values[window, first_tokens - features.starts[window]]
         sentence = features.rows[window]
-        order = np.lexsort((features.token_arrays["words"][places], sentence))
+        order = np.lexsort((features.token_arrays["words"][first_tokens], sentence))
         counts = np.bincount(sentence)
         return [part.tolist() for part in np.split(picked[order], np.cumsum(counts)[:-1])]
 
@@ -188,23 +188,23 @@ class TokenClassificationTask(LabelledTask):
 
 
 def _split(row: Row, field: str) -> Row:
-    """The row with a text of words or tags between blanks, as in a table's column, made a list."""
+    """Returns the row with words or tags that are one text, separated by spaces as in a TSV column, as a list."""
     value = row.values.get(field)
     return Row(row.values | {field: value.split()}, row.where) if isinstance(value, str) else row
 
 
 def _read(row: Row, field: str, errors: RowErrors | None = None) -> tuple[list[str], str, list[tuple[int, int]]]:
-    """Returns a row's words, their text, and where in the text each stands.
+    """Returns a row's words, their text, and the (start, end) of each word in the text.
 
-    Words come from `field`, or, where a row has only "text", are its runs of letters and digits and its single other
-    signs. Given words are taken as joined by blanks.
+    The words are those in `field`, and the text is these words joined by spaces. If a row has only "text", each run of
+    letters and digits in it is a word, and so is each other character that is not a space.
     """
     if field not in row.values and isinstance(row.values.get("text"), str):
         text = row.values["text"]
-        found = list(re.finditer(r"\w+|[^\w\s]", text))
-        if not found and errors is not None:
+        matches = list(re.finditer(r"\w+|[^\w\s]", text))
+        if not matches and errors is not None:
             errors.add(row.where, "field 'text' is empty")
-        return [match.group() for match in found], text, [match.span() for match in found]
+        return [match.group() for match in matches], text, [match.span() for match in matches]
     words = _split(row, field).values.get(field)
     if not isinstance(words, list) or not words or not all(isinstance(word, str) for word in words):
         if errors is not None:

@@ -1,10 +1,10 @@
-"""Texts longer than a row, read in overlapping windows of which one has the say at each place."""
+"""Texts longer than a row are read in overlapping windows; each token is predicted in the one with most context."""
 
 import numpy as np
 
 
 def windows(length: int, size: int, step: int) -> list[tuple[int, int]]:
-    """Returns (begin, end) of each window over `length` pieces, `step` apart and `size` long, the last perhaps shorter.
+    """Returns (begin, end) of each window over `length` tokens: `step` apart and `size` long; the last may be shorter.
 
     >>> windows(10, size=6, step=3)
     [(0, 6), (3, 9), (6, 10)]
@@ -14,16 +14,17 @@ def windows(length: int, size: int, step: int) -> list[tuple[int, int]]:
 
 
 def owners(length: int, parts: list[tuple[int, int]]) -> np.ndarray:
-    """Returns for each piece the window in which it sees most: int64 [length].
+    """Returns for each token the window in which it has most context: int64 [length].
 
-    That is the one with the largest smaller side, and among equals the longest ("max context" in BERT's SQuAD code).
+    The context counts on the side where the window has less of it; of equal windows the longest is taken. BERT's SQuAD
+    code calls this "max context".
 
     >>> owners(10, windows(10, size=6, step=3)).tolist()
     [0, 0, 0, 0, 0, 1, 1, 1, 2, 2]
     """
-    places = np.arange(length)
+    positions = np.arange(length)
     scores = np.full((len(parts), length), -1.0)
     for number, (begin, end) in enumerate(parts):
-        inside = places[begin:end]
+        inside = positions[begin:end]
         scores[number, begin:end] = np.minimum(inside - begin, end - 1 - inside) + 0.01 * (end - begin)
     return scores.argmax(axis=0)

@@ -23,7 +23,7 @@ def add(sums: Sums, more: dict[str, Mean]) -> None:
 
 
 def divide(sums: Sums) -> dict[str, float]:
-    """The means of `sums`; a figure that nothing counted towards is left out."""
+    """Returns the means of `sums`; figures with count 0 are left out."""
     return {name: total / count for name, (total, count) in sums.items() if count}
 
 
@@ -34,7 +34,7 @@ def evaluate(
     batches: Batches,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Evaluation:
-    """Runs all of `batches` once and scores what the model says.
+    """Runs all of `batches` once and scores the predictions.
 
     Args:
       step: `training.step.evaluate_step` with the task's loss function, wrapped by `Devices.wrap`.
@@ -67,7 +67,7 @@ def run(
 
 
 def _in_order(parts: list[Arrays], batches: Any) -> Arrays:
-    """Puts the rows of all batches back where the data set has them; shorter rows are filled up with zeros."""
+    """Returns the predictions of all batches in the order of the data set; shorter rows are filled up with zeros."""
     if not parts or not parts[0]:
         return {}
     ordered: Arrays = {}
@@ -83,14 +83,14 @@ def _in_order(parts: list[Arrays], batches: Any) -> Arrays:
 
 
 def mean_figures(figures: Sequence[dict[str, float]]) -> dict[str, float]:
-    """The mean of each figure that all have."""
-    names = [name for name in figures[0] if all(name in found for found in figures)]
-    return {name: statistics.fmean(found[name] for found in figures) for name in names}
+    """Returns the means of the figures that every seed reports."""
+    names = [name for name in figures[0] if all(name in metrics for metrics in figures)]
+    return {name: statistics.fmean(metrics[name] for metrics in figures) for name in names}
 
 
 def over_seeds(runs: dict[str, dict[str, float]]) -> dict[str, Any]:
-    """Means and standard deviations (of the sample) over runs that differ in their seed, and the runs themselves."""
+    """Returns means and sample standard deviations over runs with different seeds, and the runs themselves."""
     figures = list(runs.values())
     means = mean_figures(figures)
-    spread = {name: statistics.stdev(found[name] for found in figures) for name in means}
+    spread = {name: statistics.stdev(metrics[name] for metrics in figures) for name in means}
     return {"metrics": means, "spread": spread, "runs": runs}

@@ -116,13 +116,13 @@ def _gradient(
 def several_steps(
     states: tuple[TrainState, ...], batch: dict[str, jax.Array], **options: Any
 ) -> tuple[tuple[TrainState, ...], list[Any]]:
-    """Takes one step with each of several states at once, for arrays [rows, states, ...]; else as `train_step`."""
+    """Takes one step with each of several states at once, as `train_step` does; arrays are [rows, states, ...]."""
     stacked = jax.tree.map(lambda *arrays: jnp.stack(arrays), *states)
     step: Any = partial(train_step, **options)
-    found = jax.vmap(step, in_axes=(0, 1))(stacked, batch)
+    stepped = jax.vmap(step, in_axes=(0, 1))(stacked, batch)
 
     def of_state(i: int) -> Any:
-        return jax.tree.map(lambda array: array[i], found)
+        return jax.tree.map(lambda array: array[i], stepped)
 
     parts = [of_state(i) for i in range(len(states))]
     return tuple(state for state, _ in parts), [sums for _, sums in parts]
