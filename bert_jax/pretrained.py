@@ -1,5 +1,6 @@
 """The one door for weights: a SOURCE in, its config, parameters, tokenizer and task out, fitted to a model."""
 
+import copy
 import json
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
@@ -20,10 +21,11 @@ from bert_jax.config import (
     to_json,
 )
 from bert_jax.errors import InputError
+from bert_jax.families import FAMILIES
 from bert_jax.interop import google, huggingface
 from bert_jax.interop.table import SetAside
 from bert_jax.runs import checkpoint, layout
-from bert_jax.tokenizers import Extension, Tokenizer
+from bert_jax.tokenizers import Extension, Frame, Tokenizer
 
 
 @dataclass(frozen=True)
@@ -100,7 +102,16 @@ def open_source(source: files.PathLike, *, strict: bool = True) -> Weights:
             f"{source}: the model has {opened.config.vocab_size} pieces and the tokenizer beside it "
             f"{opened.tokenizer.vocab_size}; they do not belong together"
         )
-    return opened
+    return replace(opened, tokenizer=with_frame(opened.tokenizer, opened.config))
+
+
+def with_frame(tokenizer: Tokenizer, config: BertConfig) -> Tokenizer:
+    """Returns the tokenizer with the special tokens of the model's family around its texts."""
+    family = FAMILIES[config.family]
+    cls, sep = (tokenizer.cls_id,), (tokenizer.sep_id,)
+    framed = copy.copy(tokenizer)
+    framed.frame = Frame(cls, sep * family.separators, sep, family.segments, family.first_position)
+    return framed
 
 
 def _open_workdir(where: str, path: files.Path, step: int | None = None) -> Weights:

@@ -1,6 +1,7 @@
 """Every kind of SOURCE through the public functions: loaded, used, converted, extended."""
 
 import json
+from dataclasses import replace
 
 import jax
 import numpy as np
@@ -12,6 +13,8 @@ from safetensors.numpy import load_file
 import bert_jax
 from bert_jax import pretrained
 from bert_jax.errors import InputError
+from bert_jax.families import FAMILIES
+from bert_jax.tokenizers import Frame
 from helpers.google import checkpoint
 from helpers.interop import assert_same_params, assert_same_tensors, small_tokenizer, torch_model
 
@@ -135,3 +138,14 @@ def test_a_google_checkpoint_is_a_source(tmp_path):
     word = bert.params["bert"]["embeddings"]["word"]["embedding"]
     assert np.asarray(word).tobytes() == theirs.get_input_embeddings().weight.detach().numpy().tobytes()
     assert json.loads((tmp_path / "bert_config.json").read_text())["vocab_size"] == bert.tokenizer.vocab_size
+
+
+def test_the_special_tokens_around_texts_are_those_of_the_family(tmp_path, monkeypatch):
+    folder = hugging_face_folder(tmp_path / "hf")
+    usual = pretrained.open_source(folder).tokenizer
+    assert usual.frame == Frame((usual.cls_id,), (usual.sep_id,), (usual.sep_id,))
+    like_roberta = replace(FAMILIES["bert"], separators=2, segments=False, first_position=2)
+    monkeypatch.setitem(FAMILIES, "bert", like_roberta)
+    tokenizer = pretrained.open_source(folder).tokenizer
+    assert tokenizer.frame == Frame((usual.cls_id,), (usual.sep_id,) * 2, (usual.sep_id,), False, 2)
+    assert tokenizer.fingerprint == usual.fingerprint

@@ -61,6 +61,7 @@ def resolve(experiment: Experiment, workdir: Workdir | None = None) -> Run:
     if config is None:
         raise InputError("experiment: give `model` (a BertConfig), or `init_from` to take the model from there")
     config = replace(config, vocab_size=config.vocab_size or tokenizer.vocab_size)
+    tokenizer = pretrained.with_frame(tokenizer, config)
     if config.vocab_size != tokenizer.vocab_size:
         raise InputError(
             f"model.vocab_size: the model has {config.vocab_size} tokens and the tokenizer {tokenizer.vocab_size}; "
