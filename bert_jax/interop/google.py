@@ -2,7 +2,6 @@
 
 import json
 import re
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -12,7 +11,7 @@ from bert_jax.config import BertConfig
 from bert_jax.errors import InputError
 from bert_jax.families import FAMILIES
 from bert_jax.interop.huggingface import family_of, parse_config
-from bert_jax.interop.table import NameMapping, SetAside, expand, to_ours, to_theirs
+from bert_jax.interop.table import NameMapping, SetAside, expand, to_ours
 
 # The step, and the moments of Adam and LAMB, of which each weight has its own.
 OPTIMIZER_STATE = re.compile(r"^global_step$|/(adam_[mv]|(AdamWeightDecay|LAMB)Optimizer(_1)?)$")
@@ -78,24 +77,6 @@ def read_params(path: files.Path, *, strict: bool = True) -> tuple[dict[str, Any
         raise InputError(f"{prefix}: not a TensorFlow checkpoint, or cut short: {reason}") from None
     params, left_out = to_ours(_mappings(config), variables, config, str(prefix), strict)
     return params, SetAside(ignored, left_out)
-
-
-def write(prefix: files.Path, config: BertConfig, params: Mapping[str, Any]) -> None:
-    """Writes the files of a checkpoint that Google's code reads; its config file is not written.
-
-    Raises:
-      InputError: tensorflow is not installed, or arrays are missing or left over.
-    """
-    variables = to_theirs(_mappings(config), params, config)
-    tf = _tensorflow(prefix)
-    files.make_folder(prefix.parent)
-    names = list(variables)
-    tf.raw_ops.SaveV2(
-        prefix=str(prefix),
-        tensor_names=names,
-        shape_and_slices=[""] * len(names),
-        tensors=[variables[name] for name in names],
-    )
 
 
 def _mappings(config: BertConfig) -> list[NameMapping]:
