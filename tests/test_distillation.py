@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from bert_jax import tasks, tokenizers
+from bert_jax import pretrained, tasks, tokenizers
 from bert_jax.config import AdamW, BertConfig, Compute, Distillation, Experiment, SequenceClassification
 from bert_jax.data.batch import make_batch
 from bert_jax.errors import InputError
@@ -19,6 +19,7 @@ from bert_jax.interop.table import SetAside
 from bert_jax.losses import Keys, cross_entropy, soft_cross_entropy
 from bert_jax.predict import load
 from bert_jax.pretrained import Weights, write_source
+from bert_jax.tasks import labelled
 from helpers.cli import run
 from helpers.corpora import WORDS
 from helpers.models import NO_DROPOUT
@@ -110,6 +111,17 @@ def gradient_of(task, batch):
         return sum(loss.sum / loss.count for loss in outcome.losses.values()), (outcome.losses, outcome.metrics)
 
     return jax.jit(jax.grad(objective, has_aux=True))(params_of(task))
+
+
+def test_the_teacher_is_opened_and_all_rows_are_read_once_for_all_seeds(data, monkeypatch):
+    opened, read = [], []
+    open_source, read_rows = pretrained.open_source, labelled.read_rows
+    monkeypatch.setattr(pretrained, "open_source", lambda source: opened.append(source) or open_source(source))
+    monkeypatch.setattr(labelled, "read_rows", lambda source: read.append(source) or read_rows(source))
+    task = made(data)
+    for seed in range(3):
+        task.train_batches(batch_size=8, steps=1, seed=seed)
+    assert len(opened) == len(read) == 1
 
 
 def test_with_all_weight_on_the_labels_it_is_plain_fine_tuning(folder):
