@@ -1,4 +1,4 @@
-"""What training costs: floating-point operations by arithmetic, and what well-known accelerators can do in a second."""
+"""The floating-point operations of a step, counted, and the peak rates of well-known accelerators."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -8,14 +8,14 @@ from bert_jax.config import BertConfig
 
 
 def forward(config: BertConfig, rows: int, length: int, predictions: int = 0) -> int:
-    """Operations of one forward pass: its matrix products, a multiplication and an addition each counted.
+    """Returns the operations of one forward pass: multiplications and additions of its matrix products.
 
-    Positions of padding are computed and therefore count. Left out are elementwise work, the pooler and every head but
-    the MLM's: below a percent together at BERT's sizes.
+    Positions of padding are computed and therefore count. Elementwise work, the pooler and heads other than MLM do not
+    count; at BERT's sizes they are less than a percent together.
 
     Args:
       rows, length: B and T.
-      predictions: P, positions a row at which the vocabulary is scored; 0 = no MLM head.
+      predictions: P, positions per row at which the vocabulary is scored; 0 = no MLM head.
 
     Source: Narayanan et al. 2021, "Efficient Large-Scale Language Model Training on GPU Clusters", appendix.
     """
@@ -28,7 +28,7 @@ def forward(config: BertConfig, rows: int, length: int, predictions: int = 0) ->
 
 
 def training_step(config: BertConfig, batch: Mapping[str, Any]) -> int:
-    """Operations of forward and backward pass over a batch; what `remat` computes twice counts once, as is usual.
+    """Returns the operations of forward and backward pass over a batch; blocks that remat computes twice count once.
 
     Args:
       batch: arrays, or anything with a shape: input_ids [B, T] and, for MLM, masked_positions [B, P].
@@ -40,13 +40,13 @@ def training_step(config: BertConfig, batch: Mapping[str, Any]) -> int:
 
 @dataclass(frozen=True)
 class Accelerator:
-    """One device as its maker describes it."""
+    """The figures of one device, from its data sheet."""
 
-    flops: float  # a second, dense bfloat16 (V100, T4: float16)
+    flops: float  # per second, dense bfloat16 (V100, T4: float16)
     memory: float  # bytes
 
 
-# Keys are words of what JAX calls the device, in lower case, but for those below. Sources: the makers' data sheets.
+# Keys are words of `device_kind` in JAX, in lower case, except for those below. Sources: the data sheets of the makers.
 ACCELERATORS: dict[str, Accelerator] = {
     "h200": Accelerator(989e12, 141e9),
     "h100": Accelerator(989e12, 80e9),
@@ -61,12 +61,12 @@ ACCELERATORS: dict[str, Accelerator] = {
     "v3": Accelerator(61.5e12, 16e9),
     "v2": Accelerator(22.5e12, 8e9),
 }
-# What JAX calls TPUs whose names differ from the usual ones.
+# `device_kind` of TPUs whose usual name is another one.
 _KINDS = {"tpu v5 lite": "v5e", "tpu v6 lite": "v6e", "tpu v5": "v5p"}
 
 
 def accelerator(kind: str) -> Accelerator | None:
-    """The accelerator that JAX's `device_kind` names, None where it is not in the table.
+    """Returns the accelerator that JAX's `device_kind` names; None if it is not in the table.
 
     >>> accelerator("NVIDIA H100 80GB HBM3") == ACCELERATORS["h100"]
     True

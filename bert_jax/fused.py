@@ -1,6 +1,6 @@
-"""Fused attention: libraries' kernels that never store the scores, for models without attention dropout.
+"""Fused attention: kernels that never store the scores, for models without attention dropout.
 
-Where a row's padding is concerned they give other (finite) values than the explicit path, which nothing reads.
+On padding they give other (finite) values than the explicit path; nothing reads these.
 """
 
 from functools import partial
@@ -9,23 +9,23 @@ import jax
 import jax.numpy as jnp
 from flax.linen.spmd import logical_to_mesh_axes
 
-# Pallas' kernels are imported where they are used: it takes a third of a second.
+# The kernels of Pallas are imported where they are used, because the import takes a third of a second.
 
-BLOCK = 128  # tokens that Pallas' kernels take at once
+BLOCK = 128  # tokens in a block of the Pallas kernels
 
 
 def fits(length: int) -> bool:
-    """Whether Pallas' kernels take rows of so many tokens; shorter ones gain nothing from them."""
+    """Returns whether the Pallas kernels take rows of `length` tokens; shorter rows gain nothing from them."""
     return length % BLOCK == 0
 
 
 def attend(
     kind: str, q_BTHK: jax.Array, k_BSHK: jax.Array, v_BSHK: jax.Array, ids_BT: jax.Array, single: bool
 ) -> jax.Array:
-    """Returns softmax(q k) v among tokens whose ids are equal, [B, T, H, K] in the dtype of v; q is scaled already.
+    """Returns softmax(q k) v among tokens whose ids are equal, [B, T, H, K] in the dtype of v; q is already scaled.
 
     Args:
-      kind: "cudnn", on NVIDIA GPUs, or "pallas", on GPUs and TPUs; elsewhere "pallas" is computed by plain operations.
+      kind: "cudnn", on NVIDIA GPUs, or "pallas", on GPUs and TPUs; "pallas" uses plain operations on other devices.
       ids_BT: int32 sequence_ids, 0 on padding.
       single: whether each row holds one sequence and then padding, which cuDNN can skip.
     """
@@ -34,7 +34,7 @@ def attend(
     kernel = _pallas
     rows = logical_to_mesh_axes(("rows",))
     if rows is not None and rows[0] is not None:
-        # XLA cannot split a kernel of somebody else's by itself.
+        # XLA cannot split a foreign kernel itself.
         kernel = jax.shard_map(_pallas, in_specs=(rows,) * 4, out_specs=rows, check_vma=False)
     return kernel(q_BTHK, k_BSHK, v_BSHK, ids_BT)
 
@@ -42,7 +42,7 @@ def attend(
 def _cudnn(q_BTHK: jax.Array, k_BSHK: jax.Array, v_BSHK: jax.Array, ids_BT: jax.Array, single: bool) -> jax.Array:
     attention = partial(jax.nn.dot_product_attention, q_BTHK, k_BSHK, v_BSHK, scale=1.0, implementation="cudnn")
     if single:
-        # At least 1: a row of nothing but padding has no softmax.
+        # At least 1: a row of padding only has no softmax.
         lengths_B = jnp.maximum(jnp.sum(ids_BT > 0, axis=1, dtype=jnp.int32), 1)
         return attention(query_seq_lengths=lengths_B, key_value_seq_lengths=lengths_B)
     same_BTS = ids_BT[:, :, None] == ids_BT[:, None, :]
@@ -58,7 +58,7 @@ def _pallas(q_BTHK: jax.Array, k_BSHK: jax.Array, v_BSHK: jax.Array, ids_BT: jax
 def pallas_gpu(
     q_BTHK: jax.Array, k_BSHK: jax.Array, v_BSHK: jax.Array, ids_BT: jax.Array, interpret: bool = False
 ) -> jax.Array:
-    """Pallas' kernel for GPUs; `interpret` computes it step by step on any platform."""
+    """Computes `attend` by the Pallas kernel for GPUs; with `interpret`, step by step on any platform."""
     from jax.experimental.pallas.ops.gpu import attention as gpu
 
     return gpu.mha(q_BTHK, k_BSHK, v_BSHK, ids_BT, sm_scale=1.0, interpret=interpret)

@@ -1,6 +1,6 @@
-"""What stands on the encoder: one small module for each kind of prediction, and the models made of both.
+"""Heads, one small module for each kind of prediction, and the models made of an encoder and heads.
 
-A model's parameters are {"bert": encoder, HEAD: head, ...}; that is all `init_from` needs to know to reuse them.
+A model's parameters are {"bert": encoder, HEAD: head, ...}; `init_from` reuses each part that fits.
 """
 
 import jax
@@ -12,7 +12,7 @@ from bert_jax.model import ACTIVATIONS, Batch, Bert, Dense, Dropout, by_rows, la
 
 
 class MlmHead(nn.Module):
-    """Scores of every piece of the vocabulary at given positions, with the embedding table as output weights."""
+    """Scores of every token of the vocabulary at given positions, with the embedding table as output weights."""
 
     config: BertConfig
     compute: Compute = Compute()
@@ -25,13 +25,13 @@ class MlmHead(nn.Module):
         bias_V = self.param("bias", nn.initializers.zeros, (c.vocab_size,), jnp.dtype(self.compute.param_dtype))
         table_VE = table_VE.astype(self.compute.dtype)
         logits_BPV = jnp.einsum("BPE,VE->BPV", x_BPE, table_VE, preferred_element_type=jnp.float32)
-        # Added as a matrix product, its gradient, a sum over a huge array, is one too: several times as fast on CPU.
+        # Added by a matrix product, so that its gradient, a sum over a huge array, is one too: much faster on CPU.
         ones_BP1 = jnp.ones((*x_BPE.shape[:2], 1), jnp.float32)
         return by_rows(logits_BPV + ones_BP1 @ bias_V[None].astype(jnp.float32))
 
 
 class ClassHead(nn.Module):
-    """Scores of `num_classes` classes for each vector it is given, in float32; dropout first, as BERT's classifiers."""
+    """Scores of `num_classes` classes for each vector, in float32, after dropout as in BERT's classifiers."""
 
     config: BertConfig
     num_classes: int
@@ -49,7 +49,7 @@ class ClassHead(nn.Module):
 
 
 class BertForPreTraining(nn.Module):
-    """MLM at the masked positions alone and, with `pairs`, two classes for each sentence pair (NSP or SOP).
+    """MLM at the masked positions only and, with `pairs`, two classes for each sentence pair (NSP or SOP).
 
     Returns {"mlm": [B, P, V], "pair": [B, N, 2]}, float32.
     """
@@ -106,7 +106,7 @@ class BertForTokenClassification(nn.Module):
 
 
 class BertForQuestionAnswering(nn.Module):
-    """How well an answer begins and ends at each token: [B, T, 2], float32."""
+    """Scores of each token as the start and as the end of an answer: [B, T, 2], float32."""
 
     config: BertConfig
     compute: Compute = Compute()
@@ -120,7 +120,7 @@ class BertForQuestionAnswering(nn.Module):
 
 
 class BertForMultipleChoice(nn.Module):
-    """One score for each choice, where the choices of an example are the sequences of its row: [B, N], float32."""
+    """One score for each choice; the choices of an example are the sequences of its row: [B, N], float32."""
 
     config: BertConfig
     compute: Compute = Compute()

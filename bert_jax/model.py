@@ -20,30 +20,30 @@ from bert_jax.config import BertConfig, Compute
 Batch = Mapping[str, jax.Array]
 
 ACTIVATIONS = {
-    # Not nn.gelu, whose erfc takes twice as long on CPU; the two differ by a rounding.
+    # Not nn.gelu, whose erfc takes twice as long on CPU; the results differ by rounding.
     "gelu": lambda x: 0.5 * x * (1 + jax.lax.erf(x * 0.5**0.5)),
     "gelu_new": lambda x: nn.gelu(x, approximate=True),
     "relu": nn.relu,
 }
 
-# Added to scores that must not count. Finite, so that a row of nothing but padding gives a mean and not a NaN.
+# The score of tokens that must not be attended to. It is finite, so that a row of padding gives a mean and not NaN.
 MASKED_SCORE = -1e9
 
 
 def initializer(config: BertConfig) -> nn.initializers.Initializer:
-    """BERT's initializer: a normal cut at two standard deviations."""
+    """Returns BERT's initializer, a normal distribution truncated at two standard deviations."""
     return nn.initializers.truncated_normal(config.initializer_range)
 
 
 class Dense(nn.Module):
     """A linear layer with BERT's initializer, from the last axes of x to `outputs`.
 
-    It is computed as a product of matrices: nn.DenseGeneral's, over several axes, makes XLA transpose every gradient.
+    It is computed as a matrix product: with nn.DenseGeneral, over several axes, XLA transposes every gradient.
     """
 
     config: BertConfig
     outputs: tuple[int, ...]
-    inputs: int = 1  # how many axes of x
+    inputs: int = 1  # number of axes of x
     bias: tuple[float, ...] = ()  # what the bias starts at; empty = zeros
     compute: Compute = Compute()
 
@@ -59,7 +59,7 @@ class Dense(nn.Module):
 
 
 def layer_norm(config: BertConfig, compute: Compute, name: str | None = None) -> nn.LayerNorm:
-    """LayerNorm with the config's epsilon; its mean and variance are computed in float32."""
+    """Returns a LayerNorm with the config's epsilon; its mean and variance are computed in float32."""
     return nn.LayerNorm(
         epsilon=config.layer_norm_epsilon,
         dtype=compute.dtype,
@@ -72,9 +72,9 @@ def layer_norm(config: BertConfig, compute: Compute, name: str | None = None) ->
 class Dropout(nn.Module):
     """Sets a share of entries to 0 at random, and scales the others up (Srivastava et al. 2014).
 
-    What is random is a hash (the end of MurmurHash3, Appleby 2008) of an entry's place and the key. It costs so little
-    that it is computed where it is needed, and again in the backward pass, where other generators must store their
-    bits; and it is the same on any number of devices.
+    The random number is a hash (the end of MurmurHash3, Appleby 2008) of an entry's index and the key. It is so cheap
+    that the backward pass computes it again, whereas other generators must store their bits. It is the same on any
+    number of devices.
     """
 
     rate: float
@@ -84,24 +84,24 @@ class Dropout(nn.Module):
         if deterministic or self.rate == 0:
             return x
         seeds = jax.random.key_data(self.make_rng("dropout"))
-        place = jnp.zeros((), jnp.uint32)
+        index = jnp.zeros((), jnp.uint32)
         for axis, size in enumerate(x.shape):
-            place = place * jnp.uint32(size) + jax.lax.broadcasted_iota(jnp.uint32, x.shape, axis)
-        bits = place * jnp.uint32(0x9E3779B9) + seeds[0]
+            index = index * jnp.uint32(size) + jax.lax.broadcasted_iota(jnp.uint32, x.shape, axis)
+        bits = index * jnp.uint32(0x9E3779B9) + seeds[0]
         bits = (bits ^ (bits >> 16)) * jnp.uint32(0x85EBCA6B) + seeds[1]
         bits = (bits ^ (bits >> 13)) * jnp.uint32(0xC2B2AE35)
         bits ^= bits >> 16
-        kept = bits < jnp.uint32((1 - self.rate) * 2**32)
-        return jnp.where(kept, x * (1 / (1 - self.rate)), 0).astype(x.dtype)
+        keep = bits < jnp.uint32((1 - self.rate) * 2**32)
+        return jnp.where(keep, x * (1 / (1 - self.rate)), 0).astype(x.dtype)
 
 
 def by_rows(x: jax.Array) -> jax.Array:
-    """Says that activations [B, ...] are split among devices by their rows; nothing where they are not split at all."""
+    """Marks activations [B, ...] as split over devices by rows; does nothing if they are not split."""
     return with_logical_constraint(x, ("rows",) + (None,) * (x.ndim - 1))
 
 
 class Embeddings(nn.Module):
-    """Sum of piece, position and segment embeddings, normalised, and projected to the hidden size if factorized."""
+    """Sum of token, position and segment embeddings, normalised, and projected to the hidden size if factorized."""
 
     config: BertConfig
     compute: Compute = Compute()
@@ -160,7 +160,7 @@ class Attention(nn.Module):
 
 
 class FeedForward(nn.Module):
-    """Two linear layers with the activation between them, at each position alone."""
+    """Two linear layers with the activation between them, at each position separately."""
 
     config: BertConfig
     compute: Compute = Compute()
@@ -173,7 +173,7 @@ class FeedForward(nn.Module):
 
 
 class Block(nn.Module):
-    """One layer: attention, then feed-forward, each added to its input and normalised after (post-LayerNorm)."""
+    """One layer: attention, then feed-forward, each added to its input and then normalised (post-LayerNorm)."""
 
     config: BertConfig
     compute: Compute = Compute()
@@ -194,11 +194,11 @@ class Bert(nn.Module):
     Called with a batch of int32 arrays [B, T], it returns the hidden states of the last layer, [B, T, D] in
     `compute.dtype`:
 
-        input_ids       pieces
+        input_ids       tokens
         token_type_ids  segment of each token
         position_ids    position of each token in its own sequence
-        sequence_ids    0 on padding, else which sequence of the row the token belongs to; tokens see each other where
-                        the ids are equal and not 0
+        sequence_ids    0 on padding, otherwise the number of the token's sequence in its row; tokens attend to each
+                        other if their ids are equal and not 0
         cls_positions   [B, N], N the most sequences in a row; only cuDNN's attention looks at N
 
     `apply(..., mutable="intermediates")` also returns `hidden`, the embeddings and every layer's output (each
@@ -228,12 +228,12 @@ class Bert(nn.Module):
         return x_BTD
 
     def pool(self, x_BTD: jax.Array, cls_positions_BN: jax.Array) -> jax.Array:
-        """The summary of each sequence: its [CLS] state through a linear layer and tanh, [B, N, D]."""
+        """Returns the summary of each sequence, its [CLS] state through a linear layer and tanh, [B, N, D]."""
         cls_BND = by_rows(jnp.take_along_axis(x_BTD, cls_positions_BN[:, :, None], axis=1))
         return by_rows(nn.tanh(self.pooler(cls_BND)))
 
     def word_table(self) -> jax.Array:
-        """The piece embeddings, [V, E] in param_dtype, which the MLM head shares."""
+        """Returns the token embeddings, [V, E] in param_dtype, which the MLM head shares."""
         return self.embeddings.word.embedding
 
 

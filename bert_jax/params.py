@@ -1,4 +1,4 @@
-"""The names in a parameter tree, and the questions that other code asks of them. Nobody else spells these names.
+"""The names in a parameter tree, and functions that answer questions about them. No other file spells these names.
 
 A model's parameters are nested dicts, {"bert": encoder, HEAD: head, ...}. A parameter's name is its path, such as
 "bert/blocks_0/attention/qkv/kernel". Flax takes the names from the modules in `model.py` and `heads.py`; the tables of

@@ -1,4 +1,4 @@
-"""What a run will cost, before it is paid for: parameters, memory on each device, operations, hours."""
+"""Computes what a run needs before it starts: parameters, memory on each device, operations, hours."""
 
 import os
 from collections.abc import Callable, Iterator
@@ -18,30 +18,30 @@ from bert_jax.training.step import train_step
 
 SAMPLED_BATCHES = 8
 
-# For a CPU, XLA first drops the barriers that keep apart what remat computes twice, and then computes it once: its
-# memory would be that without remat, which is not so for GPUs and TPUs.
+# For a CPU, XLA removes the barriers that make remat compute blocks twice, and so needs the memory of a step without
+# remat. For GPUs and TPUs it does not.
 KEEP_REMAT = {"xla_disable_hlo_passes": "cse_barrier_expander"}
 
 
 @dataclass(frozen=True)
 class Memory:
-    """Bytes on each device, for one way to lay a run out."""
+    """Bytes on each device, for one layout of a run."""
 
-    fsdp: int  # devices that parameters and optimizer state are split over
+    fsdp: int  # number of devices that parameters and optimizer state are split over
     remat: bool  # whether blocks are computed again in the backward pass
     parameters: int
     optimizer: int
-    activations: int  # and gradients: all that the compiled step needs beside its state and batch
+    activations: int  # and gradients: everything that the compiled step needs besides its state and batch
 
     @property
     def total(self) -> int:
-        """All of it."""
+        """The sum of all."""
         return self.parameters + self.optimizer + self.activations
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What a run will take."""
+    """What a run needs."""
 
     parameters: int  # numbers in the model
     tokens: int  # positions over all steps, without padding
@@ -54,7 +54,7 @@ class Plan:
     where: str  # such as "8 x h100 at 40% of the peak"
 
     def fits(self, memory: Memory) -> bool:
-        """Whether a device has as much."""
+        """Returns whether the layout fits into the memory of a device."""
         return memory.total <= self.device.memory
 
     def __str__(self) -> str:
@@ -66,7 +66,7 @@ class Plan:
             f"time                {_time(self.hours)} on {self.where}; evaluation not counted",
             "",
             f"memory on each device, of {_bytes(self.device.memory)}, as XLA compiles the step for a CPU",
-            "(activations are all that it needs beside parameters and optimizer, gradients too):",
+            "(activations include gradients and everything else besides parameters and optimizer state):",
             "fsdp  remat   parameters    optimizer  activations        total",
         ]
         for m in self.layouts:
@@ -95,22 +95,23 @@ def plan(
     mfu: float = 0.4,
     progress: Callable[[str], None] = lambda text: None,
 ) -> Plan:
-    """Returns what `experiment` will take on so many devices, without taking a step.
+    """Returns what `experiment` needs on a number of devices, without taking a step.
 
-    The step is compiled on this machine, for as many pretended CPU devices; they have to be asked for before JAX first
-    looks for devices, as `runtime.pretend_devices` does.
+    The step is compiled on this machine for the same number of simulated CPU devices. Call `runtime.pretend_devices`
+    before JAX first looks for devices.
 
     Args:
       accelerator: a name in `flops.ACCELERATORS`, or "cpu" for this machine.
       mfu: share of the accelerator's peak that the run is expected to reach.
-      progress: told what is being compiled.
+      progress: is called with each layout that is compiled.
 
     Raises:
-      InputError: the experiment cannot run, nobody knows the accelerator, or the devices cannot share the batch.
+      InputError: the experiment cannot run, the accelerator is not in the table, or the devices cannot divide the
+        batch.
     """
     run = resolve(experiment)
     if accelerator != "cpu" and accelerator not in flops.ACCELERATORS:
-        raise InputError(f"--accelerator {accelerator}: known are {', '.join(flops.ACCELERATORS)} and cpu")
+        raise InputError(f"--accelerator: must be one of {', '.join(flops.ACCELERATORS)} or cpu, got {accelerator}")
     device = flops.ACCELERATORS.get(accelerator) or this_machine(devices)
     batches = run.task.train_batches(
         batch_size=experiment.batch_size,
@@ -137,13 +138,13 @@ def plan(
 
 
 def this_machine(devices: int) -> flops.Accelerator:
-    """A part of this machine, as if it were so many devices."""
+    """Returns the share of one device, if this machine were that number of devices."""
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     return flops.Accelerator(Devices("single", 1).peak_flops / devices, memory / devices)
 
 
 def count_parameters(run: Run) -> int:
-    """Numbers in the model's parameters."""
+    """Returns the number of parameters of the model."""
     return sum(x.size for x in jax.tree.leaves(_shapes(run).params))
 
 
@@ -161,16 +162,16 @@ def layouts(run: Run, batch: dict[str, np.ndarray], devices: int, progress: Call
 
 
 def memory(run: Run, batch: dict[str, np.ndarray], devices: Devices, remat: bool) -> Memory:
-    """The memory of one layout, from the analysis of the compiled step."""
+    """Returns the memory of one layout, from the analysis of the compiled step."""
     run = run.with_compute(replace(run.experiment.compute, remat=remat))
     state = devices.shapes(_shapes(run))
     options: dict[str, Any] = {"loss_fn": run.task.loss_fn, "counts": run.task.counts}
     step = devices.wrap(train_step, **options, microbatches=run.experiment.compute.microbatches)
-    found = step.trace(state, batch).lower().compile(KEEP_REMAT).memory_analysis()
+    analysis = step.trace(state, batch).lower().compile(KEEP_REMAT).memory_analysis()
     return Memory(
         fsdp=devices.fsdp,
         remat=remat,
         parameters=devices.bytes_each(state.params),
         optimizer=devices.bytes_each(state.opt_state),
-        activations=found.temp_size_in_bytes + found.output_size_in_bytes - found.alias_size_in_bytes,
+        activations=analysis.temp_size_in_bytes + analysis.output_size_in_bytes - analysis.alias_size_in_bytes,
     )

@@ -1,4 +1,4 @@
-"""The one door for weights: a SOURCE in, its config, parameters, tokenizer and task out, fitted to a model."""
+"""Opens every kind of SOURCE of weights: its config, parameters, tokenizer and task, and fits them to a model."""
 
 import copy
 import json
@@ -30,21 +30,21 @@ from bert_jax.tokenizers import Extension, Frame, Tokenizer
 
 @dataclass(frozen=True)
 class Weights:
-    """Anything that holds weights, opened: everything but the weights themselves is read at once."""
+    """An opened SOURCE; everything is read at once except the weights themselves."""
 
-    where: str  # as the user named it
+    where: str  # the SOURCE as the user wrote it
     config: BertConfig
     tokenizer: Tokenizer
-    task: TaskFields | None  # what the weights were trained for, where that is known
-    read_params: Callable[[], tuple[Any, SetAside]]  # nested dicts of NumPy arrays {"bert": ..., HEAD: ...}, and notes
-    compute: Compute = Compute()  # the number formats that they were trained in; nothing else of it
+    task: TaskFields | None  # what the weights were trained for, if that is known
+    read_params: Callable[[], tuple[Any, SetAside]]  # {"bert": ..., HEAD: ...} of NumPy arrays
+    compute: Compute = Compute()  # only the number formats of the training
 
 
 def read_experiment(workdir: files.Path) -> Experiment:
     """Reads a workdir's experiment.json.
 
     Raises:
-      InputError: it is missing, no JSON, or has an unknown field.
+      InputError: it is missing, not JSON, or has an unknown field.
     """
     path = workdir / layout.EXPERIMENT
     try:
@@ -66,13 +66,13 @@ def is_workdir(path: files.PathLike) -> bool:
 def open_source(source: files.PathLike, *, strict: bool = True) -> Weights:
     """Opens a SOURCE: a run's workdir, a Hugging Face folder, "hf:org/name", or a Google TensorFlow checkpoint.
 
-    "WORKDIR@STEP" is the checkpoint of that step, where the run kept it.
+    "WORKDIR@STEP" is the checkpoint of that step, if the run kept it.
 
     Args:
-      strict: whether a tensor nobody knows is an error; else it is left out.
+      strict: whether a tensor that is not in the table is an error; if not, it is left out.
 
     Raises:
-      InputError: there is no such thing, it is none of these, incomplete, or its model and tokenizer disagree.
+      InputError: it does not exist, is none of these, is incomplete, or its model and tokenizer have different sizes.
     """
     parts = sources.parse(str(source), is_workdir)
     if parts.kind not in ("path", "hub"):
@@ -92,14 +92,14 @@ def open_source(source: files.PathLike, *, strict: bool = True) -> Weights:
             read_params=lambda: google.read_params(path, strict=strict),
         )
     else:
-        there = "nothing of the kind is there" if path.exists() else "no such file or folder"
+        problem = "no weights are there" if path.exists() else "no such file or folder"
         raise InputError(
-            f"{source}: {there}; a SOURCE is a run's workdir ({layout.EXPERIMENT}), WORKDIR@STEP, "
+            f"{source}: {problem}; a SOURCE is a run's workdir ({layout.EXPERIMENT}), WORKDIR@STEP, "
             "a Hugging Face folder (config.json), hf:org/name, or a TensorFlow checkpoint (*.index)"
         )
     if opened.config.vocab_size != opened.tokenizer.vocab_size:
         raise InputError(
-            f"{source}: the model has {opened.config.vocab_size} pieces and the tokenizer beside it "
+            f"{source}: the model has {opened.config.vocab_size} tokens and the tokenizer next to it "
             f"{opened.tokenizer.vocab_size}; they do not belong together"
         )
     return replace(opened, tokenizer=with_frame(opened.tokenizer, opened.config))
@@ -142,7 +142,7 @@ def _open_huggingface(where: str, path: files.Path, strict: bool) -> Weights:
 
 
 def _task_of(details: huggingface.Details, max_length: int) -> TaskFields | None:
-    """Returns the task of a class of transformers, with what its config says of the fields; None if it has no task."""
+    """Returns the task of a class of transformers, with the fields that its config has; None if it has no task."""
     for kind in TASK_KINDS.values():
         if kind.hugging_face_class and kind.hugging_face_class == details.architecture:
             return kind.from_hugging_face(details.labels, details.problem_type, max_length)
@@ -150,7 +150,7 @@ def _task_of(details: huggingface.Details, max_length: int) -> TaskFields | None
 
 
 def _details_of(task: TaskFields | None) -> huggingface.Details:
-    """Returns what a Hugging Face folder says of a task, the inverse of `_task_of`."""
+    """Returns what a Hugging Face folder holds of a task; the inverse of `_task_of`."""
     return (
         huggingface.Details(labels=task.output_names, problem_type=task.problem_type) if task else huggingface.Details()
     )
@@ -163,7 +163,7 @@ def write_source(source: Weights, target: files.Path, to: str = "huggingface") -
       to: "huggingface" for what `transformers` loads, "orbax" for a workdir with one checkpoint.
 
     Raises:
-      InputError: the folder holds something already, or no class of `transformers` has these heads.
+      InputError: the folder is not empty, or no class of `transformers` has this model and these heads.
     """
     if target.exists() and any(target.iterdir()):
         raise InputError(f"{target}: is not empty; name a new folder")
@@ -179,13 +179,13 @@ def write_source(source: Weights, target: files.Path, to: str = "huggingface") -
 
 
 def extend_vocabulary(source: Weights, texts: Iterable[str], num_pieces: int) -> tuple[Weights, Extension]:
-    """Learns `num_pieces` new pieces from texts, and gives each the mean of the rows of the pieces it is made of.
+    """Learns `num_pieces` new tokens from texts; the row of each is the mean of the rows of the tokens it replaces.
 
     Returns:
       The source with the longer vocabulary, embedding table and MLM bias, and what was learnt.
 
     Raises:
-      InputError: the tokenizer is not WordPiece, or the texts do not yield so many pieces.
+      InputError: the tokenizer is not WordPiece, or the texts do not yield that number of tokens.
     """
     tokenizer, extension = tokenizers.extend(source.tokenizer, texts, num_pieces)
 
@@ -196,9 +196,9 @@ def extend_vocabulary(source: Weights, texts: Iterable[str], num_pieces: int) ->
 
 
 def add_pieces(source: Weights, pieces: Sequence[str]) -> Weights:
-    """Adds pieces that are made of no others, such as markers; their rows are drawn as if they were rows of the table.
+    """Adds tokens that do not consist of others, such as markers; their rows are drawn at random.
 
-    That is, from the normal distribution with the mean and the standard deviation of its rows, each column by itself.
+    Each column is drawn from the normal distribution with the mean and standard deviation of that column of the table.
 
     Returns:
       The source with the longer vocabulary, embedding table and MLM bias.
@@ -217,7 +217,7 @@ def add_pieces(source: Weights, pieces: Sequence[str]) -> Weights:
 
 
 def _lengthened(source: Weights, tokenizer: Tokenizer, added: Callable[[np.ndarray], np.ndarray]) -> Weights:
-    """The source with `tokenizer`, whose vocabulary is longer; `added` makes the new rows from the old ones."""
+    """Returns the source with `tokenizer`, whose vocabulary is longer; `added` makes the new rows from the old ones."""
 
     def longer(name: str, rows: np.ndarray) -> np.ndarray:
         if not named.grows_with_vocabulary(name):
@@ -225,28 +225,28 @@ def _lengthened(source: Weights, tokenizer: Tokenizer, added: Callable[[np.ndarr
         return np.concatenate([rows, added(rows).astype(rows.dtype)])
 
     def read_params() -> tuple[Any, SetAside]:
-        params, notes = source.read_params()
-        return named.map_named(longer, params), notes
+        params, set_aside = source.read_params()
+        return named.map_named(longer, params), set_aside
 
     config = replace(source.config, vocab_size=tokenizer.vocab_size)
     return replace(source, config=config, tokenizer=tokenizer, read_params=read_params)
 
 
 def _with_fitted(task: TaskFields, result: files.Path) -> TaskFields:
-    """The task with the fields that its evaluation rows decided, such as the threshold for no answer."""
-    found = json.loads(result.read_text()) if result.exists() else {}
-    return replace(task, **found.get("fitted", {}))
+    """Returns the task with the fields that its evaluation rows decided, such as the threshold for no answer."""
+    values = json.loads(result.read_text()) if result.exists() else {}
+    return replace(task, **values.get("fitted", {}))
 
 
 @dataclass
 class LoadingReport:
-    """What became of each parameter when weights were fitted to a model; paths like "bert/pooler/kernel"."""
+    """What happened to each parameter when weights were fitted to a model; names such as "bert/pooler/kernel"."""
 
     source: str
     loaded: list[str] = field(default_factory=list)
-    new: list[str] = field(default_factory=list)  # of the model, and not in the source: newly initialised
-    left_out: list[str] = field(default_factory=list)  # of the source, and not in the model
-    ignored: list[str] = field(default_factory=list)  # no weights by their names: buffers, optimizer slots, tied copies
+    new: list[str] = field(default_factory=list)  # in the model but not in the source: newly initialised
+    left_out: list[str] = field(default_factory=list)  # in the source but not in the model
+    ignored: list[str] = field(default_factory=list)  # not weights: buffers, optimizer state, tied copies
 
     def __str__(self) -> str:
         lines = [f"Weights from {self.source}: {len(self.loaded)} arrays loaded"]
@@ -268,39 +268,39 @@ def top_layers(config: BertConfig, count: int) -> list[str]:
     return [named.pooler_path(), *(named.block_path(group) for group in groups)] if count else []
 
 
-def fit(params: Any, source: Weights, anew: Sequence[str] = ()) -> tuple[Any, LoadingReport]:
-    """Returns `params` with every array that `source` has too taken from there, and a report.
+def fit(params: Any, source: Weights, reinitialised: Sequence[str] = ()) -> tuple[Any, LoadingReport]:
+    """Returns `params` with each array that `source` also has replaced by that of `source`, and a report.
 
-    A task's head fits where its shape does: a classifier for other labels stays newly initialised and is reported.
+    A task's head fits if its shape is the same: a classifier for other labels stays newly initialised and is reported.
 
     Args:
-      anew: paths such as "bert/pooler" of what stays as `params` has it all the same.
+      reinitialised: paths such as "bert/pooler" whose arrays stay those of `params`.
 
     Raises:
-      InputError: an array of the encoder has another shape there, or the source holds nothing of the encoder.
+      InputError: an array of the encoder has another shape in the source, or the source has no array of the encoder.
     """
-    found, notes = source.read_params()
-    theirs = named.flatten(found)
+    source_params, set_aside = source.read_params()
+    theirs = named.flatten(source_params)
     ours = named.flatten(params)
-    report = LoadingReport(source.where, ignored=list(notes.ignored))
+    report = LoadingReport(source.where, ignored=list(set_aside.ignored))
     for name, array in ours.items():
-        if name not in theirs or any(name.startswith(path + "/") for path in anew):
+        if name not in theirs or any(name.startswith(path + "/") for path in reinitialised):
             report.new.append(name)
         elif theirs[name].shape == array.shape:
             report.loaded.append(name)
         elif named.follows_config(name):
             raise InputError(
                 f"{source.where}: {name} has shape {theirs[name].shape} there and {array.shape} in this experiment's "
-                "model; leave the experiment's `model` out to take the source's"
+                "model; leave out `model` in the experiment to use that of the source"
             )
         else:
             report.new.append(f"{name} ({theirs[name].shape} there, {array.shape} here)")
-    report.left_out = sorted({*(theirs.keys() - ours.keys()), *notes.left_out})
+    report.left_out = sorted({*(theirs.keys() - ours.keys()), *set_aside.left_out})
     if not any(named.is_encoder(name) for name in report.loaded):
-        raise InputError(f"{source.where}: none of the encoder's arrays is there, only {', '.join(sorted(theirs))}")
-    taken = set(report.loaded)
+        raise InputError(f"{source.where}: has no array of the encoder, only {', '.join(sorted(theirs))}")
+    loaded = set(report.loaded)
 
     def choose(name: str, array: Any) -> Any:
-        return np.asarray(theirs[name], dtype=array.dtype) if name in taken else array
+        return np.asarray(theirs[name], dtype=array.dtype) if name in loaded else array
 
     return named.map_named(choose, params), report

@@ -209,7 +209,7 @@ class Evil:
 def test_a_pickle_that_runs_code_is_refused(tmp_path, folder):
     (folder / "model.safetensors").unlink()
     (folder / "pytorch_model.bin").write_bytes(pickle.dumps(Evil(tmp_path / "mark"), protocol=2))
-    with pytest.raises(InputError, match=r"pytorch_model\.bin: not a file of tensors alone"):
+    with pytest.raises(InputError, match=r"pytorch_model\.bin: not a file of tensors only"):
         huggingface.read_params(folder)
     assert not (tmp_path / "mark").exists()
 
@@ -234,10 +234,10 @@ SECOND_LAYER = "bert.encoder.layer.1."
 BAD = {
     "no folder": (lambda f: shutil.rmtree(f), "no config.json"),
     "no weights": (lambda f: (f / "model.safetensors").unlink(), "no weights there"),
-    "empty": (lambda f: cut(f, 0), "cut short"),
-    "cut header": (lambda f: cut(f, 0.01), "cut short"),
-    "cut": (lambda f: cut(f, 0.9), "cut short"),
-    "other file": (lambda f: (f / "model.safetensors").write_bytes(b"\0" * 999), "cut short"),
+    "empty": (lambda f: cut(f, 0), "truncated"),
+    "cut header": (lambda f: cut(f, 0.01), "truncated"),
+    "cut": (lambda f: cut(f, 0.9), "truncated"),
+    "other file": (lambda f: (f / "model.safetensors").write_bytes(b"\0" * 999), "truncated"),
     "renamed": (lambda f: rewrite(f, lambda t: t.update(other=t.pop(POOLER))), f"missing: {POOLER}; unknown: other"),
     "half missing": (
         lambda f: rewrite(f, lambda t: [t.pop(name) for name in list(t) if name.startswith(SECOND_LAYER)]),
@@ -247,7 +247,7 @@ BAD = {
     "no encoder": (lambda f: rewrite(f, lambda t: [t.pop(n) for n in list(t) if "bert" in n]), "missing: embeddings"),
     "wrong size": (
         lambda f: rewrite(f, lambda t: t.update({POOLER: t[POOLER][:5]})),
-        r"pooler\.dense\.weight has shape \(5, 24\), and the config makes it \(24, 24\)",
+        r"pooler\.dense\.weight has shape \(5, 24\), but the config makes it \(24, 24\)",
     ),
     "twice": (
         lambda f: rewrite(f, lambda t: t.update({"bert.embeddings.LayerNorm.gamma": np.ones(24, np.float32)})),
@@ -259,11 +259,11 @@ BAD = {
     ),
     "unnamed classifier": (
         lambda f: rewrite(f, lambda t: t.update({"classifier.weight": np.ones((2, 24), np.float32)})),
-        "does not say of what",
+        "does not name its kind",
     ),
     "other vocabulary": (
         lambda f: reconfigure(f, vocab_size=62),
-        r"word_embeddings\.weight has shape \(61, 24\), and the config makes it \(62, 24\)",
+        r"word_embeddings\.weight has shape \(61, 24\), but the config makes it \(62, 24\)",
     ),
     "more layers": (lambda f: reconfigure(f, num_hidden_layers=4), r"missing: bert\.encoder\.layer\.3"),
     "other model": (lambda f: reconfigure(f, model_type="roberta"), "model_type 'roberta' is not supported"),
@@ -275,7 +275,7 @@ BAD = {
         lambda f: reconfigure(f, position_embedding_type="relative_key"),
         "position_embedding_type is 'relative_key'; only 'absolute'",
     ),
-    "heads": (lambda f: reconfigure(f, num_attention_heads=7), "num_heads 7 does not divide"),
+    "heads": (lambda f: reconfigure(f, num_attention_heads=7), "model.num_heads: must divide hidden_size 24, got 7"),
     "labels": (lambda f: reconfigure(f, id2label={"0": "a", "2": "b"}), "must name the labels 0 to 1"),
     "config": (lambda f: (f / "config.json").write_text('{"vocab_size": '), "not readable as JSON"),
     "list": (lambda f: (f / "config.json").write_text("[]"), "expected a JSON object"),
@@ -305,7 +305,7 @@ def test_bad_shards_are_named(tmp_path):
     name = next(name for name, file in good["weight_map"].items() if file == first)
     del good["weight_map"][name]
     index.write_text(json.dumps(good))
-    with pytest.raises(InputError, match=rf"holds \['{name}'\] unlisted"):
+    with pytest.raises(InputError, match=rf"has \['{name}'\], which are not"):
         huggingface.read_params(tmp_path)
     index.write_text("{}")
     with pytest.raises(InputError, match="weight_map"):
@@ -317,7 +317,7 @@ def test_what_transformers_has_no_class_for_is_not_written(tmp_path, folder):
     params, _ = huggingface.read_params(folder)
     with pytest.raises(InputError, match="exactly the heads mlm, pair, span"):
         huggingface.write(tmp_path / "out", config, params | {"span": {}})
-    with pytest.raises(InputError, match="BertForMaskedLM of transformers has no pooler"):
+    with pytest.raises(InputError, match="BertForMaskedLM of transformers does not have a pooler"):
         huggingface.write(tmp_path / "out", config, {"bert": params["bert"], "mlm": params["mlm"]})
     with pytest.raises(InputError, match="unknown: bert/new"):
         huggingface.write(tmp_path / "out", config, params | {"bert": params["bert"] | {"new": np.ones(2)}})

@@ -61,12 +61,12 @@ def test_bad_checkpoints_are_named(tmp_path):
     data = tmp_path / "model.ckpt-1000.data-00000-of-00001"
     whole = data.read_bytes()
     data.write_bytes(whole[: len(whole) // 9])
-    with pytest.raises(InputError, match=r"model\.ckpt-1000: not a TensorFlow checkpoint, or cut short"):
+    with pytest.raises(InputError, match=r"model\.ckpt-1000: not a TensorFlow checkpoint, or truncated"):
         google.read_params(tmp_path)
     data.write_bytes(whole)
     config = json.loads((tmp_path / "bert_config.json").read_text())
     (tmp_path / "bert_config.json").write_text(json.dumps(config | {"vocab_size": 62}))
-    with pytest.raises(InputError, match=r"word_embeddings has shape \(61, 24\), and the config makes it \(62, 24\)"):
+    with pytest.raises(InputError, match=r"word_embeddings has shape \(61, 24\), but the config makes it \(62, 24\)"):
         google.read_params(tmp_path)
     (tmp_path / "bert_config.json").unlink()
     with pytest.raises(InputError, match=r"expected bert_config\.json or albert_config\.json"):

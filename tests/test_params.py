@@ -1,4 +1,4 @@
-"""One file spells the names of parameters, and answers what other code asks of them."""
+"""One file spells the names of parameters and answers questions about them."""
 
 import ast
 import re
@@ -26,7 +26,7 @@ SPELT = re.compile(rf"({NAMES})|({PARTS})/[a-z_/]*")
 
 def spelt_names(source: str) -> list[str]:
     """Returns the strings of a file that name a parameter: by themselves, as a path, or as a key of `params`."""
-    found = []
+    names = []
     documentation = set()
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant):
@@ -36,10 +36,10 @@ def spelt_names(source: str) -> list[str]:
             keys = [node.slice]
         if isinstance(node, ast.Compare) and "params" in ast.unparse(node.comparators[0]).lower():
             keys = [node.left]
-        found += [key.value for key in keys if isinstance(key, ast.Constant) and isinstance(key.value, str)]
+        names += [key.value for key in keys if isinstance(key, ast.Constant) and isinstance(key.value, str)]
         if isinstance(node, ast.Constant) and isinstance(node.value, str) and node not in documentation:
-            found += [node.value] * bool(SPELT.fullmatch(node.value))
-    return found
+            names += [node.value] * bool(SPELT.fullmatch(node.value))
+    return names
 
 
 @pytest.mark.parametrize("path", sorted(PACKAGE.rglob("*.py")), ids=lambda path: str(path.relative_to(PACKAGE)))

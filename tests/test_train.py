@@ -239,7 +239,7 @@ def test_a_finished_run_is_not_run_again(data, tmp_path):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda e: e["task"].update(kind="Sequences"), "task.kind: 'Sequences' is none of Pretraining"),
+        (lambda e: e["task"].update(kind="Sequences"), "task.kind: 'Sequences' is not one of Pretraining"),
         (lambda e: e["model"].update(dtype="bfloat16"), "model: unknown field 'dtype'"),
         (lambda e: e.update(sharding="mesh"), "unknown field 'sharding'"),
     ],

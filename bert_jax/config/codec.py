@@ -1,4 +1,4 @@
-"""Configs to JSON and back."""
+"""Turns configs into JSON and back."""
 
 import dataclasses
 import types
@@ -32,13 +32,13 @@ def from_json(annotation: Any, value: Any, where: str = "experiment") -> Any:
     if isinstance(value, dict) and "kind" in value and all(map(dataclasses.is_dataclass, options)):
         named = {option.__name__: option for option in options}
         if value["kind"] not in named:
-            raise InputError(f"{where}.kind: {value['kind']!r} is none of {', '.join(named)}")
+            raise InputError(f"{where}.kind: {value['kind']!r} is not one of {', '.join(named)}")
         return from_json(named[value["kind"]], {k: v for k, v in value.items() if k != "kind"}, where)
     if union:
         return None if value is None else from_json(options[0], value, where)
     if dataclasses.is_dataclass(annotation) and isinstance(annotation, type):
         if not isinstance(value, dict):
-            raise InputError(f"{where}: expected an object with the fields of {annotation.__name__}, found {value!r}")
+            raise InputError(f"{where}: expected an object with the fields of {annotation.__name__}, got {value!r}")
         hints = typing.get_type_hints(annotation)
         names = {f.name for f in dataclasses.fields(annotation)}
         if unknown := sorted(value.keys() - names):
@@ -68,10 +68,10 @@ def experiment_from_json(value: Any, where: str) -> Experiment:
 
 
 def differences(old: Any, new: Any, path: str = "") -> dict[str, tuple[Any, Any]]:
-    """Returns {path of a field: (old value, new value)} where two JSON forms of a config differ."""
+    """Returns {path of a field: (old value, new value)} for the fields in which two configs, as JSON, differ."""
     if isinstance(old, dict) and isinstance(new, dict):
-        found: dict[str, tuple[Any, Any]] = {}
+        changed: dict[str, tuple[Any, Any]] = {}
         for key in sorted(old.keys() | new.keys()):
-            found |= differences(old.get(key), new.get(key), f"{path}.{key}" if path else key)
-        return found
+            changed |= differences(old.get(key), new.get(key), f"{path}.{key}" if path else key)
+        return changed
     return {} if old == new else {path: (old, new)}

@@ -1,4 +1,4 @@
-"""One run, whole."""
+"""An experiment: all choices of one run."""
 
 from dataclasses import dataclass, field, fields
 
@@ -13,26 +13,26 @@ RESUMABLE = {"resumable": True}  # metadata of a field that may change when a ru
 
 @dataclass(frozen=True)
 class Experiment:
-    """One run, whole: what `bert_jax train` needs beside a workdir, and what it stores there as experiment.json."""
+    """All choices of one run: what `bert_jax train` reads, and stores in the workdir as experiment.json."""
 
     task: TaskFields  # what is learned, and from which data
     model: BertConfig | None = None  # None = that of init_from
-    tokenizer: str | None = None  # its folder; None = that of init_from, or the one the token store was made with
+    tokenizer: str | None = None  # its folder; None = that of init_from, or of the token store
     init_from: str | None = None  # SOURCE of the first weights: workdir, checkpoint or hf:org/name; None = random
-    reinit_layers: int = 0  # so many of the top layers of init_from, and its pooler, start from random weights again
-    optimizer: OptimizerFields = field(default_factory=AdamW)  # how the weights move
+    reinit_layers: int = 0  # number of top layers of init_from that start from random weights again, with the pooler
+    optimizer: OptimizerFields = field(default_factory=AdamW)  # how the weights change
     compute: Compute = field(default_factory=Compute, metadata=RESUMABLE)  # how, and on which devices
     batch_size: int = 32  # rows in a step, over all devices
     steps: int = 0  # training steps; 0 = as many as `epochs` needs
     epochs: float = 0.0  # passes over the training data, where steps is 0
     seed: int = 0  # of weights, data order, masking and dropout
-    seeds: int = 1  # train with so many seeds, from `seed` on, and report mean and spread
+    seeds: int = 1  # number of seeds to train with, from `seed` on; reports mean and spread
     log_every: int = 100  # steps between two lines of training figures
     eval_every: int = 1000  # steps between two evaluations; the last step is always evaluated; 0 = only then
     # Steps between two checkpoints; the last step is always saved.
     checkpoint_every: int = field(default=1000, metadata=RESUMABLE)
     keep_checkpoints: int = field(default=2, metadata=RESUMABLE)  # number of the latest checkpoints that stay
-    keep_best: str = ""  # figure of the evaluation, such as f1 or loss: the weights of its best are kept, and loaded
+    keep_best: str = ""  # figure of the evaluation, such as f1 or loss: its best weights are kept, and loaded later
     patience: int = 0  # with keep_best: stop after this many evaluations without a better one; 0 = never
     # The run stops after this many steps in a row whose loss or gradient is not finite.
     max_skipped: int = field(default=10, metadata=RESUMABLE)

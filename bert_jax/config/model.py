@@ -12,13 +12,13 @@ from bert_jax.families import FAMILIES, FamilyName
 class BertConfig:
     """The architecture of one encoder; the defaults are BERT-base as published."""
 
-    vocab_size: int = 30522  # pieces in the vocabulary; 0 = as many as the run's tokenizer has
+    vocab_size: int = 30522  # tokens in the vocabulary; 0 = as many as the run's tokenizer has
     hidden_size: int = 768  # width of the residual stream
-    num_layers: int = 12  # how often a block is applied
+    num_layers: int = 12  # number of times that a block is applied
     num_heads: int = 12  # attention heads; must divide hidden_size
     intermediate_size: int = 3072  # width inside the feed-forward
-    embedding_size: int | None = None  # ALBERT's factorized embeddings: their width; None = hidden_size, no projection
-    num_layer_groups: int | None = None  # blocks with weights of their own (ALBERT: 1); None = one for each layer
+    embedding_size: int | None = None  # width of factorized embeddings (ALBERT); None = hidden_size, no projection
+    num_layer_groups: int | None = None  # blocks with their own weights (ALBERT: 1); None = one for each layer
     activation: Literal["gelu", "gelu_new", "relu"] = "gelu"  # gelu is the exact (erf) one, gelu_new the tanh one
     max_position_embeddings: int = 512  # longest sequence
     type_vocab_size: int = 2  # segments (sentence A, sentence B)
@@ -31,21 +31,19 @@ class BertConfig:
 
     def __post_init__(self):
         if self.hidden_size % self.num_heads:
-            raise InputError(
-                f"model: num_heads {self.num_heads} does not divide hidden_size {self.hidden_size}; "
-                "choose a number of heads that does"
-            )
+            raise InputError(f"model.num_heads: must divide hidden_size {self.hidden_size}, got {self.num_heads}")
         if self.num_layer_groups is not None and not 1 <= self.num_layer_groups <= self.num_layers:
             raise InputError(
-                f"model: num_layer_groups {self.num_layer_groups} must lie between 1 and num_layers {self.num_layers}"
+                f"model.num_layer_groups: must be between 1 and num_layers {self.num_layers}, got "
+                f"{self.num_layer_groups}"
             )
         for name in ("hidden_dropout", "attention_dropout", "classifier_dropout"):
             if not 0 <= getattr(self, name) < 1:
-                raise InputError(f"model: {name} {getattr(self, name)} must be at least 0 and below 1")
+                raise InputError(f"model.{name}: must be at least 0 and below 1, got {getattr(self, name)}")
 
     @property
     def embedding_width(self) -> int:
-        """E: embedding_size where embeddings are factorized, else hidden_size."""
+        """E: embedding_size if the embeddings are factorized, hidden_size if not."""
         return self.hidden_size if self.embedding_size is None else self.embedding_size
 
     @property
@@ -55,11 +53,11 @@ class BertConfig:
 
     @property
     def layer_groups(self) -> int:
-        """How many blocks have weights of their own."""
+        """The number of blocks with their own weights."""
         return self.num_layers if self.num_layer_groups is None else self.num_layer_groups
 
     def group(self, layer: int) -> int:
-        """Which block layer number `layer` (from 0) applies."""
+        """Returns the number of the block that layer number `layer` applies; both count from 0."""
         return layer * self.layer_groups // self.num_layers
 
 

@@ -24,7 +24,7 @@ __all__ = [  # noqa: RUF022 (in the order of this file)
 
 
 class TaskBase:
-    """What the rest of the package needs to know of a task without JAX; what is not said here is as for any task.
+    """What the rest of the package reads about a task without JAX; a task overrides what is special about it.
 
     How a task learns and answers is in its class in `bert_jax/tasks/`.
     """
@@ -41,7 +41,7 @@ class TaskBase:
 
     @property
     def text_field(self) -> str:
-        """The field of a row that a single text stands for."""
+        """The field of a row whose value a single text is."""
         return "text"
 
     @property
@@ -76,7 +76,7 @@ class TaskBase:
 
     @classmethod
     def from_hugging_face(cls, names: tuple[str, ...], problem_type: str | None, max_length: int) -> Self:
-        """Returns the fields of a model of transformers, as far as its config.json says them."""
+        """Returns the fields of a model of transformers, as far as its config.json has them."""
         raise NotImplementedError
 
 
@@ -91,7 +91,7 @@ class Pretraining(TaskBase):
     stores: tuple[str, ...] = ()  # folders written by `bert_jax prepare`
     weights: tuple[float, ...] = ()  # share of each store in a batch; empty = by their numbers of tokens
     held_out: float = 0.01  # share of documents, chosen by a hash of their text, kept for evaluation
-    eval_sequences: int = 2000  # at most so many held-out sequences are evaluated
+    eval_sequences: int = 2000  # at most this many held-out sequences are evaluated
     sequence_length: int = 128  # tokens in a row, special tokens included
     length_schedule: tuple[tuple[float, int], ...] = ()  # (share of the steps, length) in turn; empty = sequence_length
     pairs: Literal["nsp", "sop", "none"] = (
@@ -103,7 +103,7 @@ class Pretraining(TaskBase):
     short_sequences: float = 0.1  # share of sequences cut to a random shorter length; only where packing is none
     mask_rate: float = 0.15  # share of tokens to predict
     mask_token_share: float = 0.8  # of those, replaced by [MASK]
-    random_token_share: float = 0.1  # of those, replaced by a random piece; the rest stay as they are
+    random_token_share: float = 0.1  # of those, replaced by a random token; the rest stay unchanged
     mask_unit: Literal["token", "word", "ngram"] = "token"  # what is masked whole; ngram: ALBERT's runs of words
     max_ngram: int = 3  # longest run with mask_unit ngram; a run of n has probability proportional to 1/n
 
@@ -133,13 +133,13 @@ class Pretraining(TaskBase):
 
 @dataclass(frozen=True)
 class Labelled(TaskBase):
-    """What every task on labelled rows has; see `bert_jax.data.rows.read_rows` for what a source can be."""
+    """What every task on labelled rows has; `bert_jax.data.rows.read_rows` lists the sources it reads."""
 
     train: str = ""  # rows to learn from: JSON lines, TSV, CSV, conll:FILE, SQuAD's JSON, or tfds:name:split
     eval: str = ""  # rows to evaluate on
     folder: str = ""  # where `train` and `eval` are, if they are files given without a folder
-    limit: int | None = None  # use only so many training rows, drawn with the run's seed
-    eval_limit: int | None = None  # use only the first so many rows to evaluate on
+    limit: int | None = None  # number of training rows to use, drawn with the run's seed; None = all
+    eval_limit: int | None = None  # number of rows to evaluate on, from the first; None = all
     max_length: int = 128  # tokens in a row, special tokens included
     packing: bool = False  # several short examples share a row, attention kept apart; a batch holds as many examples
 
@@ -148,7 +148,7 @@ class Labelled(TaskBase):
         return "max_length", self.max_length
 
     def source(self, name: str) -> str:
-        """`name` (`train` or `eval`), a file in `folder` where there is one."""
+        """Returns the path of `name` (the value of `train` or `eval`), in `folder` if that is set."""
         if not name or not self.folder or sources.parse(name).kind == "tfds":
             return name
         form, colon, path = name.rpartition(":")
@@ -209,15 +209,15 @@ class SequenceClassification(Labelled):
 
 @dataclass(frozen=True)
 class Distillation(SequenceClassification):
-    """What a fine-tuned model, the teacher, says of texts with labels and without, learnt by a smaller one."""
+    """A smaller model learns the outputs of a fine-tuned one, the teacher, for texts with labels and without."""
 
     title = "Distillation"
 
     teacher: str = ""  # SOURCE that was fine-tuned on the same labels; only its answers are used, never its weights
     unlabelled: str = ""  # more rows to learn from, which need no label; in `folder` too
-    unlabelled_limit: int | None = None  # use only the first so many of them; `limit` counts those with labels
+    unlabelled_limit: int | None = None  # number of them to use, from the first; `limit` counts those with labels
     temperature: float = 1.0  # both models' outputs are divided by it before they are compared
-    hard_weight: float = 0.0  # share of the objective that is the loss on the rows' own labels; the rest is the teacher
+    hard_weight: float = 0.0  # share of the loss on the rows' own labels in the objective; the rest is the teacher's
 
     def with_sources(self, resolved: Callable[[str], str]) -> Self:
         return replace(self, teacher=resolved(self.teacher))
@@ -234,7 +234,7 @@ class TokenClassification(Labelled):
     tokens: str = "tokens"  # field of the list of words
     tags: str = "tags"  # field of the list of tags
     labels: tuple[str, ...] = ()  # names of the tags, in the order of the outputs; empty = found in the training rows
-    overlap: int = 32  # pieces that two neighbouring windows of a long sentence share
+    overlap: int = 32  # tokens that two neighbouring windows of a long sentence share
 
     @property
     def output_names(self) -> tuple[str, ...]:
@@ -258,12 +258,12 @@ class QuestionAnswering(Labelled):
     question: str = "question"  # field of the question
     answers: str = "answers"  # field of the answers: [{"text", "answer_start"}], or {"text": [], "answer_start": []}
     identifier: str = "id"  # field that names the question
-    stride: int = 128  # pieces from one window's start to the next one's
-    max_question_length: int = 64  # pieces; longer questions are cut
-    max_answer_length: int = 30  # pieces in an answer
+    stride: int = 128  # tokens from the start of one window to the start of the next
+    max_question_length: int = 64  # tokens; longer questions are cut
+    max_answer_length: int = 30  # tokens in an answer
     n_best: int = 20  # candidates kept for each window and each question
     unanswerable: bool = False  # SQuAD 2.0: some questions have no answer
-    null_threshold: float = 0.0  # no answer where its score is so much above the best answer's; see result.json
+    null_threshold: float = 0.0  # no answer if its score is this much above that of the best answer; see result.json
     factoid: bool = False  # also BioASQ's strict and lenient accuracy and mean reciprocal rank
 
     @classmethod

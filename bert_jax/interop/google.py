@@ -13,7 +13,7 @@ from bert_jax.families import FAMILIES
 from bert_jax.interop.huggingface import family_of, parse_config
 from bert_jax.interop.table import NameMapping, SetAside, expand, to_ours
 
-# The step, and the moments of Adam and LAMB, of which each weight has its own.
+# The step, and the moments of Adam and LAMB for each weight.
 OPTIMIZER_STATE = re.compile(r"^global_step$|/(adam_[mv]|(AdamWeightDecay|LAMB)Optimizer(_1)?)$")
 
 
@@ -25,19 +25,19 @@ def find(path: files.Path) -> files.Path:
     """
     if path.with_name(path.name + ".index").exists():
         return path
-    found = sorted(files.matching(path, "*.index"), key=lambda file: (files.modified(file), file.name))
-    if not found:
+    indexes = sorted(files.matching(path, "*.index"), key=lambda file: (files.modified(file), file.name))
+    if not indexes:
         raise InputError(f"{path}: no TensorFlow checkpoint there; expected files such as bert_model.ckpt.index")
-    return found[-1].with_suffix("")
+    return indexes[-1].with_suffix("")
 
 
 def read_config(path: files.Path) -> BertConfig:
-    """Reads bert_config.json or albert_config.json beside a checkpoint.
+    """Reads bert_config.json or albert_config.json next to a checkpoint.
 
-    The activation "gelu" is the exact one in BERT and the tanh one in ALBERT, as their weights are used everywhere.
+    The activation "gelu" is the exact one in BERT and the tanh one in ALBERT, as other libraries use their weights.
 
     Raises:
-      InputError: there is none, or it lacks a size, or asks for something else.
+      InputError: there is no such file, it lacks a size, or it describes a model that is not supported.
     """
     folder = find(path).parent
     names = [family.google_config for family in FAMILIES.values() if family.google_config]
@@ -59,10 +59,10 @@ def read_params(path: files.Path, *, strict: bool = True) -> tuple[dict[str, Any
 
     Args:
       path: the prefix of the checkpoint's files or their folder.
-      strict: whether a variable nobody knows is an error; else it is left out and noted.
+      strict: whether a variable that is not in the table is an error; if not, it is left out and listed.
 
     Raises:
-      InputError: tensorflow is not installed; files are missing, broken or cut short; names or shapes do not fit the
+      InputError: tensorflow is not installed; files are missing, broken or truncated; names or shapes do not fit the
         config.
     """
     prefix, config = find(path), read_config(path)
@@ -74,7 +74,7 @@ def read_params(path: files.Path, *, strict: bool = True) -> tuple[dict[str, Any
         variables = {name: np.asarray(reader.get_tensor(name)) for name in names if name not in ignored}
     except (tf.errors.OpError, ValueError, RuntimeError, IndexError) as error:
         reason = str(error).strip().splitlines()[0]
-        raise InputError(f"{prefix}: not a TensorFlow checkpoint, or cut short: {reason}") from None
+        raise InputError(f"{prefix}: not a TensorFlow checkpoint, or truncated: {reason}") from None
     params, left_out = to_ours(_mappings(config), variables, config, str(prefix), strict)
     return params, SetAside(ignored, left_out)
 

@@ -30,22 +30,22 @@ CLASSIFIERS = {
 NAMED_CLASSES = {"ForSequenceClassification", "ForTokenClassification"}
 # Fields of a BertConfig that a config.json must have.
 SIZES = ("vocab_size", "hidden_size", "num_layers", "num_heads", "intermediate_size")
-# Fields that no family may set to anything else.
+# Fields whose other values are not supported in any family.
 PLAIN = {"position_embedding_type": "absolute", "is_decoder": False}
 ACTIVATIONS = {"gelu": "gelu", "gelu_new": "gelu_new", "gelu_pytorch_tanh": "gelu_new", "relu": "relu"}
 
 
 @dataclass(frozen=True)
 class Details:
-    """What config.json says beside the architecture of the encoder."""
+    """What config.json holds besides the architecture of the encoder."""
 
-    architecture: str = ""  # end of the class name, such as "ForTokenClassification"; "" where it says nothing
+    architecture: str = ""  # end of the class name, such as "ForTokenClassification"; "" if it has none
     labels: tuple[str, ...] = ()  # names of the classes in the order of the outputs, of a class in NAMED_CLASSES
     problem_type: str | None = None  # "regression", "single_label_classification" or "multi_label_classification"
 
 
 def fetch(source: str) -> files.Path:
-    """Returns the local folder of "hf:org/name", downloaded, or from huggingface_hub's cache where it is complete.
+    """Returns the local folder of "hf:org/name", from the cache if it is complete there, or downloaded.
 
     Raises:
       InputError: it is not in the cache and cannot be downloaded.
@@ -58,7 +58,7 @@ def fetch(source: str) -> files.Path:
             folder = files.Path(huggingface_hub.snapshot_download(name, allow_patterns=[*wanted, "pytorch_model*"]))
     except (OSError, ValueError, huggingface_hub.errors.HfHubHTTPError) as error:
         first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise InputError(f"{source}: not in the local cache, and not to be had from the hub: {first}") from None
+        raise InputError(f"{source}: not in the local cache, and the download failed: {first}") from None
     return folder
 
 
@@ -66,18 +66,18 @@ def read_config(folder: files.Path) -> tuple[BertConfig, Details]:
     """Reads config.json.
 
     Raises:
-      InputError: it is missing, no JSON, lacks a size, or asks for something other than BERT or ALBERT.
+      InputError: it is missing or not JSON, lacks a size, or describes a model that is not supported.
     """
     path = folder / "config.json"
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        hf_config = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise InputError(f"{folder}: no config.json there; a Hugging Face folder has one") from None
     except (OSError, ValueError) as error:
         raise InputError(f"{path}: not readable as JSON: {error}") from None
-    if not isinstance(found, dict):
-        raise InputError(f"{path}: expected a JSON object, found {type(found).__name__}")
-    return parse_config(found, str(path))
+    if not isinstance(hf_config, dict):
+        raise InputError(f"{path}: expected a JSON object, got {type(hf_config).__name__}")
+    return parse_config(hf_config, str(path))
 
 
 def family_of(hf_config: Mapping[str, Any], where: str) -> Family:
@@ -165,14 +165,14 @@ def to_config(config: BertConfig, details: Details) -> dict[str, Any]:
 def read_params(folder: files.Path, *, strict: bool = True) -> tuple[dict[str, Any], SetAside]:
     """Reads all weights of a folder: {"bert": ..., HEAD: ...}, float32 (or bfloat16 as stored).
 
-    The pooler and the heads are those whose tensors are there, whatever class config.json names.
+    The pooler and the heads are those whose tensors are present; the class in config.json does not matter.
 
     Args:
       folder: a Hugging Face folder.
-      strict: whether a tensor nobody knows is an error; else it is left out and noted.
+      strict: whether a tensor that is not in the table is an error; if not, it is left out and listed.
 
     Raises:
-      InputError: files are missing, broken or cut short; names or shapes do not fit config.json; output weights are not
+      InputError: files are missing, broken or truncated; names or shapes do not fit config.json; output weights are not
         the input embeddings.
     """
     config, details = read_config(folder)
@@ -185,12 +185,12 @@ def read_params(folder: files.Path, *, strict: bool = True) -> tuple[dict[str, A
         ignored += _check_tied(tensors, copy, original.format(p=prefix), where)
     if "classifier.weight" in tensors and details.architecture not in CLASSIFIERS:
         raise InputError(
-            f"{where}: holds a classifier, and config.json does not say of what: architectures must name a class that "
+            f"{where}: has a classifier, but config.json does not name its kind: architectures must name a class that "
             f"ends in {', '.join(CLASSIFIERS)}"
         )
     mappings = name_mappings(config, details.architecture, prefix)
-    kept = {name: tensor for name, tensor in tensors.items() if name not in ignored}
-    params, left_out = to_ours(mappings, kept, config, where, strict)
+    weights = {name: tensor for name, tensor in tensors.items() if name not in ignored}
+    params, left_out = to_ours(mappings, weights, config, where, strict)
     return params, SetAside(tuple(ignored), left_out)
 
 
@@ -205,7 +205,7 @@ def _modern(name: str) -> str:
 
 
 def _check_tied(tensors: dict[str, np.ndarray], copy: str, original: str, where: str) -> list[str]:
-    """Returns [copy] where it may be ignored; puts it in the original's place where that is absent."""
+    """Returns [copy] if it may be ignored; if the original is missing, renames the copy to it."""
     if copy not in tensors:
         return []
     if original not in tensors:
@@ -227,20 +227,20 @@ def _read_tensors(folder: files.Path) -> dict[str, np.ndarray]:
 
 def _read_shards(index: files.Path, read: Any) -> dict[str, np.ndarray]:
     try:
-        places: dict[str, str] = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
-        shards = sorted(set(places.values()))
+        shard_of: dict[str, str] = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
+        shards = sorted(set(shard_of.values()))
     except (ValueError, KeyError, TypeError, AttributeError):
         raise InputError(f"{index}: expected a JSON object with weight_map, tensor name -> file") from None
     tensors: dict[str, np.ndarray] = {}
     for file in shards:
         if not (index.parent / file).exists():
             raise InputError(f"{index}: names the file {file}, which is not there")
-        found = read(index.parent / file)
-        listed = {name for name, place in places.items() if place == file}
-        if found.keys() != listed:
-            missing, extra = sorted(listed - found.keys()), sorted(found.keys() - listed)
-            raise InputError(f"{index}: {file} should hold {missing} and does not, or holds {extra} unlisted")
-        tensors |= found
+        part = read(index.parent / file)
+        listed = {name for name, shard in shard_of.items() if shard == file}
+        if part.keys() != listed:
+            missing, extra = sorted(listed - part.keys()), sorted(part.keys() - listed)
+            raise InputError(f"{index}: {file} lacks {missing}, which are listed, or has {extra}, which are not")
+        tensors |= part
     return tensors
 
 
@@ -249,7 +249,7 @@ def _read_safetensors(path: files.Path) -> dict[str, np.ndarray]:
         with safetensors.safe_open(files.local(path), framework="numpy") as file:
             return {name: _as_float(file.get_tensor(name)) for name in file.keys()}  # noqa: SIM118
     except (safetensors.SafetensorError, OSError) as error:
-        raise InputError(f"{path}: not a safetensors file, or cut short: {error}") from None
+        raise InputError(f"{path}: not a safetensors file, or truncated: {error}") from None
 
 
 def _read_torch(path: files.Path) -> dict[str, np.ndarray]:
@@ -260,16 +260,16 @@ def _read_torch(path: files.Path) -> dict[str, np.ndarray]:
             f"{path}: reading this format needs torch; install it, or convert the file to model.safetensors"
         ) from None
     try:
-        # Never anything but tensors: a pickle can run code.
-        found = torch.load(files.local(path), map_location="cpu", weights_only=True)
-        return {name: _as_float(tensor.float().numpy()) for name, tensor in found.items()}
+        # Only tensors: a pickle can run code.
+        loaded = torch.load(files.local(path), map_location="cpu", weights_only=True)
+        return {name: _as_float(tensor.float().numpy()) for name, tensor in loaded.items()}
     except Exception as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise InputError(f"{path}: not a file of tensors alone, or cut short: {reason}") from None
+        raise InputError(f"{path}: not a file of tensors only, or truncated: {reason}") from None
 
 
 def _as_float(tensor: np.ndarray) -> np.ndarray:
-    """Half precision becomes float32, which holds it exactly; float32 and integers stay."""
+    """Returns half precision as float32, which holds it exactly; float32 and integers are unchanged."""
     return tensor.astype(np.float32) if tensor.dtype.itemsize == 2 else tensor
 
 
@@ -277,14 +277,13 @@ def write(folder: files.Path, config: BertConfig, params: Mapping[str, Any], det
     """Writes config.json and model.safetensors, float32, as transformers' own classes save them.
 
     Args:
-      folder: made where it is not there; a tokenizer's `save` may write to the same.
-      config: the encoder; without factorized embeddings it becomes BERT, where a shared block is written once for
-        each layer that applies it.
-      params: {"bert": ..., HEAD: ...}, of the heads in `ARCHITECTURES`.
+      folder: is made if needed; a tokenizer's `save` may write to the same folder.
+      config: the encoder; in a family without shared blocks, a block is written once for each layer that applies it.
+      params: {"bert": ..., HEAD: ...}, with heads that a class of the family has.
       details: labels and problem type; the architecture follows from the heads.
 
     Raises:
-      InputError: no class of transformers has these heads, or arrays are missing or left over.
+      InputError: no class of transformers has this architecture or these heads, or arrays are missing or left over.
     """
     heads, family = named.heads(params), FAMILIES[config.family]
     if heads not in family.architectures:
@@ -293,7 +292,7 @@ def write(folder: files.Path, config: BertConfig, params: Mapping[str, Any], det
         )
     architecture = family.architectures[heads]
     if heads and named.has_pooler(params) == (architecture in family.without_pooler):
-        has = "has no" if architecture in family.without_pooler else "needs a"
+        has = "does not have a" if architecture in family.without_pooler else "needs a"
         raise InputError(f"{family.class_prefix}{architecture} of transformers {has} pooler; these parameters differ")
     details = replace(details, architecture=architecture, labels=_labels(params, heads, details.labels))
     hf_config = to_config(config, details)
@@ -310,6 +309,6 @@ def _labels(params: Mapping[str, Any], heads: frozenset[str], labels: tuple[str,
     for head in heads & {named.SEQUENCE, named.TOKEN}:
         classes = named.num_classes(params, head)
         if labels and len(labels) != classes:
-            raise InputError(f"{len(labels)} labels are named, and the {head} head has {classes} outputs")
+            raise InputError(f"there are {len(labels)} names of labels, but the {head} head has {classes} outputs")
         return labels or tuple(f"LABEL_{i}" for i in range(classes))
     return ()

@@ -1,12 +1,12 @@
-"""Weights from names to names: how one table is read in both directions.
+"""Maps parameters to the tensors of other libraries, and back, by one table.
 
-A row of a table is (our name, shape, their name or names). A shape is one letter a dimension, as in `bert_jax.config`,
-and here also T for the positions of the position table and S for the segments. In a linear layer's weights an arrow
-says how the other side stores them: "D>F" as we do, inputs first; "F<D" with outputs first. Heads and the three parts
-of an attention's queries, keys and values ("3") are dimensions of ours that they fold together, or spread over tensors.
+A row of a table is (our name, shape, their name or names). A shape has one letter per dimension, as in
+`bert_jax.config`; T is also the positions of the position table, and S the segments. In the weights of a linear layer
+an arrow shows how the other library stores them: "D>F" as we do, inputs first; "F<D" with outputs first. Heads, and
+queries, keys and values ("3"), are dimensions here that others merge into one, or store as several tensors.
 
-Names may hold {layer} and {group}: such a row stands for one row for each layer, and {group} is the block which that
-layer applies.
+Names may contain {layer} and {group}: such a row becomes one row per layer, and {group} is the number of the block that
+the layer applies.
 """
 
 import math
@@ -22,7 +22,7 @@ from bert_jax.families import NameTable
 
 
 class NameMapping(NamedTuple):
-    """One of our arrays and the tensors it goes by elsewhere."""
+    """A parameter and the names of its tensors in another library."""
 
     ours: str  # path of a parameter, such as "bert/pooler/kernel"
     shape: str
@@ -30,10 +30,10 @@ class NameMapping(NamedTuple):
 
 
 class SetAside(NamedTuple):
-    """What happened to tensors that are not in the result."""
+    """The names of tensors that are not in the result."""
 
-    ignored: tuple[str, ...] = ()  # no weights by their names: buffers, optimizer slots, tied copies
-    left_out: tuple[str, ...] = ()  # not in the table; only where the caller asked for leniency
+    ignored: tuple[str, ...] = ()  # not weights: buffers, optimizer state, tied copies
+    left_out: tuple[str, ...] = ()  # not in the table; empty if reading is strict
 
 
 def expand(table: NameTable, config: BertConfig, **names: str) -> list[NameMapping]:
@@ -42,14 +42,14 @@ def expand(table: NameTable, config: BertConfig, **names: str) -> list[NameMappi
     Args:
       table: rows with {layer}, {group} and the other names in braces.
       config: how many layers, and which block each applies.
-      **names: what the other braces stand for.
+      **names: the values of the other names in braces.
     """
     rows: dict[NameMapping, None] = {}
     for ours, shape, theirs in table:
         theirs = (theirs,) if isinstance(theirs, str) else theirs
         for layer in range(config.num_layers):
-            places = names | {"layer": str(layer), "group": str(config.group(layer))}
-            rows[NameMapping(ours.format(**places), shape, tuple(name.format(**places) for name in theirs))] = None
+            values = names | {"layer": str(layer), "group": str(config.group(layer))}
+            rows[NameMapping(ours.format(**values), shape, tuple(name.format(**values) for name in theirs))] = None
     return list(rows)
 
 
@@ -58,21 +58,21 @@ def to_ours(
 ) -> tuple[dict[str, Any], tuple[str, ...]]:
     """Turns their tensors into our parameters.
 
-    The encoder must be there; the pooler and each head is taken where the tensors have it.
+    The encoder must be present. The pooler and each head are optional.
 
     Args:
       rows: the expanded table.
-      tensors: by their names, already without what is ignored.
+      tensors: by name, without those that are ignored.
       config: the sizes.
-      where: the checkpoint, for messages.
-      strict: whether a name the table lacks is an error.
+      where: the checkpoint, for error messages.
+      strict: whether a name that is not in the table is an error.
 
     Returns:
-      The parameters, nested dicts of arrays, and the names that were left out (none where `strict`).
+      The parameters, nested dicts of arrays, and the names that were left out (none if `strict`).
 
     Raises:
-      InputError: names are missing, or left over where `strict`; a shape is not what the config says. Both lists, or
-        both shapes, are in the message.
+      InputError: names are missing, or left over if `strict`; a shape does not fit the config. Both lists, or both
+        shapes, are in the message.
     """
     present = {named.part(row.ours) for row in rows if any(name in tensors for name in row.theirs)} | {named.ENCODER}
     wanted = [row for row in rows if named.part(row.ours) in present]
@@ -99,8 +99,7 @@ def to_theirs(rows: Sequence[NameMapping], params: Mapping[str, Any], config: Be
     """Turns our parameters into their tensors; the inverse of `to_ours`.
 
     Raises:
-      InputError: there is a parameter that the table lacks, one of a part is missing, or a shape is not what the config
-        says.
+      InputError: a parameter is not in the table, one of a part is missing, or a shape does not fit the config.
     """
     flat = named.flatten(params)
     parts = {named.part(name) for name in flat} | {named.ENCODER}
@@ -125,7 +124,7 @@ def rename_unique(tensors: Mapping[str, np.ndarray], new_names: Mapping[str, str
     """Renames tensors.
 
     Raises:
-      InputError: two end up under one name.
+      InputError: two tensors get the same name.
     """
     renamed: dict[str, np.ndarray] = {}
     for name, tensor in tensors.items():
@@ -154,7 +153,7 @@ def _sizes(config: BertConfig) -> dict[str, int]:
 
 
 def _sides(row: NameMapping) -> tuple[str, str, bool]:
-    """Returns the letters of inputs and outputs, "" for inputs where there are none, and whether outputs go first."""
+    """Returns the letters of inputs (may be "") and outputs, and whether the other library stores outputs first."""
     if "<" in row.shape:
         outputs, inputs = row.shape.split("<")
         return inputs, outputs, True
@@ -166,7 +165,7 @@ def _joined(row: NameMapping, tensors: Sequence[np.ndarray], sizes: dict[str, in
     inputs, outputs, outputs_first = _sides(row)
     parts = len(row.theirs)
     folded = outputs[1:] if parts > 1 else outputs
-    # The number of classes is not in the config: it is whatever the tensor says.
+    # The number of classes is not in the config; the shape of the tensor has it.
     classes = next(iter(tensors[0].shape[:1] if outputs_first else tensors[0].shape[-1:]), 0)
     sizes = sizes | {"C": classes}
     if inputs:
@@ -177,7 +176,7 @@ def _joined(row: NameMapping, tensors: Sequence[np.ndarray], sizes: dict[str, in
     for name, tensor in zip(row.theirs, tensors, strict=True):
         if tensor.shape != expected:
             raise InputError(
-                f"{where}: {name} has shape {tensor.shape}, and the config makes it {expected} ({row.shape})"
+                f"{where}: {name} has shape {tensor.shape}, but the config makes it {expected} ({row.shape})"
             )
     shape_in = tuple(sizes[d] for d in inputs)
     shape_out = tuple(sizes[d] for d in folded)
@@ -191,7 +190,7 @@ def _split(row: NameMapping, array: np.ndarray, sizes: dict[str, int]) -> list[n
     sizes = sizes | {"C": array.shape[-1]}
     expected = tuple(sizes[d] for d in inputs + outputs)
     if array.shape != expected:
-        raise InputError(f"{row.ours} has shape {array.shape}, and the config makes it {expected} ({row.shape})")
+        raise InputError(f"{row.ours} has shape {array.shape}, but the config makes it {expected} ({row.shape})")
     rank = len(inputs)
     arrays = [array] if parts == 1 else [np.take(array, i, axis=rank) for i in range(parts)]
     if inputs:

@@ -24,7 +24,7 @@ def learning_rate(fields: Optimizer, steps: int) -> optax.Schedule:
 
 
 def decay_mask(params: optax.Params) -> optax.Params:
-    """True for matrices and embedding tables; False for biases and LayerNorm, which BERT does not decay."""
+    """Returns which parameters decay: matrices and embedding tables, but not biases and LayerNorm."""
     return named.map_named(lambda name, _: named.is_decayed(name), params)
 
 
@@ -67,9 +67,9 @@ def frozen(params: optax.Params, fields: Optimizer, config: BertConfig) -> optax
 
 
 def scale_by_depth(fields: Optimizer, steps: int, config: BertConfig) -> optax.GradientTransformation:
-    """Scales updates by `layer_decay` for each layer further down, and to 0 before a layer's turn to thaw.
+    """Scales updates by `layer_decay` for each layer further down, and to 0 before a layer is unfrozen.
 
-    A layer's moments are collected from the first step on, so that it does not begin with Adam's first large steps.
+    The moments of all layers are updated from the first step on, so that no layer starts with Adam's large first steps.
 
     Source: Howard & Ruder 2018, "Universal language model fine-tuning", sections 3.2 and 3.3.
     """
@@ -77,8 +77,8 @@ def scale_by_depth(fields: Optimizer, steps: int, config: BertConfig) -> optax.G
 
     def update(updates, state, params=None):
         def scaled(u, depth):
-            thawed = state.count >= round((above - depth) * fields.unfreeze_share * steps)
-            return u * (fields.layer_decay ** (above - depth) * thawed).astype(u.dtype)
+            unfrozen = state.count >= round((above - depth) * fields.unfreeze_share * steps)
+            return u * (fields.layer_decay ** (above - depth) * unfrozen).astype(u.dtype)
 
         updates = jax.tree.map(scaled, updates, depths(updates, config))
         return updates, optax.ScaleByScheduleState(count=optax.safe_increment(state.count))
