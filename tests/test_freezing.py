@@ -1,4 +1,4 @@
-"""How much is trained: frozen layers are untouched and cost no backward pass; layers below learn slower, or later."""
+"""Frozen layers do not change and cost no backward pass; lower layers learn slower, or later."""
 
 from dataclasses import replace
 from functools import partial
@@ -128,9 +128,9 @@ def test_each_layer_learns_slower_than_the_one_above_it():
     # The first update of Adam is the learning rate everywhere, whatever the gradient.
     fields = replace(FIELDS, layer_decay=0.5, epsilon=1e-12, weight_decay=0.0)
     _, moves, _, _ = trained(fields, steps=1)
-    found = {name: max(jax.tree.leaves(part)) for name, part in parts(moves[0]).items()}
+    sizes = {name: max(jax.tree.leaves(part)) for name, part in parts(moves[0]).items()}
     heights = {"sequence": 0, "pooler": 0, "blocks_3": 1, "blocks_2": 2, "blocks_1": 3, "blocks_0": 4, "embeddings": 5}
-    assert found == pytest.approx({name: 0.01 * 0.5**n for name, n in heights.items()}, rel=1e-3)
+    assert sizes == pytest.approx({name: 0.01 * 0.5**n for name, n in heights.items()}, rel=1e-3)
 
 
 def test_layers_thaw_one_after_another_from_the_top():
@@ -140,10 +140,10 @@ def test_layers_thaw_one_after_another_from_the_top():
         assert moved(move) == {"sequence", "pooler", *order[: step // 2]}
 
 
-def test_a_shared_block_stands_as_high_as_its_last_use():
+def test_a_shared_block_is_as_high_as_its_last_use():
     params = stack(SHARED)
-    found = {name: jax.tree.leaves(part)[0] for name, part in parts(optimizer.depths(params, SHARED)).items()}
-    assert found == {"embeddings": 0, "blocks_0": 2, "blocks_1": 4, "pooler": 5, "sequence": 5}
+    depths = {name: jax.tree.leaves(part)[0] for name, part in parts(optimizer.depths(params, SHARED)).items()}
+    assert depths == {"embeddings": 0, "blocks_0": 2, "blocks_1": 4, "pooler": 5, "sequence": 5}
     held = optimizer.frozen(params, replace(FIELDS, frozen_layers=2), SHARED)
     assert moved(held) == {"embeddings", "blocks_0"}
 
@@ -170,13 +170,13 @@ def test_fields_that_do_not_fit_the_model_are_named(model, changes, message):
         experiment.check(longest=512)
 
 
-def test_the_top_layers_and_the_pooler_can_start_anew():
+def test_the_top_layers_and_the_pooler_can_be_initialised_again():
     assert pretrained.top_layers(MODEL, 0) == []
     assert pretrained.top_layers(MODEL, 2) == ["bert/pooler", "bert/blocks_2", "bert/blocks_3"]
     assert pretrained.top_layers(SHARED, 2) == ["bert/pooler", "bert/blocks_1"]
 
 
-def test_what_starts_anew_keeps_its_random_weights():
+def test_reinitialised_layers_keep_their_random_weights():
     ours, theirs = stack(MODEL), jax.tree.map(np.zeros_like, stack(MODEL))
     source = pretrained.Weights("source", MODEL, None, None, lambda: (theirs, SetAside()))
     params, report = pretrained.fit(ours, source, pretrained.top_layers(MODEL, 1))

@@ -1,4 +1,4 @@
-"""Preparing token stores: what is in them, interruptions, duplicates, and what is refused."""
+"""Preparing token stores: their content, interruptions, duplicates and refused input."""
 
 import errno
 import json
@@ -26,8 +26,8 @@ WORDS = ["the", "a", "cat", "dog", "river", "sees", "likes", "old", "new", "red"
 def document(number: int, sentences: int = 4) -> str:
     random = np.random.default_rng(number)
     words = [*WORDS[:9], "zebra"]
-    found = (" ".join(random.choice(words, int(random.integers(2, 12)))) for _ in range(sentences))
-    return " ".join(sentence.capitalize() + "." for sentence in found)
+    parts = (" ".join(random.choice(words, int(random.integers(2, 12)))) for _ in range(sentences))
+    return " ".join(sentence.capitalize() + "." for sentence in parts)
 
 
 @pytest.fixture(scope="module")
@@ -62,12 +62,12 @@ def test_a_store_holds_the_tokens_sentences_and_documents_of_its_text(tmp_path, 
     texts = list(corpus.documents([str(text)]))
     assert store.num_documents == len(texts) == 80
     starts = []
-    for i, found in enumerate(map(corpus.sentences, texts)):
-        ids = tokenizer.encode_ids(found)
+    for i, sentences in enumerate(map(corpus.sentences, texts)):
+        ids = tokenizer.encode_ids(sentences)
         np.testing.assert_array_equal(store.document(i), np.concatenate(ids))
         starts += list(store.document_starts[i] + np.cumsum([0, *map(len, ids)])[:-1])
-    _, found_starts = sentence_starts(store, np.array([0]), np.array([store.num_tokens]))
-    np.testing.assert_array_equal(found_starts, starts)
+    _, stored_starts = sentence_starts(store, np.array([0]), np.array([store.num_tokens]))
+    np.testing.assert_array_equal(stored_starts, starts)
     np.testing.assert_array_equal(store.document_hashes, [content_hash(text) for text in texts])
     assert store.tokens.dtype == np.uint16
     assert store.fingerprint == tokenizer.fingerprint == tokenizers.load(store.tokenizer_folder).fingerprint
@@ -98,7 +98,7 @@ def test_workers_and_block_sizes_change_no_byte(tmp_path, text, tokenizer_folder
 
 
 class CrashError(Exception):
-    """Stands for a crash."""
+    """Acts as a crash."""
 
 
 @pytest.mark.parametrize("record_seconds", [0.0, 1e9])
@@ -192,7 +192,7 @@ def test_a_full_disk_is_named_and_the_work_goes_on_later(tmp_path, text, tokeniz
     assert contents(tmp_path / "store") == contents(tmp_path / "whole")
 
 
-def test_what_is_there_is_not_overwritten(tmp_path, text, tokenizer_folder, small_blocks):
+def test_an_existing_folder_is_not_overwritten(tmp_path, text, tokenizer_folder, small_blocks):
     (tmp_path / "other").mkdir()
     (tmp_path / "other/file").write_text("mine")
     with pytest.raises(InputError, match="other: exists and is not a token store"):
@@ -254,7 +254,7 @@ def test_progress_reaches_the_end(tmp_path, text, tokenizer_folder, small_blocks
     assert len(lines) == len({line[:3] for line in lines}) <= 10
 
 
-def test_beam_without_its_extra_says_what_to_install(tmp_path, text, tokenizer_folder, monkeypatch):
+def test_beam_without_its_extra_is_refused_with_its_name(tmp_path, text, tokenizer_folder, monkeypatch):
     monkeypatch.setitem(sys.modules, "apache_beam", None)
     with pytest.raises(InputError, match=r"pip install 'bert_jax\[beam\]'"):
         on_beam.prepare([str(text)], tokenizer_folder, tmp_path / "store")
@@ -280,7 +280,7 @@ def test_layout_does_not_change_the_hash_and_content_does():
     assert content_hash("A text.") != content_hash("A test.")
 
 
-def test_the_held_out_share_is_what_was_asked_for():
+def test_the_held_out_share_is_as_set():
     hashes = np.array([content_hash(f"document {i}") for i in range(20_000)], np.uint64)
     assert is_held_out(hashes, 0.1).mean() == pytest.approx(0.1, abs=0.01)
     assert not is_held_out(hashes, 0.0).any()
@@ -305,8 +305,8 @@ def long_text(number):
 
 def find(texts):
     tokens = [np.array([int(word) if word.isdigit() else 5000 for word in text.split()]) for text in texts]
-    kept = duplicates.sketches(np.concatenate(tokens), np.array([len(some) for some in tokens]))
-    return duplicates.find_duplicates(np.array([content_hash(text) for text in texts], np.uint64), kept)
+    sketches = duplicates.sketches(np.concatenate(tokens), np.array([len(some) for some in tokens]))
+    return duplicates.find_duplicates(np.array([content_hash(text) for text in texts], np.uint64), sketches)
 
 
 def test_exact_and_near_exact_duplicates_are_found_and_others_are_not():

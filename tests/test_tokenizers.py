@@ -1,4 +1,4 @@
-"""What tokenizers promise: transformers' ids and offsets, determinism, fingerprints, extension, clear errors."""
+"""Tokenizers: the ids and offsets of transformers, determinism, fingerprints, extension, clear errors."""
 
 import json
 import math
@@ -43,8 +43,8 @@ def test_ids_and_offsets_equal_transformers(tmp_path, all_kinds, kind):
     assert assert_equal_to_transformers(ours, theirs, lines).total() < len(lines) / 2
 
 
-def test_the_same_pieces_in_another_order_are_chosen_between_as_transformers_does(tmp_path, all_kinds):
-    """Scores as SentencePiece's trainer leaves them, so that roundings would decide."""
+def test_between_the_same_pieces_in_two_orders_the_choice_is_that_of_transformers(tmp_path, all_kinds):
+    """With scores as SentencePiece's trainer leaves them, roundings decide."""
     model = type(all_kinds["unigram"]._model)()
     model.CopyFrom(all_kinds["unigram"]._model)
     del model.pieces[5:]
@@ -63,9 +63,9 @@ def test_transformers_builds_pairs_as_bert_does(tmp_path, all_kinds):
         ours.save(tmp_path / kind)
         theirs = AutoTokenizer.from_pretrained(tmp_path / kind)
         a, b = ours.encode_ids(["the cat", "a mat"])
-        found = theirs("the cat", "a mat")
-        assert found["input_ids"] == [2, *a.tolist(), 3, *b.tolist(), 3]
-        assert found["token_type_ids"] == [0] * (len(a) + 2) + [1] * (len(b) + 1)
+        pair = theirs("the cat", "a mat")
+        assert pair["input_ids"] == [2, *a.tolist(), 3, *b.tolist(), 3]
+        assert pair["token_type_ids"] == [0] * (len(a) + 2) + [1] * (len(b) + 1)
 
 
 def test_spiece_model_of_albert_gives_the_ids_of_albert_tokenizer(tmp_path, all_kinds):
@@ -78,7 +78,7 @@ def test_spiece_model_of_albert_gives_the_ids_of_albert_tokenizer(tmp_path, all_
     assert type(theirs).__name__ == "AlbertTokenizer"
     loaded = tokenizers.load(tmp_path)
     assert loaded.fingerprint == ours.fingerprint
-    # Its normaliser takes Hangul syllables apart and leaves them so, which no vocabulary knows.
+    # Its normaliser splits Hangul syllables into letters and does not join them again; no vocabulary has those letters.
     lines = [line for line in fuzz(1500, seed=3) if not any("가" <= c <= "힣" for c in line)]
     assert_equal_to_transformers(loaded, theirs, lines)
 
@@ -96,7 +96,7 @@ def test_saving_and_loading_keeps_fingerprint_and_ids(tmp_path, all_kinds, kind)
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_further_pieces_stand_at_the_end_and_change_no_text(tmp_path, all_kinds, kind):
+def test_added_pieces_come_last_and_change_no_text(tmp_path, all_kinds, kind):
     old = all_kinds[kind]
     new = old.with_pieces(["<<", "GENE"])
     assert new.vocab_size == old.vocab_size + 2
@@ -117,7 +117,7 @@ def test_further_pieces_stand_at_the_end_and_change_no_text(tmp_path, all_kinds,
         new.with_pieces(["<<"])
 
 
-def test_fingerprint_tells_everything_that_decides_ids(all_kinds):
+def test_fingerprint_changes_with_everything_that_decides_ids(all_kinds):
     marks = {tokenizer.fingerprint for tokenizer in all_kinds.values()}
     pieces = list(all_kinds["wordpiece"].vocabulary)
     marks |= {
@@ -141,8 +141,8 @@ def test_training_does_not_differ_from_process_to_process(all_kinds):
         "import json, sys; from bert_jax import tokenizers; texts, kinds = json.load(sys.stdin)\n"
         "print(*[tokenizers.train(texts=texts, vocab_size=220, **kind).fingerprint for kind in kinds])"
     )
-    given = json.dumps([corpus(), list(KINDS.values())])
-    done = subprocess.run([sys.executable, "-c", code], input=given, capture_output=True, text=True, check=True)
+    arguments = json.dumps([corpus(), list(KINDS.values())])
+    done = subprocess.run([sys.executable, "-c", code], input=arguments, capture_output=True, text=True, check=True)
     assert done.stdout.split() == [tokenizer.fingerprint for tokenizer in all_kinds.values()]
 
 
@@ -170,7 +170,7 @@ def test_offsets_cut_the_pieces_out_of_the_text(all_kinds, kind):
         encoding = tokenizer.encode([text])[0]
         assert encoding.ids.dtype == encoding.offsets.dtype == np.int32
         for piece, (start, end) in zip(tokenizer.pieces(encoding.ids), encoding.offsets, strict=True):
-            if piece in ("[UNK]", "▁"):  # neither has the text it was made of
+            if piece in ("[UNK]", "▁"):  # these do not contain the text they were made from
                 continue
             part, piece = text[start:end], piece.removeprefix("##").removeprefix("▁")
             if KINDS[kind]["lowercase"]:
@@ -190,13 +190,13 @@ def test_word_starts_mark_one_piece_of_each_word(all_kinds):
         assert not tokenizer.word_starts[[0, 2, 3, 4]].any()
 
 
-def test_half_a_surrogate_pair_is_no_obstacle(all_kinds):
+def test_half_a_surrogate_pair_is_encoded(all_kinds):
     for tokenizer in all_kinds.values():
         assert len(tokenizer.encode_ids(["the \ud800 cat"])[0]) == len(tokenizer.encode(["the \ud800 cat"])[0].ids) > 1
 
 
 def test_albert_never_ends_a_piece_in_a_digit_and_a_comma(tmp_path, all_kinds):
-    """ALBERT splits "1,000," after the fact; here the model is changed, once, so that it never arises."""
+    """ALBERT splits "1,000," in its output; here the model is changed, once, so that the piece never occurs."""
     model = type(all_kinds["unigram"]._model)()
     model.CopyFrom(all_kinds["unigram"]._model)
     piece = model.pieces[-1]
@@ -210,7 +210,7 @@ def test_albert_never_ends_a_piece_in_a_digit_and_a_comma(tmp_path, all_kinds):
     assert tokenizers.load(tmp_path).fingerprint == tokenizer.fingerprint
 
 
-def test_cased_vocabulary_without_a_word_about_case_is_not_lowercased(tmp_path, all_kinds):
+def test_a_cased_vocabulary_without_a_setting_for_case_is_not_lowercased(tmp_path, all_kinds):
     for kind in ("wordpiece", "wordpiece-cased"):
         folder = tmp_path / kind
         all_kinds[kind].save(folder)
@@ -283,7 +283,7 @@ def test_two_vocabularies_that_disagree_are_an_error(tmp_path, all_kinds):
         tokenizers.load(tmp_path)
 
 
-def test_tokens_added_beside_the_vocabulary_are_an_error(tmp_path, all_kinds):
+def test_tokens_added_to_the_vocabulary_of_a_file_are_an_error(tmp_path, all_kinds):
     all_kinds["wordpiece"].save(tmp_path)
     content = json.loads((tmp_path / "tokenizer.json").read_text())
     content["added_tokens"].append({"id": 220, "content": "<new>", "special": False})
@@ -293,7 +293,7 @@ def test_tokens_added_beside_the_vocabulary_are_an_error(tmp_path, all_kinds):
 
 
 @pytest.mark.parametrize("kind", ["wordpiece", "sentencepiece"])
-def test_text_that_is_too_little_is_an_error_that_says_how_much_fits(kind):
+def test_too_little_text_is_an_error_with_the_largest_vocab_size(kind):
     with pytest.raises(InputError, match="vocab_size 5000"):
         tokenizers.train(kind, ["a few words only"], 5000)
     with pytest.raises(InputError, match="no text"):

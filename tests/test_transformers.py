@@ -47,19 +47,19 @@ def test_every_layer_agrees(tmp_path, family, changes):
     bert = heads.Bert(config)
 
     def run(params, batch):
-        x_BTD, kept = bert.apply({"params": params}, batch, mutable="intermediates")
-        return x_BTD, bert.apply({"params": params}, x_BTD, batch["cls_positions"], method="pool"), kept
+        x_BTD, sown = bert.apply({"params": params}, batch, mutable="intermediates")
+        return x_BTD, bert.apply({"params": params}, x_BTD, batch["cls_positions"], method="pool"), sown
 
-    x_BTD, pooled, kept = run(params["bert"], our_batch(arrays))
-    kept = kept["intermediates"]
+    x_BTD, pooled, sown = run(params["bert"], our_batch(arrays))
+    sown = sown["intermediates"]
     real = arrays["attention_mask"].astype(bool)
     # transformers' ALBERT counts the embeddings after their projection, as we do.
-    assert len(kept["hidden"]) == len(out.hidden_states) == config.num_layers + 1
-    for ours, theirs in zip(kept["hidden"], out.hidden_states, strict=True):
+    assert len(sown["hidden"]) == len(out.hidden_states) == config.num_layers + 1
+    for ours, theirs in zip(sown["hidden"], out.hidden_states, strict=True):
         assert_close(np.asarray(ours)[real], theirs.detach().numpy()[real], 1e-5)
     assert_close(np.asarray(x_BTD)[real], out.last_hidden_state.detach().numpy()[real], 1e-4)
     assert_close(pooled[:, 0], out.pooler_output, 1e-4)
-    for ours, theirs in zip(map(np.asarray, attention_probabilities(config, kept)), out.attentions, strict=True):
+    for ours, theirs in zip(map(np.asarray, attention_probabilities(config, sown)), out.attentions, strict=True):
         rows = real[:, None, :, None] & np.ones_like(ours, bool)
         assert_close(ours[rows], theirs.detach().numpy()[rows], 1e-5)
 
@@ -127,9 +127,9 @@ def our_logits(logits, architecture: str) -> list[jax.Array]:
 
 def gradients(model: torch.nn.Module, family: str, architecture: str, config):
     """The gradients in a torch model as a tree like our parameters: through the same table."""
-    found = {name: p.grad.numpy() for name, p in model.named_parameters() if p.grad is not None}
+    grads = {name: p.grad.numpy() for name, p in model.named_parameters() if p.grad is not None}
     rows = huggingface.name_mappings(config, architecture, f"{family}.")
-    return table.to_ours(rows, found, config, "gradients", strict=True)[0]
+    return table.to_ours(rows, grads, config, "gradients", strict=True)[0]
 
 
 def assert_gradients_agree(ours, theirs):
