@@ -100,7 +100,7 @@ class SequenceClassificationTask(LabelledTask):
             class_weights = jnp.asarray(self.fields.class_weights or (1.0,), jnp.float32)
             loss = binary_cross_entropy(logits_BNC, labels, every, class_weights[None, None])
             chosen = jax.nn.sigmoid(logits_BNC) >= self.fields.threshold
-            right = jnp.sum(2.0 * (chosen & (labels > 0)) * every)
+            right = jnp.sum(2.0 * (chosen & (labels > 0)).astype(jnp.float32) * every)
             f1 = Mean(right, jnp.sum((chosen.astype(jnp.float32) + labels) * every))
             return Outcome(
                 {name: loss},

@@ -78,7 +78,7 @@ def scale_by_depth(fields: Optimizer, steps: int, config: BertConfig) -> optax.G
     def update(updates, state, params=None):
         def scaled(u, depth):
             unfrozen = state.count >= round((above - depth) * fields.unfreeze_share * steps)
-            return u * (fields.layer_decay ** (above - depth) * unfrozen).astype(u.dtype)
+            return u * (fields.layer_decay ** (above - depth) * unfrozen.astype(jnp.float32)).astype(u.dtype)
 
         updates = jax.tree.map(scaled, updates, depths(updates, config))
         return updates, optax.ScaleByScheduleState(count=optax.safe_increment(state.count))
