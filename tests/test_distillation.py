@@ -113,12 +113,12 @@ def gradient_of(task, batch):
     return jax.jit(jax.grad(objective, has_aux=True))(params_of(task))
 
 
-def test_the_teacher_is_opened_and_all_rows_are_read_once_for_all_seeds(data, monkeypatch):
+def test_the_teacher_is_opened_and_all_rows_are_read_once_for_all_seeds(folder, monkeypatch):
     opened, read = [], []
     open_source, read_rows = pretrained.open_source, labelled.read_rows
     monkeypatch.setattr(pretrained, "open_source", lambda source: opened.append(source) or open_source(source))
     monkeypatch.setattr(labelled, "read_rows", lambda source: read.append(source) or read_rows(source))
-    task = made(data)
+    task = made(folder)
     for seed in range(3):
         task.train_batches(batch_size=8, steps=1, seed=seed)
     assert len(opened) == len(read) == 1
