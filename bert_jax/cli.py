@@ -17,7 +17,7 @@ from bert_jax.errors import InputError
 
 # Paths stay text here, so that gs://... arrives unchanged and --help needs no library for files.
 Path = Annotated[str, tyro.conf.arg(metavar="PATH")]
-Source = Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="SOURCE")]
+SourceArgument = Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="SOURCE")]
 Paths = Annotated[tuple[str, ...], tyro.conf.arg(metavar="PATH [PATH ...]")]
 
 
@@ -211,7 +211,7 @@ def _parse_experiments(
     return parsed
 
 
-def evaluate(source: Source, data: str | None = None) -> None:
+def evaluate(source: SourceArgument, data: str | None = None) -> None:
     """Evaluates a trained model and prints its metrics; in a run's workdir they are stored, too.
 
     Args:
@@ -223,7 +223,7 @@ def evaluate(source: Source, data: str | None = None) -> None:
     print(json.dumps(evaluate_source(source, data), indent=2))
 
 
-def predict(source: Source, input: str = "-") -> None:
+def predict(source: SourceArgument, input: str = "-") -> None:
     """Predicts for JSON lines: what the run's task predicts or, after pre-training, the best tokens for each [MASK].
 
     Args:
@@ -239,7 +239,7 @@ def predict(source: Source, input: str = "-") -> None:
 
 
 def convert(
-    source: Source,
+    source: SourceArgument,
     target: Annotated[Path, tyro.conf.Positional],
     to: Literal["huggingface", "orbax"] = "huggingface",
     strict: bool = True,
@@ -260,7 +260,7 @@ def convert(
 
 
 def extend(
-    source: Source,
+    source: SourceArgument,
     target: Annotated[Path, tyro.conf.Positional],
     corpus: Paths,
     num_tokens: int = 1000,

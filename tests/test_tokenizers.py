@@ -121,8 +121,8 @@ def test_fingerprint_changes_with_everything_that_decides_ids(all_kinds):
     marks = {tokenizer.fingerprint for tokenizer in all_kinds.values()}
     pieces = list(all_kinds["wordpiece"].vocabulary)
     marks |= {
-        wordpiece.WordPiece(pieces, wordpiece.Normalization(lowercase=True, strip_accents=False)).fingerprint,
-        wordpiece.WordPiece(pieces, wordpiece.Normalization(split_chinese=False)).fingerprint,
+        wordpiece.WordPiece(pieces, wordpiece.BertNormalization(lowercase=True, strip_accents=False)).fingerprint,
+        wordpiece.WordPiece(pieces, wordpiece.BertNormalization(split_chinese=False)).fingerprint,
         wordpiece.WordPiece([*pieces[:-2], pieces[-1], pieces[-2]]).fingerprint,
     }
     assert len(marks) == len(KINDS) + 3

@@ -280,7 +280,7 @@ class Writer:
         entries = {name: self.entries[name] for name in ARRAYS}
         header = self.recipe | {"entries": entries, "summary": _summary(self.counts, entries)}
         files.write_json(self.folder / "header.json", header)
-        put_in_place(self.out)
+        finish(self.out)
         return header
 
     def _finish_arrays(self) -> None:
@@ -331,7 +331,7 @@ def _summary(counts: dict[str, int], entries: dict[str, int]) -> dict[str, int |
     }
 
 
-def put_in_place(out: files.Path) -> None:
+def finish(out: files.Path) -> None:
     """Renames a finished store to `out`."""
     folder = files.partial(out)
     for name in (*(f"{name}.bin" for name in SCRATCH), "progress.json"):
@@ -342,7 +342,7 @@ def put_in_place(out: files.Path) -> None:
 def already_finished(out: files.Path, recipe: dict[str, Any]) -> dict[str, Any] | None:
     """Returns the header if `out` is the finished store, None if it does not exist; raises InputError otherwise."""
     if (files.partial(out) / "header.json").exists():
-        put_in_place(out)
+        finish(out)
     header = read_header(out)
     if header is None:
         if out.exists() and not files.is_empty_folder(out):

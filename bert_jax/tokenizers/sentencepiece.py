@@ -38,7 +38,7 @@ TRAINED_SCORE_UNIT = 2.0**-10
 SCORE_UNIT = 2.0**-13
 
 
-class Normalization(dict[int, str]):
+class CharacterMap(dict[int, str]):
     """A table for `str.translate`: what ALBERT does to text before SentencePiece's own normalisation (NFKC) sees it.
 
     Characters are lowercased one at a time, so that no capital sigma is treated by its place in the word, and accents
@@ -129,7 +129,7 @@ class SentencePiece:
         self.frame = Frame(start=(self.cls_id,), between=(self.sep_id,), end=(self.sep_id,))
         self.vocab_size = len(self.vocabulary)
         self.names = dict(names)
-        self._normalization = Normalization(lowercase, keep_accents)
+        self._normalization = CharacterMap(lowercase, keep_accents)
         self.fingerprint = base.fingerprint(
             {
                 "kind": self.kind,
@@ -377,7 +377,7 @@ def train(
     Raises:
       InputError: there is no text, or too little text for `vocab_size` pieces.
     """
-    normalization = Normalization(lowercase, keep_accents=not lowercase)
+    normalization = CharacterMap(lowercase, keep_accents=not lowercase)
     # NUL ends a string in the trainer.
     prepared = [normalization.apply(line).replace("\0", "") for text in texts for line in text.splitlines()]
     prepared = [line for line in prepared if line.strip()]

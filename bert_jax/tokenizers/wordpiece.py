@@ -21,7 +21,7 @@ MAX_ALPHABET = 1000
 
 
 @dataclass(frozen=True)
-class Normalization:
+class BertNormalization:
     """How a text is changed before it is split into words. Control characters are always removed."""
 
     lowercase: bool = True  # as in the uncased models
@@ -49,7 +49,7 @@ class WordPiece:
     def __init__(
         self,
         pieces: Sequence[str],
-        normalization: Normalization = Normalization(),
+        normalization: BertNormalization = BertNormalization(),
         names: dict[str, str] = base.SPECIAL_NAMES,
         where: str = "vocabulary",
     ):
@@ -140,7 +140,7 @@ class WordPiece:
         )
 
 
-def _normalizer(normalization: Normalization) -> normalizers.Normalizer:
+def _normalizer(normalization: BertNormalization) -> normalizers.Normalizer:
     return normalizers.BertNormalizer(
         clean_text=True,
         handle_chinese_chars=normalization.split_chinese,
@@ -197,7 +197,7 @@ def load(folder: files.Path) -> WordPiece:
     strip_accents = settings.get("strip_accents")
     return WordPiece(
         pieces,
-        Normalization(
+        BertNormalization(
             lowercase=lowercase,
             strip_accents=lowercase if strip_accents is None else strip_accents,
             split_chinese=settings.get("handle_chinese_chars", True),
@@ -253,7 +253,7 @@ def train(texts: Iterable[str], vocab_size: int, *, lowercase: bool = True) -> W
     Raises:
       InputError: there is no text, or too little text for `vocab_size` pieces.
     """
-    normalization = Normalization(lowercase=lowercase, strip_accents=lowercase)
+    normalization = BertNormalization(lowercase=lowercase, strip_accents=lowercase)
     library = tokenizers.Tokenizer(models.WordPiece({}, unk_token=base.SPECIAL_NAMES["unk"]))
     library.normalizer = _normalizer(normalization)
     library.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
