@@ -57,6 +57,6 @@ def data(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def tokenizer() -> tokenizers.Tokenizer:
-    """WordPiece, cased, whose words are those of NAMES and the pieces of them."""
+    """WordPiece, cased, whose vocabulary holds the words of NAMES and their parts."""
     rng = np.random.default_rng(0)
     return tokenizers.train("wordpiece", [" ".join(rng.choice(NAMES, 8)) for _ in range(100)], 70)

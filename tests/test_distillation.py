@@ -131,8 +131,8 @@ def test_with_all_weight_on_the_labels_it_is_plain_fine_tuning(folder):
     assert set(batches[1]) - set(batches[0]) == {"teacher_logits", "teacher_weights"}
     for name, array in batches[0].items():
         np.testing.assert_array_equal(array, batches[1][name])
-    found = [gradient_of(task, batch) for task, batch in zip(tasks, batches, strict=True)]
-    jax.tree.map(np.testing.assert_array_equal, *found)
+    gradients = [gradient_of(task, batch) for task, batch in zip(tasks, batches, strict=True)]
+    jax.tree.map(np.testing.assert_array_equal, *gradients)
 
 
 def test_without_weight_on_the_labels_they_do_not_matter(folder):
@@ -145,11 +145,13 @@ def test_without_weight_on_the_labels_they_do_not_matter(folder):
 
 def test_pure_matching_is_cross_entropy_to_the_teachers_softened_answers(folder):
     for temperature in (1.0, 4.0):
-        found, batch, logits = losses_of(made(folder, temperature=temperature))
-        assert list(found) == ["teacher_loss"]
+        losses, batch, logits = losses_of(made(folder, temperature=temperature))
+        assert list(losses) == ["teacher_loss"]
         soft = jax.nn.softmax(batch["teacher_logits"][:, 0] / temperature)
         ours = jax.nn.log_softmax(logits[:, 0] / temperature)
-        assert found["teacher_loss"] == pytest.approx(float(-(temperature**2) * (soft * ours).sum(-1).mean()), rel=1e-5)
+        assert losses["teacher_loss"] == pytest.approx(
+            float(-(temperature**2) * (soft * ours).sum(-1).mean()), rel=1e-5
+        )
 
 
 def test_a_weight_between_the_limits_mixes_the_two_losses(folder):
@@ -191,9 +193,9 @@ def test_the_batch_carries_what_the_teacher_predicts_of_each_row(folder):
     task = made(folder, train="", unlabelled="more.jsonl")
     batches = task.train_batches(batch_size=8, steps=1, seed=0)
     batch = batches(0)
-    said = load(folder / "teacher").predict([batches.table[i].values["text"] for i in batches.rows(0)])
+    answers = load(folder / "teacher").predict([batches.table[i].values["text"] for i in batches.rows(0)])
     soft = jax.nn.softmax(batch["teacher_logits"][:, 0])
-    expected = [list(answer["probabilities"].values()) for answer in said]
+    expected = [list(answer["probabilities"].values()) for answer in answers]
     np.testing.assert_allclose(soft, expected, atol=1e-5)
     assert np.ptp(soft[:, 0]) > 0.01
 
@@ -231,14 +233,14 @@ def test_other_targets_have_their_own_distance(folder, tmp_path, target):
     )
     temperature = 2.0 if target == "multi_label" else 1.0
     task = made(folder, teacher=str(tmp_path / "teacher"), temperature=temperature, **data)
-    found, batch, logits = losses_of(task)
+    losses, batch, logits = losses_of(task)
     ours, teachers = np.asarray(logits[:, 0], np.float64), np.asarray(batch["teacher_logits"][:, 0], np.float64)
     if target == "regression":
         expected = ((ours - teachers) ** 2).mean()
     else:
         p, q = (1 / (1 + np.exp(-x / temperature)) for x in (teachers, ours))
         expected = 4 * -(p * np.log(q) + (1 - p) * np.log(1 - q)).mean()
-    assert found["teacher_loss"] == pytest.approx(expected, rel=1e-5)
+    assert losses["teacher_loss"] == pytest.approx(expected, rel=1e-5)
 
 
 def test_the_student_is_found_trained_and_used_from_the_command_line(folder, tmp_path, capsys):

@@ -136,9 +136,9 @@ def folder(tmp_path):
 
 
 def rewrite(folder, change) -> None:
-    found = tensors(folder)
-    change(found)
-    save_file(found, folder / "model.safetensors")
+    arrays = tensors(folder)
+    change(arrays)
+    save_file(arrays, folder / "model.safetensors")
 
 
 def reconfigure(folder, **changes) -> None:
@@ -149,15 +149,15 @@ def reconfigure(folder, **changes) -> None:
 def test_old_names_buffers_and_tied_copies_are_understood(folder):
     expected, _ = huggingface.read_params(folder)
 
-    def age(found):
-        for name in list(found):
+    def age(arrays):
+        for name in list(arrays):
             if "LayerNorm.weight" in name:
-                found[name.replace("weight", "gamma")] = found.pop(name)
+                arrays[name.replace("weight", "gamma")] = arrays.pop(name)
             if "LayerNorm.bias" in name:
-                found[name.replace("bias", "beta")] = found.pop(name)
-        found["bert.embeddings.position_ids"] = np.arange(19)[None]
-        found["cls.predictions.decoder.weight"] = found["bert.embeddings.word_embeddings.weight"].copy()
-        found["cls.predictions.decoder.bias"] = found.pop("cls.predictions.bias")
+                arrays[name.replace("bias", "beta")] = arrays.pop(name)
+        arrays["bert.embeddings.position_ids"] = np.arange(19)[None]
+        arrays["cls.predictions.decoder.weight"] = arrays["bert.embeddings.word_embeddings.weight"].copy()
+        arrays["cls.predictions.decoder.bias"] = arrays.pop("cls.predictions.bias")
 
     rewrite(folder, age)
     params, notes = huggingface.read_params(folder)
@@ -168,9 +168,9 @@ def test_old_names_buffers_and_tied_copies_are_understood(folder):
 def test_names_without_the_prefix_are_understood(folder):
     expected, _ = huggingface.read_params(folder)
 
-    def strip(found):
-        for name in list(found):
-            found[name.removeprefix("bert.")] = found.pop(name)
+    def strip(arrays):
+        for name in list(arrays):
+            arrays[name.removeprefix("bert.")] = arrays.pop(name)
 
     rewrite(folder, strip)
     assert_same_params(huggingface.read_params(folder)[0], expected)
@@ -216,7 +216,7 @@ def test_a_pickle_that_runs_code_is_refused(tmp_path, folder):
 
 def test_unknown_tensors_are_left_out_only_on_request(folder):
     expected, _ = huggingface.read_params(folder)
-    rewrite(folder, lambda found: found.update(extra=np.ones(3)))
+    rewrite(folder, lambda arrays: arrays.update(extra=np.ones(3)))
     with pytest.raises(InputError, match="missing: none; unknown: extra"):
         huggingface.read_params(folder)
     params, notes = huggingface.read_params(folder, strict=False)
