@@ -27,6 +27,8 @@ def tokenizer(
     kind: Literal["wordpiece", "sentencepiece"] = "wordpiece",
     vocab_size: int = 30522,
     lowercase: bool = True,
+    strip_accents: bool | None = None,
+    alphabet_limit: int | None = None,
     model_type: Literal["unigram", "bpe"] = "unigram",
     sample_mb: float = 100.0,
     seed: int = 0,
@@ -38,7 +40,11 @@ def tokenizer(
         out: Folder for the tokenizer; Hugging Face reads it too.
         kind: WordPiece as in BERT, or SentencePiece as in ALBERT.
         vocab_size: Number of tokens in the vocabulary, special tokens included.
-        lowercase: Lowercase the text and remove accents first.
+        lowercase: Lowercase the text first.
+        strip_accents: Remove accents first. By default they are removed from text that is lowercased, unless it is in a
+            script whose vowel signs would be lost too, such as Hindi or Thai.
+        alphabet_limit: With --kind wordpiece: number of characters in the vocabulary, the commonest ones. By default a
+            quarter of the vocabulary, at most 1,000, and more for text of ideographs or if there is room.
         model_type: With --kind sentencepiece: its algorithm.
         sample_mb: Train on a random sample of the text, at most this many megabytes.
         seed: Seed of that sample.
@@ -48,9 +54,14 @@ def tokenizer(
 
     texts = corpora.sample(corpora.documents(corpus), int(sample_mb * 1e6), seed)
     options: dict[str, Any] = {"model_type": model_type} if kind == "sentencepiece" else {}
-    trained = tokenizers.train(kind, texts, vocab_size, lowercase=lowercase, **options)
+    options |= {"lowercase": lowercase, "strip_accents": strip_accents, "alphabet_limit": alphabet_limit}
+    trained = tokenizers.train(kind, texts, vocab_size, **options)
     trained.save(files.path(out))
     print(f"{out}: {kind} tokenizer with {trained.vocab_size:,} tokens")
+    lines, warnings = tokenizers.describe_training(trained, texts)
+    print("\n".join(lines))
+    for warning in warnings:
+        print(f"warning: {warning}", file=sys.stderr)
 
 
 def prepare(

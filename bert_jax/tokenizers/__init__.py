@@ -5,12 +5,13 @@ from typing import Literal
 
 from bert_jax import files
 from bert_jax.errors import InputError
-from bert_jax.tokenizers import sentencepiece, wordpiece
+from bert_jax.tokenizers import base, coverage, sentencepiece, wordpiece
 from bert_jax.tokenizers.base import Encoding, Tokenizer
+from bert_jax.tokenizers.coverage import describe_training
 from bert_jax.tokenizers.extension import Extension, extend
 from bert_jax.tokenizers.frame import Frame
 
-__all__ = ["Encoding", "Extension", "Frame", "Tokenizer", "extend", "load", "train"]
+__all__ = ["Encoding", "Extension", "Frame", "Tokenizer", "describe_training", "extend", "load", "train"]
 
 
 def load(folder: files.PathLike) -> Tokenizer:
@@ -37,6 +38,8 @@ def train(
     vocab_size: int,
     *,
     lowercase: bool = True,
+    strip_accents: bool | None = None,
+    alphabet_limit: int | None = None,
     model_type: Literal["unigram", "bpe"] = "unigram",
 ) -> Tokenizer:
     """Learns a vocabulary from texts; the same texts in the same order give the same tokenizer.
@@ -45,16 +48,33 @@ def train(
       kind: the library and the algorithm.
       texts: held in memory while training; pass a sample of a large corpus.
       vocab_size: pieces, the five special tokens (ids 0 to 4) included.
-      lowercase: lowercase and strip accents.
+      lowercase: lowercase the text first.
+      strip_accents: remove accents first. None: if `lowercase`, unless the text is in a script whose vowel signs would
+        be removed as well.
+      alphabet_limit: see `wordpiece.train`; only for WordPiece.
       model_type: SentencePiece's algorithm; ignored for WordPiece.
 
     Raises:
       InputError: `kind` is unknown, there is no text, or too little text for `vocab_size` pieces.
     """
-    if vocab_size < 32:
-        raise InputError(f"vocab_size {vocab_size} is too small: 5 special tokens and the letters need at least 32")
+    least = base.MIN_VOCAB_SIZE
+    if vocab_size < least:
+        raise InputError(
+            f"vocab_size {vocab_size} is too small: 5 special tokens and the letters need at least {least}"
+        )
+    if alphabet_limit is not None and alphabet_limit < 1:
+        raise InputError(f"alphabet_limit must be at least 1, got {alphabet_limit}")
+    texts = list(texts)
+    if strip_accents is None:
+        strip_accents = lowercase and not coverage.is_written_with_vowel_signs(texts)
     if kind == "wordpiece":
-        return wordpiece.train(texts, vocab_size, lowercase=lowercase)
+        return wordpiece.train(
+            texts, vocab_size, lowercase=lowercase, strip_accents=strip_accents, alphabet_limit=alphabet_limit
+        )
     if kind == "sentencepiece":
-        return sentencepiece.train(texts, vocab_size, lowercase=lowercase, model_type=model_type)
+        if alphabet_limit is not None:
+            raise InputError("alphabet_limit is for kind 'wordpiece'; SentencePiece leaves out only the rarest")
+        return sentencepiece.train(
+            texts, vocab_size, lowercase=lowercase, strip_accents=strip_accents, model_type=model_type
+        )
     raise InputError(f"kind {kind!r} is neither 'wordpiece' nor 'sentencepiece'")

@@ -13,6 +13,7 @@ from bert_jax.errors import InputError
 from bert_jax.tokenizers.frame import Frame
 
 SPECIAL_ROLES = ("pad", "unk", "cls", "sep", "mask")
+MIN_VOCAB_SIZE = 32  # of a vocabulary that is trained
 SPECIAL_NAMES = {"pad": "[PAD]", "unk": "[UNK]", "cls": "[CLS]", "sep": "[SEP]", "mask": "[MASK]"}
 
 
@@ -38,6 +39,8 @@ class Tokenizer(Protocol):
     sep_id: int
     mask_id: int
     special_ids: tuple[int, ...]  # the five above, ascending
+    lowercase: bool  # text is lowercased first
+    strip_accents: bool  # combining marks are removed from text first
     frame: Frame  # special tokens around one text or two; the files that `save` writes have it too
     fingerprint: str  # sha256 (hex) of everything that decides ids; survives saving, loading and export
     word_starts: (

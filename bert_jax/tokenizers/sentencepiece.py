@@ -129,6 +129,7 @@ class SentencePiece:
         self.frame = Frame(start=(self.cls_id,), between=(self.sep_id,), end=(self.sep_id,))
         self.vocab_size = len(self.vocabulary)
         self.names = dict(names)
+        self.lowercase, self.strip_accents = lowercase, not keep_accents
         self._normalization = CharacterMap(lowercase, keep_accents)
         self.fingerprint = base.fingerprint(
             {
@@ -365,6 +366,7 @@ def train(
     *,
     model_type: Literal["unigram", "bpe"] = "unigram",
     lowercase: bool = True,
+    strip_accents: bool | None = None,
 ) -> SentencePiece:
     """Learns a model; the same texts in the same order give the same bytes with the same release of SentencePiece.
 
@@ -372,12 +374,14 @@ def train(
       texts: held in memory while training; pass a sample of a large corpus.
       vocab_size: pieces, the five special tokens (ids 0 to 4) included.
       model_type: the algorithm.
-      lowercase: lowercase and strip accents, as ALBERT does.
+      lowercase: lowercase, as ALBERT does.
+      strip_accents: remove accents; None for the same as `lowercase`.
 
     Raises:
       InputError: there is no text, or too little text for `vocab_size` pieces.
     """
-    normalization = CharacterMap(lowercase, keep_accents=not lowercase)
+    keep_accents = not (lowercase if strip_accents is None else strip_accents)
+    normalization = CharacterMap(lowercase, keep_accents)
     # NUL ends a string in the trainer.
     prepared = [normalization.apply(line).replace("\0", "") for text in texts for line in text.splitlines()]
     prepared = [line for line in prepared if line.strip()]
@@ -403,13 +407,17 @@ def train(
             minloglevel=2,
         )
     except (RuntimeError, ValueError) as error:
-        raise InputError(
-            f"vocab_size {vocab_size} with this text: SentencePiece reports: {_reason(str(error))}"
-        ) from None
+        raise InputError(f"vocab_size {vocab_size} {_reason(str(error))}") from None
     model = _with_rounded_scores(ModelProto.FromString(written.getvalue()), TRAINED_SCORE_UNIT)
-    return SentencePiece(model, lowercase, not lowercase, base.SPECIAL_NAMES, "the trained model")
+    return SentencePiece(model, lowercase, keep_accents, base.SPECIAL_NAMES, "the trained model")
 
 
 def _reason(message: str) -> str:
-    """Removes the position in the library's source from its message."""
-    return message.rsplit("] ", 1)[-1].strip() or message.strip()
+    """Returns a message of the library about the size of a vocabulary, in our terms."""
+    if most := re.search(r"set it to a value <= (\d+)", message):
+        size = int(most[1])
+        works = f" or vocab_size {size}" if size >= base.MIN_VOCAB_SIZE else ""
+        return f"does not fit: the text yields {size} pieces; give more text{works}"
+    if least := re.search(r"smaller than required_chars\. \d+ vs (\d+)", message):
+        return f"is too small for the characters of this text; give vocab_size {least[1]} or more"
+    return f"with this text: SentencePiece reports: {message.rsplit('] ', 1)[-1].strip() or message.strip()}"

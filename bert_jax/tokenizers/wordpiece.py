@@ -16,8 +16,11 @@ from bert_jax.tokenizers import base
 from bert_jax.tokenizers.frame import Frame
 
 CONTINUING = "##"
-# Rarer characters become [UNK]: each costs up to two entries, alone and inside a word.
+# By default, a vocabulary has at most this many of the commonest characters; each costs up to two entries, alone and
+# inside a word. Words with others become [UNK].
 MAX_ALPHABET = 1000
+# By default, ideographs are added beyond that limit until this share of the text's characters is covered.
+COVERAGE = 0.995
 
 
 @dataclass(frozen=True)
@@ -61,6 +64,7 @@ class WordPiece:
         self.vocabulary = tuple(pieces)
         self.vocab_size = len(pieces)
         self.normalization = normalization
+        self.lowercase, self.strip_accents = normalization.lowercase, normalization.strip_accents
         self.names = dict(names)
         self.fingerprint = base.fingerprint(
             {"kind": self.kind, "pieces": list(pieces), "names": self.names} | asdict(normalization)
@@ -242,53 +246,132 @@ def _read_library_file(path: files.Path) -> tuple[list[str], dict[str, Any]]:
     return sorted(index, key=index.__getitem__), normalizer
 
 
-def train(texts: Iterable[str], vocab_size: int, *, lowercase: bool = True) -> WordPiece:
+def train(
+    texts: Iterable[str],
+    vocab_size: int,
+    *,
+    lowercase: bool = True,
+    strip_accents: bool | None = None,
+    alphabet_limit: int | None = None,
+) -> WordPiece:
     """Learns a vocabulary; the same texts give the same vocabulary, in any order and on any machine.
 
     Args:
       texts: held in memory while training; pass a sample of a large corpus.
       vocab_size: pieces, the five special tokens (ids 0 to 4) included.
-      lowercase: lowercase and strip accents, as the uncased models do.
+      lowercase: lowercase, as the uncased models do.
+      strip_accents: remove accents; None for the same as `lowercase`.
+      alphabet_limit: number of characters that the vocabulary has, the commonest ones. None for a quarter of
+        `vocab_size` and at most MAX_ALPHABET, and more where words leave room or the text consists of ideographs.
 
     Raises:
-      InputError: there is no text, or too little text for `vocab_size` pieces.
+      InputError: there is no text, too little text for `vocab_size` pieces, or no room for the alphabet.
     """
-    normalization = BertNormalization(lowercase=lowercase, strip_accents=lowercase)
-    library = tokenizers.Tokenizer(models.WordPiece({}, unk_token=base.SPECIAL_NAMES["unk"]))
-    library.normalizer = _normalizer(normalization)
-    library.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-    texts = _encodable(list(texts))
-    specials = list(base.SPECIAL_NAMES.values())
-    alphabet, inside = _alphabet(library, texts, min(MAX_ALPHABET, vocab_size // 4))
-    # The trainer numbers pieces in the order of a hash table, and breaks ties between merges by number: by default its
-    # result differs from run to run. With all starting pieces numbered in advance, nothing is random.
-    trainer = trainers.WordPieceTrainer(
-        vocab_size=vocab_size,
-        min_frequency=2,
-        special_tokens=specials + [CONTINUING + character for character in inside],
-        initial_alphabet=alphabet,
-        limit_alphabet=len(alphabet),
-        continuing_subword_prefix=CONTINUING,
-        show_progress=False,
-    )
-    library.train_from_iterator(texts, trainer)
-    index = library.get_vocab(with_added_tokens=True)
-    if len(index) != vocab_size:
+    normalization = BertNormalization(lowercase, lowercase if strip_accents is None else strip_accents)
+    learner = _Learner(normalization, _encodable(list(texts)), alphabet_limit)
+    pieces = learner.pieces(vocab_size)
+    if len(pieces) > vocab_size:
         raise InputError(
-            f"vocab_size {vocab_size} does not fit: {len(texts)} texts yield {len(index)} pieces; "
-            f"give more text or vocab_size {len(index)}"
+            f"vocab_size {vocab_size} is too small for an alphabet of {alphabet_limit} characters, which takes "
+            f"{len(pieces)} entries; give vocab_size {len(pieces)} or a lower alphabet limit"
         )
-    return WordPiece(sorted(index, key=index.__getitem__), normalization)
+    if len(pieces) < vocab_size:
+        size = learner.working_size(len(pieces))
+        raise InputError(
+            f"vocab_size {vocab_size} does not fit: {len(learner.texts)} texts yield {len(pieces)} pieces; "
+            "give more text" + (f" or vocab_size {size}" if size else "")
+        )
+    return WordPiece(pieces, normalization)
 
 
-def _alphabet(library: tokenizers.Tokenizer, texts: Sequence[str], limit: int) -> tuple[list[str], list[str]]:
-    """Returns the commonest characters of words, sorted, and those that can be inside a word."""
-    counts: Counter[str] = Counter()
-    for text in texts:
-        counts.update(library.normalizer.normalize_str(text))
-    counts = Counter({c: n for c, n in counts.items() if not c.isspace()})
-    if not counts:
-        raise InputError("there is no text to learn a vocabulary from")
-    common = sorted(counts, key=lambda c: (-counts[c], c))[:limit]
-    inside = [c for c in common if len(library.pre_tokenizer.pre_tokenize_str("a" + c)) == 1]
-    return sorted(common), sorted(inside)
+class _Learner:
+    """The texts of a training, their characters, and the library's trainer."""
+
+    def __init__(self, normalization: BertNormalization, texts: list[str], alphabet_limit: int | None):
+        self.texts = texts
+        self._normalizer = _normalizer(normalization)
+        self._limit = alphabet_limit
+        counts: Counter[str] = Counter()
+        for text in texts:
+            counts.update(self._normalizer.normalize_str(text))
+        self._counts = Counter({c: n for c, n in counts.items() if not c.isspace()})
+        if not self._counts:
+            raise InputError("there is no text to learn a vocabulary from")
+        self._ranked = sorted(self._counts, key=lambda c: (-self._counts[c], c))  # the commonest first
+        splitter = pre_tokenizers.BertPreTokenizer()
+        behind_a = {c: self._normalizer.normalize_str("a" + c) for c in self._ranked}
+        self._ideographs = {c for c, text in behind_a.items() if " " in text}
+        self._inside = {c for c, text in behind_a.items() if len(splitter.pre_tokenize_str(text)) == 1}
+
+    def pieces(self, vocab_size: int) -> list[str]:
+        """Returns a vocabulary, with fewer pieces than `vocab_size` if the text yields no more with all characters.
+
+        If an alphabet limit is set and the alphabet does not fit, the result has only the alphabet, and is longer.
+        """
+        alphabet = self._ranked[: self._limit] if self._limit is not None else self._default_alphabet(vocab_size)
+        pieces = self._learn(alphabet, vocab_size)
+        while self._limit is None and len(pieces) < vocab_size:
+            longer = self._with_more(alphabet, vocab_size - len(pieces), vocab_size)
+            if len(longer) == len(alphabet):
+                break
+            alphabet = longer
+            pieces = self._learn(alphabet, vocab_size)
+        return pieces
+
+    def working_size(self, size: int) -> int | None:
+        """Returns a vocab_size of at most `size` that this text yields, or None."""
+        while size >= base.MIN_VOCAB_SIZE:
+            actual = len(self.pieces(size))
+            if actual == size:
+                return size
+            size = min(actual, size - 1)
+        return None
+
+    def _entries(self, alphabet: Iterable[str]) -> int:
+        return len(base.SPECIAL_NAMES) + sum(1 + (c in self._inside) for c in alphabet)
+
+    def _default_alphabet(self, vocab_size: int) -> list[str]:
+        limit = min(MAX_ALPHABET, vocab_size // 4)
+        alphabet, rarer = self._ranked[:limit], self._ranked[limit:]
+        entries, missing = self._entries(alphabet), sum(self._counts[c] for c in rarer)
+        for c in rarer:
+            if missing <= (1 - COVERAGE) * self._counts.total() or entries >= vocab_size // 2:
+                break
+            if c in self._ideographs:
+                alphabet.append(c)
+                entries, missing = entries + 1, missing - self._counts[c]
+        return alphabet
+
+    def _with_more(self, alphabet: list[str], room: int, vocab_size: int) -> list[str]:
+        """Adds the commonest other characters: as many as fill `room` entries, if there are that many."""
+        longer, present, entries = list(alphabet), set(alphabet), self._entries(alphabet)
+        for c in self._ranked:
+            cost = 1 + (c in self._inside)
+            if c in present or entries + cost > vocab_size:
+                continue
+            if room <= 0:
+                break
+            longer.append(c)
+            entries, room = entries + cost, room - cost
+        return longer
+
+    def _learn(self, alphabet: list[str], vocab_size: int) -> list[str]:
+        # The trainer numbers pieces in the order of a hash table, and breaks ties between merges by number: by default
+        # its result differs from run to run. With all starting pieces numbered in advance, nothing is random.
+        library = tokenizers.Tokenizer(models.WordPiece({}, unk_token=base.SPECIAL_NAMES["unk"]))
+        library.normalizer, library.pre_tokenizer = self._normalizer, pre_tokenizers.BertPreTokenizer()
+        trainer = trainers.WordPieceTrainer(
+            vocab_size=vocab_size,
+            min_frequency=2,
+            special_tokens=[
+                *base.SPECIAL_NAMES.values(),
+                *(CONTINUING + character for character in sorted(self._inside.intersection(alphabet))),
+            ],
+            initial_alphabet=sorted(alphabet),
+            limit_alphabet=len(alphabet),
+            continuing_subword_prefix=CONTINUING,
+            show_progress=False,
+        )
+        library.train_from_iterator(self.texts, trainer)
+        index = library.get_vocab(with_added_tokens=True)
+        return sorted(index, key=index.__getitem__)

@@ -1,0 +1,129 @@
+"""Vocabularies learnt from texts of every script: sizes, alphabets, accents, and what is said about them."""
+
+import random
+import re
+
+import pytest
+
+from bert_jax import cli, tokenizers
+from bert_jax.errors import InputError
+from bert_jax.tokenizers import wordpiece
+
+IDEOGRAPHS = "".join(chr(0x5000 + i) for i in range(400))
+
+
+def drawn(words, count=60, joined_by=" "):
+    """Lines of words from a text, or of its characters if `joined_by` is empty; the first ones are the commonest."""
+    words = words.split() if joined_by else words
+    rng = random.Random(len(words))
+    weights = [1 / (i + 5) for i in range(len(words))]
+    return [joined_by.join(rng.choices(words, weights, k=12)) for _ in range(count)]
+
+
+TEXTS = {
+    "English": drawn("seven tailors sewed seventy sails while their sisters sold salted seeds"),
+    "Chinese": drawn(IDEOGRAPHS, 300, ""),
+    "mixed": drawn(IDEOGRAPHS[:90], 80, "") + drawn("a sailor sells 12 shells", 80),
+    "Tamil": drawn("நான் நேற்று புதிய வீட்டில் தங்கினேன்"),
+    "one line": ["seven sails and zebras quickly jump over big foxes with 0123456789"],
+}
+
+
+@pytest.mark.parametrize("name", TEXTS)
+@pytest.mark.parametrize(
+    "options",
+    [{"kind": "wordpiece"}, {"kind": "wordpiece", "alphabet_limit": 40}, {"kind": "sentencepiece"}],
+    ids=lambda options: " ".join(map(str, options.values())),
+)
+def test_a_vocab_size_named_in_an_error_works(name, options):
+    for wrong in (32, 9000):
+        message = ""
+        try:
+            tokenizers.train(texts=TEXTS[name], vocab_size=wrong, **options)
+        except InputError as error:
+            message = str(error)
+        if size := re.search(r"(?:or|give) vocab_size (\d+)", message):
+            trained = tokenizers.train(texts=TEXTS[name], vocab_size=int(size[1]), **options)
+            assert trained.vocab_size == int(size[1])
+        else:
+            assert message.endswith("give more text") or (wrong == 32 and not message)
+
+
+def test_an_ideograph_is_one_entry_and_every_one_has_one_if_there_is_room():
+    with pytest.raises(InputError) as error:
+        tokenizers.train("wordpiece", TEXTS["Chinese"], 30522)
+    trained = tokenizers.train("wordpiece", TEXTS["Chinese"], int(str(error.value).split()[-1]))
+    assert set("".join(TEXTS["Chinese"])) <= set(trained.vocabulary)
+    assert not [piece for piece in trained.vocabulary if piece.startswith("##")]
+    lines, warnings = tokenizers.describe_training(trained, TEXTS["Chinese"])
+    assert "unknown in this text: 0.00% of the characters, 0.00% of the tokens" in lines
+    assert not warnings
+
+
+def test_among_latin_words_ideographs_get_the_entries_that_their_text_needs():
+    words = " ".join(a + b + c for a in "bdfgklm" for b in "aeiou" for c in "nprst")
+    texts = drawn(IDEOGRAPHS, 300, "") + drawn(words, 300)
+    trained = tokenizers.train("wordpiece", texts, 600)  # a quarter are 150 characters
+    assert trained.vocab_size == 600
+    assert len(set(IDEOGRAPHS) & set(trained.vocabulary)) > 250
+    limited = tokenizers.train("wordpiece", texts, 250, alphabet_limit=50)
+    assert len([piece for piece in limited.vocabulary if len(piece.removeprefix("##")) == 1]) <= 100
+    _, (warning,) = tokenizers.describe_training(limited, texts)
+    assert re.search(r"\d\d\.\d% of the characters .* are unknown, such as .*alphabet limit", warning)
+
+
+def test_an_alphabet_limit_that_does_not_fit_is_an_error():
+    with pytest.raises(InputError, match=r"too small for an alphabet of 300 characters.*give vocab_size 305"):
+        tokenizers.train("wordpiece", TEXTS["Chinese"], 200, alphabet_limit=300)
+    with pytest.raises(InputError, match="at least 1"):
+        tokenizers.train("wordpiece", TEXTS["English"], 60, alphabet_limit=0)
+    with pytest.raises(InputError, match="for kind 'wordpiece'"):
+        tokenizers.train("sentencepiece", TEXTS["English"], 60, alphabet_limit=30)
+
+
+@pytest.mark.parametrize("kind", ["wordpiece", "sentencepiece"])
+@pytest.mark.parametrize("script", ["வீட்டில்", "ภาษาที่ดี", "हिंदी", "ごはんがだいすき"])
+def test_vowel_signs_that_are_letters_come_back(tmp_path, kind, script):
+    texts = [f"{script} {i} sails and seven ships sink" for i in range(100)]
+    trained = tokenizers.train(kind, texts, 36 if kind == "sentencepiece" else 75)
+    trained.save(tmp_path)
+    for tokenizer in (trained, tokenizers.load(tmp_path)):
+        assert tokenizer.lowercase
+        assert not tokenizer.strip_accents
+        assert tokenizer.decode(tokenizer.encode_ids([script])[0]).replace(" ", "") == script
+    stripped = tokenizers.train(kind, texts, 35, strip_accents=True)
+    _, warnings = tokenizers.describe_training(stripped, texts)
+    assert any("vowel sign" in warning for warning in warnings)
+
+
+@pytest.mark.parametrize("kind", ["wordpiece", "sentencepiece"])
+def test_case_and_accents_are_set_apart(kind):
+    texts = drawn("Kü Kü Kü Küche Kuchen Bär Bar Öl Ole Fuß Ähre ähnlich ohne Übung Udo xyz vwq jtp")
+    marks = set()
+    for lowercase in (True, False):
+        for strip_accents in (None, True, False):
+            trained = tokenizers.train(kind, texts, 40, lowercase=lowercase, strip_accents=strip_accents)
+            expected = lowercase if strip_accents is None else strip_accents
+            assert (trained.lowercase, trained.strip_accents) == (lowercase, expected)
+            marks.add(trained.fingerprint)
+            alphabet = set("".join(trained.vocabulary[5:]))
+            assert ("ü" in alphabet) != expected
+            assert ("K" in alphabet) != lowercase
+    assert len(marks) == 4
+
+
+def test_english_has_the_vocabulary_that_it_always_had():
+    trained = tokenizers.train("wordpiece", TEXTS["English"], 60)
+    assert trained.fingerprint == "65643d6c092c1ca4d9ac968deb571363cdf0b628348e913e0e3c638822025f57"
+    assert len(set(trained.vocabulary)) == 60
+
+
+def test_the_command_prints_what_happens_to_accents_and_rare_characters(tmp_path, capsys):
+    (tmp_path / "t.txt").write_text("\n\n".join(TEXTS["mixed"]), encoding="utf-8")
+    train = ["tokenizer", "--corpus", str(tmp_path / "t.txt"), "--vocab-size", "47", "--strip-accents", "False"]
+    assert cli.run([*train, "--out", str(tmp_path / "a"), "--alphabet-limit", "20"]) == 0
+    out, err = capsys.readouterr()
+    assert "text is lowercased, accents are kept" in out
+    assert re.search(r"unknown in this text: [\d.]+% of the characters, [\d.]+% of the tokens", out)
+    assert re.search(r"^warning: .* are unknown, such as ", err)
+    assert isinstance(tokenizers.load(tmp_path / "a"), wordpiece.WordPiece)
