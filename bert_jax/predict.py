@@ -49,6 +49,7 @@ class PretrainedBert:
     task: TaskFields | None  # what it was trained for, if that is known
     batch_size: int = 32  # texts computed at once
     compute: Compute = Compute()
+    task_problem: str = ""  # why the task of the source cannot be used
 
     def fill_mask(self, text: str, top_k: int = 5) -> list[Any]:
         """Returns the `top_k` most likely tokens for [MASK] in `text`, as (token, probability), most likely first.
@@ -169,6 +170,8 @@ class PretrainedBert:
 
     @cached_property
     def _task(self) -> tasks.Task:
+        if self.task_problem:
+            raise InputError(self.task_problem)
         if self.task is None:
             raise InputError("predict needs a source trained for a task; fine-tune one with `bert_jax train`")
         return tasks.make(self.task, self.config, self.tokenizer, self.compute)
@@ -216,6 +219,7 @@ def load(source: files.PathLike, *, strict: bool = True) -> PretrainedBert:
         tokenizer=opened.tokenizer,
         task=opened.task,
         compute=opened.compute,
+        task_problem=opened.task_problem,
     )
 
 

@@ -38,6 +38,12 @@ class Weights:
     task: TaskFields | None  # what the weights were trained for, if that is known
     read_params: Callable[[], tuple[Any, SetAside]]  # {"bert": ..., HEAD: ...} of NumPy arrays
     compute: Compute = Compute()  # only the number formats of the training
+    task_problem: str = ""  # why the task of the files cannot be used; the encoder can
+
+    def check_task(self) -> None:
+        """Raises InputError if the files define a task that cannot be used."""
+        if self.task_problem:
+            raise InputError(self.task_problem)
 
 
 def read_experiment(workdir: files.Path) -> Experiment:
@@ -132,20 +138,34 @@ def _open_workdir(where: str, path: files.Path, step: int | None = None) -> Weig
 
 def _open_huggingface(where: str, path: files.Path, strict: bool) -> Weights:
     config, details = huggingface.read_config(path)
+    task, problem = None, ""
+    try:
+        task = _task_of(path, details, config.max_position_embeddings)
+    except InputError as error:
+        problem = str(error)
     return Weights(
         where=where,
         config=config,
         tokenizer=tokenizers.load(path),
-        task=_task_of(details, config.max_position_embeddings),
+        task=task,
         read_params=lambda: huggingface.read_params(path, strict=strict),
+        task_problem=problem,
     )
 
 
-def _task_of(details: huggingface.Details, max_length: int) -> TaskFields | None:
-    """Returns the task of a class of transformers, with the fields that its config has; None if it has no task."""
+def _task_of(path: files.Path, details: huggingface.Details, max_length: int) -> TaskFields | None:
+    """Returns the task of a class of transformers, with the fields that its config has; None if it has no task.
+
+    Raises:
+      InputError: config.json and the head do not agree, or the task is not supported.
+    """
     for kind in TASK_KINDS.values():
         if kind.hugging_face_class and kind.hugging_face_class == details.architecture:
-            return kind.from_hugging_face(details.labels, details.problem_type, max_length)
+            details = huggingface.with_head_labels(path, details)
+            try:
+                return kind.from_hugging_face(details.labels, details.problem_type, max_length)
+            except InputError as error:
+                raise InputError(f"{path / 'config.json'}: {error}") from None
     return None
 
 
@@ -163,10 +183,12 @@ def write_source(source: Weights, target: files.Path, to: str = "huggingface") -
       to: "huggingface" for what `transformers` loads, "orbax" for a workdir with one checkpoint.
 
     Raises:
-      InputError: the folder is not empty, or no class of `transformers` has this model and these heads.
+      InputError: the folder is not empty, the source's task cannot be used, or no class of `transformers` has this
+        model and these heads.
     """
     if target.exists() and any(target.iterdir()):
         raise InputError(f"{target}: is not empty; name a new folder")
+    source.check_task()
     params, _ = source.read_params()
     if to == "huggingface":
         huggingface.write(target, source.config, params, _details_of(source.task))

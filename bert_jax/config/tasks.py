@@ -204,7 +204,15 @@ class SequenceClassification(Labelled):
     @classmethod
     def from_hugging_face(cls, names: tuple[str, ...], problem_type: str | None, max_length: int) -> Self:
         targets = {theirs: target for target, theirs in _PROBLEM_TYPES.items()}
-        return cls(labels=names, target=targets.get(problem_type or "", "single_label"), max_length=max_length)
+        default: _Target = "regression" if len(names) == 1 else "single_label"  # as in transformers
+        target = targets.get(str(problem_type)) if problem_type else default
+        if target is None:
+            raise InputError(f"problem_type must be one of {', '.join(targets)}, got {problem_type!r}")
+        if target == "regression" and len(names) != 1:
+            raise InputError(f"problem_type regression needs one output, and the head has {len(names)}")
+        if target == "single_label" and len(names) == 1:
+            raise InputError(f"problem_type {problem_type} needs at least two outputs, and the head has 1")
+        return cls(labels=names, target=target, max_length=max_length)
 
 
 @dataclass(frozen=True)

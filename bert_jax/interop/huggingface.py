@@ -2,7 +2,8 @@
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -28,6 +29,13 @@ CLASSIFIERS = {
     "ForMultipleChoice": named.CHOICE,
 }
 NAMED_CLASSES = {"ForSequenceClassification", "ForTokenClassification"}
+# The tensor whose rows are the outputs of a class, and their number; None if the labels decide it.
+OUTPUT_TENSORS: dict[str, tuple[str, int | None]] = {
+    "ForSequenceClassification": ("classifier.weight", None),
+    "ForTokenClassification": ("classifier.weight", None),
+    "ForMultipleChoice": ("classifier.weight", 1),
+    "ForQuestionAnswering": ("qa_outputs.weight", 2),
+}
 # Fields of a BertConfig that a config.json must have.
 SIZES = ("vocab_size", "hidden_size", "num_layers", "num_heads", "intermediate_size")
 # Fields whose other values are not supported in any family.
@@ -40,7 +48,9 @@ class Details:
     """What config.json holds besides the architecture of the encoder."""
 
     architecture: str = ""  # end of the class name, such as "ForTokenClassification"; "" if it has none
-    labels: tuple[str, ...] = ()  # names of the classes in the order of the outputs, of a class in NAMED_CLASSES
+    labels: tuple[
+        str, ...
+    ] = ()  # names of the outputs in their order; empty if config.json does not name or count them
     problem_type: str | None = None  # "regression", "single_label_classification" or "multi_label_classification"
 
 
@@ -118,16 +128,66 @@ def parse_config(hf_config: Mapping[str, Any], where: str) -> tuple[BertConfig, 
                 f"{where}: {theirs['activation']} must be one of {', '.join(ACTIVATIONS)}, got {values['activation']!r}"
             )
         values["activation"] = ACTIVATIONS[values["activation"]]
-    id2label = hf_config.get("id2label") or {}
-    try:
-        labels = tuple(id2label[str(i)] for i in range(len(id2label)))
-    except KeyError as error:
-        raise InputError(f"{where}: id2label must name the labels 0 to {len(id2label) - 1}; it lacks {error}") from None
+    labels = _label_names(hf_config, where)
     classes = [name for name in hf_config.get("architectures") or [] if isinstance(name, str)]
     architecture = classes[0].removeprefix(family.class_prefix) if classes else ""
-    if not labels and architecture in NAMED_CLASSES:
-        labels = ("LABEL_0", "LABEL_1")  # the default of transformers, which it does not write
     return replace(base, **values), Details(architecture, labels, hf_config.get("problem_type"))
+
+
+def _label_names(hf_config: Mapping[str, Any], where: str) -> tuple[str, ...]:
+    """Returns the names in id2label, or LABEL_0, LABEL_1... if there is only num_labels, or () without either."""
+    id2label = hf_config.get("id2label")
+    if not id2label:
+        count = hf_config.get("num_labels")
+        if count is None:
+            return ()
+        if type(count) is not int or count < 1:
+            raise InputError(f"{where}: num_labels must be a whole number of at least 1, got {count!r}")
+        return default_labels(count)
+    if not isinstance(id2label, Mapping):
+        raise InputError(f"{where}: id2label must be a JSON object, number -> name, got {type(id2label).__name__}")
+    try:
+        return tuple(str(id2label[str(i)]) for i in range(len(id2label)))
+    except KeyError as error:
+        raise InputError(f"{where}: id2label must name the labels 0 to {len(id2label) - 1}; it lacks {error}") from None
+
+
+def default_labels(count: int) -> tuple[str, ...]:
+    """Returns the names that transformers gives to outputs without names."""
+    return tuple(f"LABEL_{i}" for i in range(count))
+
+
+def with_head_labels(folder: files.Path, details: Details) -> Details:
+    """Returns `details` with a name for each output of the head, for a class in NAMED_CLASSES.
+
+    Raises:
+      InputError: the weights lack the head of the class, or have another number of outputs than config.json.
+    """
+    if details.architecture not in OUTPUT_TENSORS:
+        return details
+    tensor, wanted = OUTPUT_TENSORS[details.architecture]
+    outputs, where = _outputs(folder, tensor), folder / "config.json"
+    if outputs is None:
+        raise InputError(f"{where}: architectures names {details.architecture}, but the weights lack {tensor}")
+    if wanted is not None and outputs != wanted:
+        raise InputError(f"{where}: {details.architecture} has a head of {wanted} outputs, but {tensor} has {outputs}")
+    if details.architecture not in NAMED_CLASSES:
+        return details
+    labels = details.labels or default_labels(outputs)
+    if len(labels) != outputs:
+        raise InputError(
+            f"{where}: id2label or num_labels makes {len(labels)} labels, but the head has {outputs} outputs "
+            f"({tensor}); give one name for each output, or remove both fields"
+        )
+    if repeated := [name for name in labels if labels.count(name) > 1]:
+        raise InputError(f"{where}: id2label has the name {repeated[0]!r} twice; each output needs a name of its own")
+    return replace(details, labels=labels)
+
+
+def _outputs(folder: files.Path, tensor: str) -> int | None:
+    """Returns the first dimension of a tensor in a folder's weights; None if they do not have it."""
+    shape = _stored_shape(folder, tensor)
+    return shape[0] if shape else None
 
 
 def to_config(config: BertConfig, details: Details) -> dict[str, Any]:
@@ -216,21 +276,52 @@ def _check_tied(tensors: dict[str, np.ndarray], copy: str, original: str, where:
     return [copy]
 
 
-def _read_tensors(folder: files.Path) -> dict[str, np.ndarray]:
-    for stem, read in (("model.safetensors", _read_safetensors), ("pytorch_model.bin", _read_torch)):
-        if (folder / f"{stem}.index.json").exists():
-            return _read_shards(folder / f"{stem}.index.json", read)
-        if (folder / stem).exists():
-            return read(folder / stem)
+def _weight_files(folder: files.Path) -> tuple[files.Path, bool]:
+    """Returns the file of a folder's weights, and whether it is the index of several."""
+    for stem in ("model.safetensors", "pytorch_model.bin"):
+        for name, is_index in ((f"{stem}.index.json", True), (stem, False)):
+            if (folder / name).exists():
+                return folder / name, is_index
     raise InputError(f"{folder}: no weights there: neither model.safetensors (or its index) nor pytorch_model.bin")
 
 
-def _read_shards(index: files.Path, read: Any) -> dict[str, np.ndarray]:
+def _reader(path: files.Path) -> Any:
+    return _read_torch if path.name.startswith("pytorch_model") else _read_safetensors
+
+
+def _read_tensors(folder: files.Path) -> dict[str, np.ndarray]:
+    path, is_index = _weight_files(folder)
+    return _read_shards(path, _reader(path)) if is_index else _reader(path)(path)
+
+
+def _stored_shape(folder: files.Path, tensor: str) -> tuple[int, ...] | None:
+    """Returns the shape of a tensor, None without it; of a safetensors file, only the header is read."""
+    path, is_index = _weight_files(folder)
+    if is_index:
+        file = _read_index(path).get(tensor)
+        if file is None or not (folder / file).exists():
+            return None
+        path = folder / file
+    if path.suffix != ".safetensors":
+        tensors = _read_torch(path)
+        return tensors[tensor].shape if tensor in tensors else None
+    with _open_safetensors(path) as opened:
+        return tuple(opened.get_slice(tensor).get_shape()) if tensor in opened.keys() else None  # noqa: SIM118
+
+
+def _read_index(index: files.Path) -> dict[str, str]:
+    """Returns which file has each tensor."""
     try:
         shard_of: dict[str, str] = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
-        shards = sorted(set(shard_of.values()))
+        sorted(set(shard_of.values()))
     except (ValueError, KeyError, TypeError, AttributeError):
         raise InputError(f"{index}: expected a JSON object with weight_map, tensor name -> file") from None
+    return shard_of
+
+
+def _read_shards(index: files.Path, read: Any) -> dict[str, np.ndarray]:
+    shard_of = _read_index(index)
+    shards = sorted(set(shard_of.values()))
     tensors: dict[str, np.ndarray] = {}
     for file in shards:
         if not (index.parent / file).exists():
@@ -244,12 +335,18 @@ def _read_shards(index: files.Path, read: Any) -> dict[str, np.ndarray]:
     return tensors
 
 
-def _read_safetensors(path: files.Path) -> dict[str, np.ndarray]:
+@contextmanager
+def _open_safetensors(path: files.Path) -> Iterator[Any]:
     try:
         with safetensors.safe_open(files.local(path), framework="numpy") as file:
-            return {name: _as_float(file.get_tensor(name)) for name in file.keys()}  # noqa: SIM118
+            yield file
     except (safetensors.SafetensorError, OSError) as error:
         raise InputError(f"{path}: not a safetensors file, or truncated: {error}") from None
+
+
+def _read_safetensors(path: files.Path) -> dict[str, np.ndarray]:
+    with _open_safetensors(path) as file:
+        return {name: _as_float(file.get_tensor(name)) for name in file.keys()}  # noqa: SIM118
 
 
 def _read_torch(path: files.Path) -> dict[str, np.ndarray]:
@@ -310,5 +407,5 @@ def _labels(params: Mapping[str, Any], heads: frozenset[str], labels: tuple[str,
         classes = named.num_classes(params, head)
         if labels and len(labels) != classes:
             raise InputError(f"there are {len(labels)} names of labels, but the {head} head has {classes} outputs")
-        return labels or tuple(f"LABEL_{i}" for i in range(classes))
+        return labels or default_labels(classes)
     return ()

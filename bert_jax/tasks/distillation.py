@@ -46,14 +46,15 @@ class TeacherSources(Sources):
           InputError: it cannot be opened, or was trained for another task.
         """
         source = pretrained.open_source(self.fields.teacher)
+        source.check_task()
         task, target = source.task, self.fields.target
         if not isinstance(task, SequenceClassification) or task.target != target:
-            kind = type(task).__name__ if task else "no task"
+            kind, way_on = type(task).__name__ if task else "no task", ""
             if isinstance(task, SequenceClassification):
-                kind = f"target {task.target}"
+                kind, way_on = f"target {task.target}", f", or set task.target to {task.target}"
             raise InputError(
                 f"task.teacher: {self.fields.teacher} was trained for {kind}; name a run of SequenceClassification "
-                f"with target {target}"
+                f"with target {target}{way_on}"
             )
         return source, dataclasses.replace(task, text=self.fields.text, text_b=self.fields.text_b)
 

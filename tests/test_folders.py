@@ -1,0 +1,104 @@
+"""Folders are read whole: every field of a file is honoured, or an error or the loading report names it."""
+
+import json
+
+import pytest
+import torch
+import transformers
+
+import bert_jax
+from bert_jax import pretrained, tasks
+from bert_jax.config import Distillation
+from bert_jax.errors import InputError
+from helpers.interop import small_tokenizer, torch_model
+
+SEQUENCES, TAGS = "ForSequenceClassification", "ForTokenClassification"
+TEXTS = ["the cat sat", "a red house by the sea"]
+
+
+def folder_of(path, architecture: str, outputs: int = 2, drop: tuple[str, ...] = (), **edits):
+    """A folder whose head has `outputs` outputs, and whose config.json is then changed."""
+    torch_model("bert", architecture, num_labels=outputs, max_position_embeddings=40).save_pretrained(path)
+    small_tokenizer().save(path)
+    config = json.loads((path / "config.json").read_text())
+    config = {name: value for name, value in config.items() if name not in drop} | edits
+    (path / "config.json").write_text(json.dumps(config))
+    return path
+
+
+def names(*labels: str) -> dict[str, str]:
+    return {str(i): label for i, label in enumerate(labels)}
+
+
+UNNAMED = ("id2label", "label2id", "num_labels")
+
+
+@pytest.mark.parametrize("architecture", [SEQUENCES, TAGS])
+@pytest.mark.parametrize(("outputs", "edits"), [(2, {}), (4, {}), (4, {"num_labels": 4})])
+def test_outputs_without_names_are_called_as_in_transformers(tmp_path, architecture, outputs, edits):
+    folder = folder_of(tmp_path / "in", architecture, outputs, UNNAMED, **edits)
+    opened = pretrained.open_source(folder)
+    assert opened.task.labels == tuple(f"LABEL_{i}" for i in range(outputs))
+    pretrained.write_source(opened, tmp_path / "out")
+    assert transformers.AutoConfig.from_pretrained(tmp_path / "out").num_labels == outputs
+
+
+@pytest.mark.parametrize(
+    ("architecture", "outputs", "edits", "message"),
+    [
+        (SEQUENCES, 3, {"id2label": names("sad", "glad")}, r"makes 2 labels, but the head has 3 outputs"),
+        (TAGS, 5, {"id2label": names("O", "B", "I")}, r"makes 3 labels, but the head has 5 outputs"),
+        (SEQUENCES, 3, {"id2label": {}, "num_labels": 7}, r"makes 7 labels, but the head has 3 outputs"),
+        (SEQUENCES, 2, {"id2label": names("sad", "sad")}, r"has the name 'sad' twice"),
+        (SEQUENCES, 3, {"problem_type": "regression"}, r"regression needs one output, and the head has 3"),
+        (
+            SEQUENCES,
+            1,
+            {"problem_type": "single_label_classification"},
+            r"needs at least two outputs, and the head has 1",
+        ),
+        (SEQUENCES, 1, {"problem_type": "regression", "id2label": names("a", "b")}, r"makes 2 labels.* has 1 outputs"),
+        (SEQUENCES, 2, {"problem_type": "ranking"}, r"problem_type must be one of .*, got 'ranking'"),
+        ("ForQuestionAnswering", 2, {"architectures": ["BertForMultipleChoice"]}, r"the weights lack classifier"),
+    ],
+)
+def test_a_head_that_config_json_contradicts_is_an_error_where_it_is_used(
+    tmp_path, architecture, outputs, edits, message
+):
+    folder = folder_of(tmp_path / "in", architecture, outputs, **edits)
+    bert = bert_jax.load(folder)
+    assert bert.params  # the encoder can be used
+    for use in (
+        lambda: bert.predict(TEXTS),
+        lambda: bert.evaluate("rows.jsonl"),
+        lambda: pretrained.write_source(pretrained.open_source(folder), tmp_path / "out"),
+        lambda: teach(folder, "single_label"),
+    ):
+        with pytest.raises(InputError, match=rf"config\.json: .*{message}"):
+            use()
+    assert not (tmp_path / "out").exists()
+
+
+def teach(folder, target: str):
+    rows = folder.parent / "rows.jsonl"
+    rows.write_text("".join(json.dumps({"text": text}) + "\n" for text in TEXTS))
+    fields = Distillation(teacher=str(folder), unlabelled=str(rows), target=target, max_length=16)
+    opened = pretrained.open_source(folder)
+    task = tasks.resolve(fields, opened.config, opened.tokenizer)
+    return task.train_batches(batch_size=2, steps=1, seed=0)(0)["teacher_logits"].ravel().tolist()
+
+
+@pytest.mark.parametrize("edits", [{}, {"problem_type": "regression"}])
+def test_one_output_is_a_number(tmp_path, edits):
+    folder = folder_of(tmp_path / "in", SEQUENCES, 1, UNNAMED, id2label=names("stars"), **edits)
+    model = transformers.AutoModelForSequenceClassification.from_pretrained(folder)
+    tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
+    with torch.no_grad():
+        expected = model(**tokenizer(TEXTS, return_tensors="pt", padding=True)).logits[:, 0].tolist()
+    assert [a["score"] for a in bert_jax.load(folder).predict(TEXTS)] == pytest.approx(expected, abs=1e-5)
+    assert sorted(teach(folder, "regression")) == pytest.approx(sorted(expected), abs=1e-5)
+    with pytest.raises(InputError, match=r"was trained for target regression.* or set task\.target to regression"):
+        teach(folder, "single_label")
+    pretrained.write_source(pretrained.open_source(folder), tmp_path / "out")
+    written = json.loads((tmp_path / "out/config.json").read_text())
+    assert (written["problem_type"], written["id2label"]) == ("regression", names("stars"))
