@@ -5,7 +5,7 @@ from typing import Literal
 
 from bert_jax import files
 from bert_jax.errors import InputError
-from bert_jax.tokenizers import base, coverage, sentencepiece, wordpiece
+from bert_jax.tokenizers import base, coverage, options, sentencepiece, wordpiece
 from bert_jax.tokenizers.base import Encoding, Tokenizer
 from bert_jax.tokenizers.coverage import describe_training
 from bert_jax.tokenizers.extension import Extension, extend
@@ -23,13 +23,12 @@ def load(folder: files.PathLike) -> Tokenizer:
     folder = files.path(folder)
     if not folder.is_dir():
         raise InputError(f"{folder}: no such folder; expected one with a tokenizer (vocab.txt or spiece.model)")
-    if (folder / "spiece.model").exists():
-        return sentencepiece.load(folder)
-    if (folder / "tokenizer.json").exists():
+    is_sentencepiece = (folder / "spiece.model").exists()
+    if not is_sentencepiece and (folder / "tokenizer.json").exists():
         model = files.read_json(folder / "tokenizer.json").get("model")
-        if isinstance(model, dict) and model.get("type") == "Unigram":
-            return sentencepiece.load(folder)
-    return wordpiece.load(folder)
+        is_sentencepiece = isinstance(model, dict) and model.get("type") == "Unigram"
+    options.check(folder, "sentencepiece" if is_sentencepiece else "wordpiece")
+    return sentencepiece.load(folder) if is_sentencepiece else wordpiece.load(folder)
 
 
 def train(
