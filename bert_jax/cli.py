@@ -266,7 +266,9 @@ def convert(
     from bert_jax import files
     from bert_jax.pretrained import open_source, write_source
 
-    write_source(open_source(source, strict=strict), files.path(target), to)
+    notes = write_source(open_source(source, strict=strict), files.path(target), to)
+    for note in notes:
+        print(note)
     print(f"wrote {target}")
 
 
@@ -296,7 +298,9 @@ def extend(
 
     texts = corpora.sample(corpora.documents(corpus), int(sample_mb * 1e6), seed)
     extended, learnt = extend_vocabulary(open_source(source), texts, num_tokens)
-    write_source(extended, files.path(target), to)
+    notes = write_source(extended, files.path(target), to)
+    for note in notes:
+        print(note)
     print(f"wrote {target}: {len(learnt.pieces):,} new tokens, such as {', '.join(learnt.pieces[:8])}")
     before, after = learnt.tokens_per_word_before, learnt.tokens_per_word_after
     print(f"tokens per word in these {learnt.words:,} words: {before:.3f} before, {after:.3f} after")

@@ -176,11 +176,14 @@ def _details_of(task: TaskFields | None) -> huggingface.Details:
     )
 
 
-def write_source(source: Weights, target: files.Path, to: str = "huggingface") -> None:
+def write_source(source: Weights, target: files.Path, to: str = "huggingface") -> list[str]:
     """Writes a source's model, weights and tokenizer to the folder `target`.
 
     Args:
       to: "huggingface" for what `transformers` loads, "orbax" for a workdir with one checkpoint.
+
+    Returns:
+      What is different in the folder, as sentences for the user.
 
     Raises:
       InputError: the folder is not empty, the source's task cannot be used, or no class of `transformers` has this
@@ -189,15 +192,17 @@ def write_source(source: Weights, target: files.Path, to: str = "huggingface") -
     if target.exists() and any(target.iterdir()):
         raise InputError(f"{target}: is not empty; name a new folder")
     source.check_task()
-    params, _ = source.read_params()
+    params, set_aside = source.read_params()
+    notes = list(set_aside.notes)
     if to == "huggingface":
         huggingface.write(target, source.config, params, _details_of(source.task))
         source.tokenizer.save(target)
-        return
+        return notes
     checkpoint.save_params(target / layout.CHECKPOINTS, params)
     source.tokenizer.save(target / layout.TOKENIZER)
     experiment = Experiment(task=source.task or Pretraining(), model=source.config, compute=source.compute)
     files.write_json(target / layout.EXPERIMENT, to_json(experiment))
+    return notes
 
 
 def extend_vocabulary(source: Weights, texts: Iterable[str], num_pieces: int) -> tuple[Weights, Extension]:
@@ -269,6 +274,7 @@ class LoadingReport:
     new: list[str] = field(default_factory=list)  # in the model but not in the source: newly initialised
     left_out: list[str] = field(default_factory=list)  # in the source but not in the model
     ignored: list[str] = field(default_factory=list)  # not weights: buffers, optimizer state, tied copies
+    notes: list[str] = field(default_factory=list)  # what was read in another way than the files have it
 
     def __str__(self) -> str:
         lines = [f"Weights from {self.source}: {len(self.loaded)} arrays loaded"]
@@ -278,6 +284,7 @@ class LoadingReport:
             lines.append(f"  left out: {', '.join(self.left_out)}")
         if self.ignored:
             lines.append(f"  no weights: {', '.join(self.ignored)}")
+        lines += [f"  {note}" for note in self.notes]
         return "\n".join(lines)
 
 
@@ -304,7 +311,7 @@ def fit(params: Any, source: Weights, reinitialised: Sequence[str] = ()) -> tupl
     source_params, set_aside = source.read_params()
     theirs = named.flatten(source_params)
     ours = named.flatten(params)
-    report = LoadingReport(source.where, ignored=list(set_aside.ignored))
+    report = LoadingReport(source.where, ignored=list(set_aside.ignored), notes=list(set_aside.notes))
     for name, array in ours.items():
         if name not in theirs or any(name.startswith(path + "/") for path in reinitialised):
             report.new.append(name)

@@ -5,12 +5,13 @@ import json
 import pytest
 import torch
 import transformers
+from safetensors.numpy import load_file, save_file
 
 import bert_jax
 from bert_jax import pretrained, tasks
 from bert_jax.config import Distillation
 from bert_jax.errors import InputError
-from helpers.interop import small_tokenizer, torch_model
+from helpers.interop import assert_same_params, small_tokenizer, torch_model
 
 SEQUENCES, TAGS = "ForSequenceClassification", "ForTokenClassification"
 TEXTS = ["the cat sat", "a red house by the sea"]
@@ -102,3 +103,38 @@ def test_one_output_is_a_number(tmp_path, edits):
     pretrained.write_source(pretrained.open_source(folder), tmp_path / "out")
     written = json.loads((tmp_path / "out/config.json").read_text())
     assert (written["problem_type"], written["id2label"]) == ("regression", names("stars"))
+
+
+def renamed(folder, change) -> None:
+    path = folder / "model.safetensors"
+    save_file({change(name): array for name, array in load_file(path).items()}, path, metadata={"format": "pt"})
+
+
+@pytest.mark.parametrize("prefix", ["module.", "_orig_mod.", "model.", "module._orig_mod."])
+def test_a_wrapper_before_every_name_is_dropped_and_reported(tmp_path, prefix):
+    folder = folder_of(tmp_path / "in", SEQUENCES, 3)
+    opened = pretrained.open_source(folder)
+    expected, _ = opened.read_params()
+    renamed(folder, lambda name: prefix + name)
+    again = pretrained.open_source(folder)
+    assert again.task == opened.task
+    params, report = pretrained.fit(expected, again)
+    assert_same_params(params, expected)
+    note = f"{prefix!r} before every name was dropped"
+    assert note in str(report)
+    assert pretrained.write_source(again, tmp_path / "out") == [note]
+
+
+def test_a_wrapper_before_some_names_is_an_error_that_names_few_of_them(tmp_path):
+    folder = folder_of(tmp_path / "in", SEQUENCES)
+    renamed(folder, lambda name: name if "pooler" in name else f"module.{name}")
+    with pytest.raises(InputError, match=r"unknown: module\.bert.* more") as caught:
+        bert_jax.load(folder)
+    assert len(str(caught.value)) < 4000
+
+
+def test_weights_of_another_library_are_named(tmp_path):
+    folder = folder_of(tmp_path / "in", SEQUENCES)
+    (folder / "model.safetensors").rename(folder / "tf_model.h5")
+    with pytest.raises(InputError, match=r"tf_model\.h5 of TensorFlow is not read"):
+        bert_jax.load(folder)

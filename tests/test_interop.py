@@ -65,7 +65,7 @@ def test_there_and_back_is_byte_equal(tmp_path, family, architecture):
     model.save_pretrained(tmp_path / "theirs")
     config, details = huggingface.read_config(tmp_path / "theirs")
     params, notes = huggingface.read_params(tmp_path / "theirs")
-    assert notes == ((), ())
+    assert notes == huggingface.SetAside()
     assert details.architecture == architecture
     assert details.labels == (("no", "yes", "später") if labelled else ())
     huggingface.write(tmp_path / "ours", config, params, details)

@@ -75,6 +75,16 @@ def test_bad_checkpoints_are_named(tmp_path):
         google.read_config(tmp_path / "nowhere")
 
 
+def test_a_checkpoint_of_tensorflow_2_is_named_as_such(tmp_path):
+    tf = pytest.importorskip("tensorflow")
+    (tmp_path / "bert_config.json").write_text(json.dumps(dict.fromkeys(SIZES, 4)))
+    module = tf.Module()
+    module.kernel = tf.Variable(tf.zeros((4, 4)))
+    tf.train.Checkpoint(model=module).save(str(tmp_path / "ckpt"))
+    with pytest.raises(InputError, match=r"ckpt-1: is in TensorFlow 2's layout .* save the model as a Hugging Face"):
+        google.read_params(tmp_path)
+
+
 def test_without_tensorflow_the_error_names_the_extra(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "tensorflow", None)
     (tmp_path / "m.index").touch()

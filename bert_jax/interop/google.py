@@ -16,6 +16,8 @@ from bert_jax.interop.table import NameMapping, SetAside, expand, to_ours
 # The step, and the moments of Adam and LAMB for each weight.
 OPTIMIZER_STATE = re.compile(r"^global_step$|/(adam_[mv]|(AdamWeightDecay|LAMB)Optimizer(_1)?)$")
 
+TENSORFLOW_2 = "_CHECKPOINTABLE_OBJECT_GRAPH"  # only TensorFlow 2 stores this next to the weights
+
 
 def find(path: files.Path) -> files.Path:
     """Returns the prefix of a checkpoint's files: `path` itself, or the only or newest checkpoint in the folder `path`.
@@ -70,6 +72,11 @@ def read_params(path: files.Path, *, strict: bool = True) -> tuple[dict[str, Any
     try:
         reader = tf.train.load_checkpoint(str(prefix))
         names = sorted(reader.get_variable_to_shape_map())
+        if TENSORFLOW_2 in names:
+            raise InputError(
+                f"{prefix}: is in TensorFlow 2's layout (it has {TENSORFLOW_2}); only checkpoints of Google's BERT and "
+                "ALBERT code are read, such as bert_model.ckpt; save the model as a Hugging Face folder instead"
+            )
         ignored = tuple(name for name in names if OPTIMIZER_STATE.search(name))
         variables = {name: np.asarray(reader.get_tensor(name)) for name in names if name not in ignored}
     except (tf.errors.OpError, ValueError, RuntimeError, IndexError) as error:

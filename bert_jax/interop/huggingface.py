@@ -22,6 +22,9 @@ from bert_jax.interop.table import NameMapping, SetAside, expand, rename_unique,
 # Numbers 0, 1, 2... and zeros that older releases of transformers stored among the weights.
 BUFFERS = re.compile(r"(^|\.)embeddings\.(position_ids|token_type_ids)$")
 
+# What training code puts before every name: DataParallel, torch.compile, and modules that hold the model.
+WRAPPERS = re.compile(r"^((module|_orig_mod|model|auto_model)\.)+")
+
 # Ends of class names whose head goes by the name "classifier".
 CLASSIFIERS = {
     "ForSequenceClassification": named.SEQUENCE,
@@ -40,6 +43,7 @@ OUTPUT_TENSORS: dict[str, tuple[str, int | None]] = {
 SIZES = ("vocab_size", "hidden_size", "num_layers", "num_heads", "intermediate_size")
 # Fields whose other values are not supported in any family.
 PLAIN = {"position_embedding_type": "absolute", "is_decoder": False}
+OTHER_WEIGHTS = {"tf_model.h5": "TensorFlow", "flax_model.msgpack": "Flax"}
 ACTIVATIONS = {"gelu": "gelu", "gelu_new": "gelu_new", "gelu_pytorch_tanh": "gelu_new", "relu": "relu"}
 
 
@@ -237,7 +241,7 @@ def read_params(folder: files.Path, *, strict: bool = True) -> tuple[dict[str, A
     """
     config, details = read_config(folder)
     family, where = FAMILIES[config.family], str(folder)
-    tensors = _read_tensors(folder)
+    tensors, notes = _unwrapped(_read_tensors(folder), where)
     tensors = rename_unique(tensors, {name: _modern(name) for name in tensors}, where)
     ignored = [name for name in tensors if BUFFERS.search(name)]
     prefix = family.prefix if any(name.startswith(family.prefix) for name in tensors) else ""
@@ -251,7 +255,17 @@ def read_params(folder: files.Path, *, strict: bool = True) -> tuple[dict[str, A
     mappings = name_mappings(config, details.architecture, prefix)
     weights = {name: tensor for name, tensor in tensors.items() if name not in ignored}
     params, left_out = to_ours(mappings, weights, config, where, strict)
-    return params, SetAside(tuple(ignored), left_out)
+    return params, SetAside(tuple(ignored), left_out, notes)
+
+
+def _unwrapped(tensors: dict[str, np.ndarray], where: str) -> tuple[dict[str, np.ndarray], tuple[str, ...]]:
+    """Returns tensors without the wrapper's name that is before every name, and a note about it."""
+    prefixes = {match.group() if (match := WRAPPERS.match(name)) else "" for name in tensors}
+    prefix = next(iter(prefixes), "")
+    if len(prefixes) != 1 or not prefix:
+        return tensors, ()
+    bare = rename_unique(tensors, {name: name.removeprefix(prefix) for name in tensors}, where)
+    return bare, (f"{prefix!r} before every name was dropped",)
 
 
 def name_mappings(config: BertConfig, architecture: str, prefix: str) -> list[NameMapping]:
@@ -282,7 +296,11 @@ def _weight_files(folder: files.Path) -> tuple[files.Path, bool]:
         for name, is_index in ((f"{stem}.index.json", True), (stem, False)):
             if (folder / name).exists():
                 return folder / name, is_index
-    raise InputError(f"{folder}: no weights there: neither model.safetensors (or its index) nor pytorch_model.bin")
+    others = [f"{name} of {library}" for name, library in OTHER_WEIGHTS.items() if (folder / name).exists()]
+    also = f"; {', '.join(others)} is not read: load the model in transformers and save it again" if others else ""
+    raise InputError(
+        f"{folder}: no weights there: neither model.safetensors (or its index) nor pytorch_model.bin{also}"
+    )
 
 
 def _reader(path: files.Path) -> Any:
@@ -298,15 +316,16 @@ def _stored_shape(folder: files.Path, tensor: str) -> tuple[int, ...] | None:
     """Returns the shape of a tensor, None without it; of a safetensors file, only the header is read."""
     path, is_index = _weight_files(folder)
     if is_index:
-        file = _read_index(path).get(tensor)
-        if file is None or not (folder / file).exists():
+        files_with = [file for name, file in _read_index(path).items() if WRAPPERS.sub("", name) == tensor]
+        if not files_with or not (folder / files_with[0]).exists():
             return None
-        path = folder / file
+        path = folder / files_with[0]
     if path.suffix != ".safetensors":
-        tensors = _read_torch(path)
-        return tensors[tensor].shape if tensor in tensors else None
+        shapes = {WRAPPERS.sub("", name): array.shape for name, array in _read_torch(path).items()}
+        return shapes.get(tensor)
     with _open_safetensors(path) as opened:
-        return tuple(opened.get_slice(tensor).get_shape()) if tensor in opened.keys() else None  # noqa: SIM118
+        names = {WRAPPERS.sub("", name): name for name in opened.keys()}  # noqa: SIM118
+        return tuple(opened.get_slice(names[tensor]).get_shape()) if tensor in names else None
 
 
 def _read_index(index: files.Path) -> dict[str, str]:

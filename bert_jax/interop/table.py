@@ -20,6 +20,8 @@ from bert_jax.config import BertConfig
 from bert_jax.errors import InputError
 from bert_jax.families import NameTable
 
+MOST_NAMES = 20  # of each list in an error
+
 
 class NameMapping(NamedTuple):
     """A parameter and the names of its tensors in another library."""
@@ -34,6 +36,7 @@ class SetAside(NamedTuple):
 
     ignored: tuple[str, ...] = ()  # not weights: buffers, optimizer state, tied copies
     left_out: tuple[str, ...] = ()  # not in the table; empty if reading is strict
+    notes: tuple[str, ...] = ()  # sentences for the loading report: what was read in another way than it is written
 
 
 def expand(table: NameTable, config: BertConfig, **names: str) -> list[NameMapping]:
@@ -136,7 +139,9 @@ def rename_unique(tensors: Mapping[str, np.ndarray], new_names: Mapping[str, str
 
 
 def _listed(names: Iterable[str]) -> str:
-    return ", ".join(names) or "none"
+    names = list(names)
+    more = [f"and {len(names) - MOST_NAMES} more"] if len(names) > MOST_NAMES else []
+    return ", ".join(names[:MOST_NAMES] + more) or "none"
 
 
 def _sizes(config: BertConfig) -> dict[str, int]:
