@@ -116,6 +116,8 @@ def prepare(
     for name, value in header["summary"].items():
         print(f"{name:24} {value:,}" if isinstance(value, int) else f"{name:24} {value}")
     store = TokenStore.open(out)
+    for note in tokenizers.load(tokenizer).notes:
+        print(note)
     # Shows at a glance what the tokenizer made of the text: case, accents, unknown tokens.
     print(f"{'first_document':24} {tokenizers.load(store.tokenizer_folder).decode(store.document(0)[:32])} ...")
 
@@ -266,8 +268,9 @@ def convert(
     from bert_jax import files
     from bert_jax.pretrained import open_source, write_source
 
-    notes = write_source(open_source(source, strict=strict), files.path(target), to)
-    for note in notes:
+    opened = open_source(source, strict=strict)
+    notes = write_source(opened, files.path(target), to)
+    for note in (*opened.tokenizer.notes, *notes):
         print(note)
     print(f"wrote {target}")
 

@@ -311,7 +311,8 @@ def fit(params: Any, source: Weights, reinitialised: Sequence[str] = ()) -> tupl
     source_params, set_aside = source.read_params()
     theirs = named.flatten(source_params)
     ours = named.flatten(params)
-    report = LoadingReport(source.where, ignored=list(set_aside.ignored), notes=list(set_aside.notes))
+    notes = [*source.tokenizer.notes, *set_aside.notes]
+    report = LoadingReport(source.where, ignored=list(set_aside.ignored), notes=notes)
     for name, array in ours.items():
         if name not in theirs or any(name.startswith(path + "/") for path in reinitialised):
             report.new.append(name)

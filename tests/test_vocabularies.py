@@ -127,3 +127,44 @@ def test_the_command_prints_what_happens_to_accents_and_rare_characters(tmp_path
     assert re.search(r"unknown in this text: [\d.]+% of the characters, [\d.]+% of the tokens", out)
     assert re.search(r"^warning: .* are unknown, such as ", err)
     assert isinstance(tokenizers.load(tmp_path / "a"), wordpiece.WordPiece)
+
+
+SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+# What a vocab.txt without any setting contains, and whether text is then lowercased and accents are removed.
+BARE = {
+    "words in capitals are read": ("Tree tree ##s", False, False),
+    "special tokens in brackets of any kind are not words": (
+        "<S> <T> {NUM} (X) «Y» 【Z】 __LABEL__ |A| pear 梨",
+        True,
+        True,
+    ),
+    "no entry has case": ("梨 樹 1", True, True),
+    "a few words among many": (
+        "COVID " + " ".join(a + b + c for a in "bcdfg" for b in "aeiou" for c in "lmnprst"),
+        True,
+        True,
+    ),
+    "accents of words are kept": ("fur für tur tür", True, False),
+    "voicing marks are kept": ("か が は ぱ", True, False),
+    "accents of special tokens decide nothing": ("<É> fur tur", True, True),
+}
+
+
+@pytest.mark.parametrize("name", BARE)
+def test_words_decide_case_and_accents_of_a_bare_vocabulary(tmp_path, name):
+    entries, lowercase, strip_accents = BARE[name]
+    (tmp_path / "vocab.txt").write_text("\n".join([*SPECIAL, *entries.split()]) + "\n", encoding="utf-8")
+    loaded = tokenizers.load(tmp_path)
+    assert (loaded.lowercase, loaded.strip_accents) == (lowercase, strip_accents)
+    (note,) = loaded.notes
+    assert note.startswith(f"{tmp_path / 'vocab.txt'}: ")
+    assert f"text is {'' if lowercase else 'not '}lowercased" in note
+    assert f"accents are {'removed' if strip_accents else 'kept'}" in note
+    reachable = [i for i, entry in enumerate(loaded.vocabulary) if i > 4 and entry.isalnum() and entry != "COVID"]
+    assert [loaded.piece_id(loaded.pieces(ids)[0]) for ids in loaded.encode_ids(loaded.pieces(reachable))] == reachable
+    loaded.save(tmp_path / "saved")
+    assert tokenizers.load(tmp_path / "saved").fingerprint == loaded.fingerprint
+    assert not tokenizers.load(tmp_path / "saved").notes
+    (tmp_path / "tokenizer_config.json").write_text('{"do_lower_case": true}')
+    stated = tokenizers.load(tmp_path)
+    assert (stated.lowercase, stated.strip_accents, stated.notes) == (True, True, ())

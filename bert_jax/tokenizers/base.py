@@ -41,6 +41,7 @@ class Tokenizer(Protocol):
     special_ids: tuple[int, ...]  # the five above, ascending
     lowercase: bool  # text is lowercased first
     strip_accents: bool  # combining marks are removed from text first
+    notes: tuple[str, ...]  # what was decided while loading because no file states it; for the user
     frame: Frame  # special tokens around one text or two; the files that `save` writes have it too
     fingerprint: str  # sha256 (hex) of everything that decides ids; survives saving, loading and export
     word_starts: (

@@ -130,6 +130,7 @@ class SentencePiece:
         self.vocab_size = len(self.vocabulary)
         self.names = dict(names)
         self.lowercase, self.strip_accents = lowercase, not keep_accents
+        self.notes: tuple[str, ...] = ()
         self._normalization = CharacterMap(lowercase, keep_accents)
         self.fingerprint = base.fingerprint(
             {

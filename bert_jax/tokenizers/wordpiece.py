@@ -1,6 +1,7 @@
 """WordPiece as BERT uses it, through the library `tokenizers`."""
 
 import itertools
+import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
@@ -21,6 +22,9 @@ CONTINUING = "##"
 MAX_ALPHABET = 1000
 # By default, ideographs are added beyond that limit until this share of the text's characters is covered.
 COVERAGE = 0.995
+# From these shares of its words on, a vocabulary counts as cased, or as one with accents. People replace unused entries
+# by words of their domain, so a few words decide nothing. English with its accents has them in 0.3 % of its words.
+CAPITALS, ACCENTS = 0.01, 0.001
 
 
 @dataclass(frozen=True)
@@ -42,6 +46,7 @@ class WordPiece:
       normalization: how text is prepared.
       names: role -> special token, see `base.SPECIAL_ROLES`.
       where: the file the vocabulary came from, for messages.
+      notes: see `base.Tokenizer.notes`.
 
     Raises:
       InputError: a piece occurs twice, or a special token is missing.
@@ -55,6 +60,7 @@ class WordPiece:
         normalization: BertNormalization = BertNormalization(),
         names: dict[str, str] = base.SPECIAL_NAMES,
         where: str = "vocabulary",
+        notes: tuple[str, ...] = (),
     ):
         base.check_unique(pieces, where)
         ids = base.special_ids(pieces, names, where)
@@ -64,6 +70,7 @@ class WordPiece:
         self.vocabulary = tuple(pieces)
         self.vocab_size = len(pieces)
         self.normalization = normalization
+        self.notes = notes
         self.lowercase, self.strip_accents = normalization.lowercase, normalization.strip_accents
         self.names = dict(names)
         self.fingerprint = base.fingerprint(
@@ -112,7 +119,7 @@ class WordPiece:
 
     def with_pieces(self, pieces: Sequence[str]) -> "WordPiece":
         """See `base.Tokenizer.with_pieces`."""
-        return WordPiece([*self.vocabulary, *pieces], self.normalization, self.names)
+        return WordPiece([*self.vocabulary, *pieces], self.normalization, self.names, notes=self.notes)
 
     def words(self, texts: Iterable[str]) -> Counter[str]:
         """Counts the normalised words of texts, which are then cut into pieces."""
@@ -165,8 +172,8 @@ def _encodable(texts: Sequence[str]) -> list[str]:
 def load(folder: files.Path) -> WordPiece:
     """Reads a folder with vocab.txt or a WordPiece tokenizer.json, and tokenizer_config.json if it exists.
 
-    If no file defines whether text is lowercased (as in Google's checkpoints), it is, unless the vocabulary has pieces
-    with capital letters.
+    If no file defines whether text is lowercased (as in Google's checkpoints), the words of the vocabulary decide that,
+    and whether accents are removed.
 
     Raises:
       InputError: a file is missing, broken, or describes another tokenizer than BERT's WordPiece; vocab.txt and
@@ -195,10 +202,11 @@ def load(folder: files.Path) -> WordPiece:
         )
         if theirs in config
     }
-    lowercase = settings.get("lowercase")
+    lowercase, strip_accents, note = settings.get("lowercase"), settings.get("strip_accents"), ""
     if lowercase is None:
-        lowercase = not any(piece != piece.lower() for piece in pieces if not piece.startswith("["))
-    strip_accents = settings.get("strip_accents")
+        decided, reason = _from_words(pieces)
+        lowercase, note = decided.lowercase, f"{where}: {reason}"
+        strip_accents = decided.strip_accents if strip_accents is None else strip_accents
     return WordPiece(
         pieces,
         BertNormalization(
@@ -208,6 +216,33 @@ def load(folder: files.Path) -> WordPiece:
         ),
         names,
         where,
+        (note,) if note else (),
+    )
+
+
+def _from_words(pieces: Sequence[str]) -> tuple[BertNormalization, str]:
+    """Decides case and accents by the words of a vocabulary, and returns the reason too.
+
+    Words consist of letters, marks and digits only, which special tokens such as [MASK] or <S> do not.
+    """
+    words = [piece.removeprefix(CONTINUING) for piece in pieces]
+    words = [word for word in words if word and all(unicodedata.category(c)[0] in "LMN" for c in word)]
+    with_case = [word for word in words if word.lower() != word.upper()]
+    capital = [word for word in with_case if word != word.lower()]
+    accented = [
+        word for word in words if any(unicodedata.category(c) == "Mn" for c in unicodedata.normalize("NFD", word))
+    ]
+    lowercase = not capital or len(capital) < CAPITALS * len(with_case)
+    strip_accents = lowercase and (not accented or len(accented) < ACCENTS * len(words))
+
+    def counted(some: list[str], of: list[str], have: str) -> str:
+        such = f", such as {some[0]!r}" if some else ""
+        return f"{len(some):,} of {len(of):,} words have {have}{such}"
+
+    return BertNormalization(lowercase, strip_accents), (
+        f"case and accents are not set; by its words, text is {'' if lowercase else 'not '}lowercased "
+        f"({counted(capital, with_case, 'capital letters')}) and accents are {'removed' if strip_accents else 'kept'} "
+        f"({counted(accented, words, 'accents')}); do_lower_case and strip_accents in tokenizer_config.json set them"
     )
 
 
