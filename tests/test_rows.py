@@ -237,3 +237,51 @@ def test_good_values_are_read_as_what_they_mean():
     assert data_rows.number_of(row, "score", errors) == 2.5
     assert data_rows.labels_of(row, "tags", errors) == ["x", "2"]
     errors.check()
+
+
+def test_white_space_around_a_label_or_a_tag_is_not_part_of_it(tmp_path):
+    errors = data_rows.RowErrors()
+    (table,) = data_rows.read_rows(write(tmp_path / "t.csv", "text,label\ncat, tame \n"))
+    (sentence,) = data_rows.read_rows(write(tmp_path / "t.conll", "red\tB-X \ncat\tO\t\u3000\n"))
+    (listed,) = data_rows.read_rows(write(tmp_path / "t.jsonl", jsonl([{"tags": ["a\t", " b", "\u00a0c"]}])))
+    assert data_rows.label_of(table, "label", errors) == "tame"
+    assert data_rows.labels_of(sentence, "tags", errors) == ["B-X", "O"]
+    assert data_rows.labels_of(listed, "tags", errors) == ["a", "b", "c"]
+    errors.check()
+
+
+@pytest.mark.parametrize("end", ["\t", " ", " \t ", ""])
+@pytest.mark.parametrize("between", ["\t", " "])
+def test_tabs_and_blanks_at_the_ends_of_conll_lines_are_not_columns(tmp_path, between, end):
+    lines = [["red", "JJ", "O"], ["cat", "NN", "B-X"], [], ["dog", "NN", "B-X"]]
+    path = write(tmp_path / "t.conll", "".join(between.join(line) + end + "\n" for line in lines))
+    assert [row.values for row in data_rows.read_rows(path)] == [
+        {"tokens": ["red", "cat"], "column_2": ["JJ", "NN"], "tags": ["O", "B-X"]},
+        {"tokens": ["dog"], "column_2": ["NN"], "tags": ["B-X"]},
+    ]
+
+
+@pytest.mark.parametrize("value", ["NaN", "null", '""', '" "', '"nan"', '"NULL"'])
+def test_a_missing_label_is_an_error_in_every_spelling(tmp_path, value):
+    (row,) = data_rows.read_rows(write(tmp_path / "t.jsonl", f'{{"label": {value}, "tags": ["a", {value}]}}\n'))
+    for read, field in ((data_rows.label_of, "label"), (data_rows.labels_of, "tags")):
+        errors = data_rows.RowErrors()
+        assert not read(row, field, errors)
+        with pytest.raises(InputError, match=rf"t\.jsonl:1: .*field '{field}'"):
+            errors.check()
+
+
+def test_a_class_may_be_called_null_where_the_names_are_known():
+    errors, row = data_rows.RowErrors(), data_rows.Row({"label": "null", "tags": ["nan"]}, "f:1")
+    assert data_rows.label_of(row, "label", errors, known=("null", "one")) == "null"
+    assert data_rows.labels_of(row, "tags", errors, known=("nan",)) == ["nan"]
+    errors.check()
+
+
+def test_whole_numbers_are_one_label_in_every_spelling():
+    errors = data_rows.RowErrors()
+    for value in (1, 1.0, "1", "1.0", " 1.00"):
+        assert data_rows.label_of(data_rows.Row({"label": value}, "f:1"), "label", errors) == "1"
+    assert data_rows.labels_of(data_rows.Row({"tags": [0.0, 2, 1.5]}, "f:1"), "tags", errors) == ["0", "2", "1.5"]
+    assert data_rows.label_index(["0.0", " yes"]) == {"0": 0, "0.0": 0, "yes": 1, " yes": 1}
+    errors.check()

@@ -3,7 +3,8 @@
 import csv
 import json
 import math
-from collections.abc import Callable, Iterator, Sequence
+import re
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +13,8 @@ from bert_jax.data import parquet, tfds
 from bert_jax.errors import InputError
 
 MOST_REPORTED = 20  # bad rows that a message lists; the others are counted
+_MISSING = frozenset({"", "nan", "null"})  # what a table holds, in any case, where a row has no label
+_WHOLE_NUMBER = re.compile(r"([+-]?\d+)\.0+")
 
 
 @dataclass(frozen=True)
@@ -105,22 +108,57 @@ def number_of(row: Row, field: str, errors: RowErrors) -> float:
     return 0.0
 
 
-def label_of(row: Row, field: str, errors: RowErrors) -> str:
-    """Returns the label in `field` as text (1 is "1", true is "true"). If it is wrong, adds an error and returns ""."""
+def label_of(row: Row, field: str, errors: RowErrors, known: Collection[str] = ()) -> str:
+    """Returns the label in `field` as text, see `label_text`. If it is missing or wrong, adds an error and returns "".
+
+    Args:
+      known: names of labels, which are labels even if they read "nan" or "null".
+    """
     value = _filled(row, field, errors)
+    if value is None:
+        return ""
     if isinstance(value, list | dict):
         errors.add(row.where, f"field {field!r} should be one label, not {_shown(value)}")
         return ""
-    return value if isinstance(value, str) else "" if value is None else json.dumps(value, default=str)
+    text = label_text(value)
+    if text.lower() in _MISSING and text not in known:
+        errors.add(row.where, f"field {field!r} is missing ({_shown(value)})")
+        return ""
+    return text
 
 
-def labels_of(row: Row, field: str, errors: RowErrors) -> list[str]:
-    """Returns the labels in `field`, a list that may be empty. If it is wrong, adds an error and returns []."""
+def labels_of(row: Row, field: str, errors: RowErrors, known: Collection[str] = ()) -> list[str]:
+    """Returns the labels in `field`, a list that may be empty. If one is wrong, adds an error and returns [].
+
+    Args:
+      known: names of labels, which are labels even if they read "nan" or "null".
+    """
     value = row.values.get(field)
-    if isinstance(value, list) and not any(isinstance(item, list | dict | None) for item in value):
-        return [item if isinstance(item, str) else json.dumps(item) for item in value]
-    errors.add(row.where, f"field {field!r} should be a list of labels, not {_shown(value)}")
-    return []
+    if not isinstance(value, list) or any(isinstance(item, list | dict | None) for item in value):
+        errors.add(row.where, f"field {field!r} should be a list of labels, not {_shown(value)}")
+        return []
+    labels = [label_text(item) for item in value]
+    for number, (label, item) in enumerate(zip(labels, value, strict=True), start=1):
+        if label.lower() in _MISSING and label not in known:
+            errors.add(row.where, f"label {number} in field {field!r} is missing ({_shown(item)})")
+            return []
+    return labels
+
+
+def label_text(value: Any) -> str:
+    """Returns a label as text, without white space around it.
+
+    >>> [label_text(value) for value in (1, 1.0, "1.0", 1.5, True, " good\\t")]
+    ['1', '1', '1', '1.5', 'true', 'good']
+    """
+    text = (value if isinstance(value, str) else json.dumps(value, default=str)).strip()
+    whole = _WHOLE_NUMBER.fullmatch(text)
+    return whole[1] if whole else text
+
+
+def label_index(names: Sequence[str]) -> dict[str, int]:
+    """Returns the index of each label by its name, and by its `label_text` if that differs."""
+    return {label_text(name): i for i, name in enumerate(names)} | {name: i for i, name in enumerate(names)}
 
 
 def _filled(row: Row, field: str, errors: RowErrors) -> Any:
@@ -249,8 +287,9 @@ def _read_conll(path: str, errors: RowErrors) -> list[Row]:
     sentence: list[list[str]] = []
     width = begin = 0
     for number, line in files.read_lines(path):
+        line = line.rstrip()
         columns = line.split("\t") if "\t" in line else [column for column in line.split(" ") if column]
-        if not line.strip() or columns[0] == "-DOCSTART-":
+        if not line or columns[0] == "-DOCSTART-":
             rows += _sentence(sentence, f"{path}:{begin}")
             sentence = []
             continue

@@ -1,5 +1,6 @@
 """What all tasks on labelled rows share: from their sources to batches."""
 
+import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from functools import cached_property
@@ -12,13 +13,14 @@ from flax import linen as nn
 from bert_jax.config import BertConfig, Compute
 from bert_jax.data.batch import Arrays, make_batch
 from bert_jax.data.batches import Features, RowBatches
-from bert_jax.data.rows import Row, read_rows
+from bert_jax.data.rows import MOST_REPORTED, Row, RowErrors, read_rows
 from bert_jax.errors import InputError
 from bert_jax.losses import Keys, counts_of
 from bert_jax.tasks.base import Batches, Evaluation
 from bert_jax.tokenizers import Frame, Tokenizer
 
 EXAMPLES = 10  # rows whose answers an evaluation keeps
+UNLABELLED = frozenset({"-1", "-"})  # labels that usually mean "no label": in TFDS and Hugging Face sets, and in SNLI
 
 
 class Sources:
@@ -183,6 +185,32 @@ def label_names(names: Iterable[str], where: str) -> tuple[str, ...]:
     if len(different) < 2:
         raise InputError(f"{where}: needs at least two different labels, has {different}")
     return tuple(sorted(different, key=int) if all(name.isdecimal() for name in different) else different)
+
+
+def missing_labels(names: Iterable[str]) -> set[str]:
+    """Returns those of "-1" and "-" that mean "no label" among the labels of the rows.
+
+    They do next to two or more other labels, if none of these has a sign: of -1 and 1, or + and -, both are classes.
+
+    >>> missing_labels(["0", "1", "-1"]), missing_labels(["-1", "1"]), missing_labels(["+", "-", "?"])
+    ({'-1'}, set(), set())
+    """
+    others = set(names) - UNLABELLED
+    signed = any(re.fullmatch(r"[+-]\d*(\.\d+)?", name) for name in others)
+    return set() if len(others) < 2 or signed else set(names) & UNLABELLED
+
+
+def add_unlabelled(errors: RowErrors, rows: Sequence[Row], label: str, total: int, labels: Sequence[str]) -> None:
+    """Adds an error that counts the `rows` of `total` whose `label` means "no label", and names the first of them."""
+    if not rows:
+        return
+    names = ", ".join(row.where for row in rows[:MOST_REPORTED]) + (", ..." if len(rows) > MOST_REPORTED else "")
+    errors.add(
+        rows[0].where,
+        f"label {label!r} is taken for a missing label, next to {', '.join(labels)}; "
+        f"{len(rows)} of {total} rows have it ({names}); leave these rows out or, if it is a class, train with all "
+        f"names: --task.labels {' '.join([label, *labels])}",
+    )
 
 
 def balanced_weights(labels: Iterable[int], count: int) -> tuple[float, ...]:

@@ -14,17 +14,20 @@ from bert_jax import metrics
 from bert_jax.config import BertConfig, Compute, SequenceClassification
 from bert_jax.data.batch import Arrays
 from bert_jax.data.batches import Features, join
-from bert_jax.data.rows import Row, RowErrors, check_fields, label_of, labels_of, number_of, text_of
+from bert_jax.data.rows import Row, RowErrors, check_fields, label_index, label_of, labels_of, number_of, text_of
 from bert_jax.errors import InputError
 from bert_jax.heads import BertForSequenceClassification
 from bert_jax.losses import Keys, Mean, Outcome, accuracy, binary_cross_entropy, cross_entropy, squared_error
 from bert_jax.tasks.base import Evaluation
 from bert_jax.tasks.labelled import (
     EXAMPLES,
+    UNLABELLED,
     LabelledTask,
     Sources,
+    add_unlabelled,
     balanced_weights,
     label_names,
+    missing_labels,
     sequence,
     with_answers,
 )
@@ -44,7 +47,7 @@ class SequenceClassificationTask(LabelledTask):
     ):
         super().__init__(fields, config, tokenizer, compute)
         self._markers = marker_ids(fields.markers, tokenizer)
-        self._index = {name: i for i, name in enumerate(fields.labels)}
+        self._index = label_index(fields.labels)
         if fields.class_weights and len(fields.class_weights) != len(fields.labels):
             raise InputError(
                 f"task.class_weights: {len(fields.class_weights)} weights for {len(fields.labels)} labels: "
@@ -72,9 +75,15 @@ class SequenceClassificationTask(LabelledTask):
         errors = RowErrors()
         names_of_rows = [_labels(row, fields, errors) for row in rows]
         errors.check()
-        labels = fields.labels or label_names((name for names in names_of_rows for name in names), fields.train)
+        every = {name for names in names_of_rows for name in names}
+        if fields.target == "single_label" and not fields.labels:
+            for missing in missing_labels(every):
+                without = [row for row, names in zip(rows, names_of_rows, strict=True) if names == [missing]]
+                add_unlabelled(errors, without, missing, len(rows), label_names(every - UNLABELLED, fields.train))
+        errors.check()
+        labels = fields.labels or label_names(every, fields.train)
         weights, shares = fields.class_weights, fields.label_shares
-        index = {name: i for i, name in enumerate(labels)}
+        index = label_index(labels)
         known = [index[name] for names in names_of_rows for name in names if name in index]
         counts = np.bincount(known, minlength=len(labels))
         if unweighted and fields.target == "multi_label":
@@ -196,17 +205,22 @@ class SequenceClassificationTask(LabelledTask):
     def _label_arrays(self, rows: Sequence[Row], errors: RowErrors) -> Arrays:
         arrays = self._no_labels(len(rows))
         arrays["label_weights"][:] = 1
+        unlabelled: dict[str, list[Row]] = {}
         for i, row in enumerate(rows):
             if self.fields.target == "regression":
                 arrays["labels"][i] = number_of(row, self.fields.label, errors)
                 continue
             for name in _labels(row, self.fields, errors):
-                if name not in self._index:
+                if name not in self._index and name in UNLABELLED and self.fields.target == "single_label":
+                    unlabelled.setdefault(name, []).append(row)
+                elif name not in self._index:
                     errors.add(row.where, f"label {name!r} is none of {', '.join(self.fields.labels)}")
                 elif self.fields.target == "multi_label":
                     arrays["labels"][i, 0, self._index[name]] = 1
                 else:
                     arrays["labels"][i] = self._index[name]
+        for name, without in unlabelled.items():
+            add_unlabelled(errors, without, name, len(rows), self.fields.labels)
         return arrays
 
 
@@ -226,8 +240,8 @@ def prior_bias(shares: Sequence[float], weights: Sequence[float]) -> tuple[float
 
 def _labels(row: Row, fields: SequenceClassification, errors: RowErrors) -> list[str]:
     if fields.target == "multi_label":
-        return labels_of(row, fields.label, errors)
-    name = label_of(row, fields.label, errors)
+        return labels_of(row, fields.label, errors, fields.labels)
+    name = label_of(row, fields.label, errors, fields.labels)
     return [name] if name else []
 
 

@@ -12,7 +12,7 @@ from bert_jax import metrics
 from bert_jax.config import BertConfig, Compute, TokenClassification
 from bert_jax.data.batch import Arrays
 from bert_jax.data.batches import Features, join
-from bert_jax.data.rows import Row, RowErrors, check_fields, labels_of
+from bert_jax.data.rows import Row, RowErrors, check_fields, label_index, labels_of
 from bert_jax.errors import InputError
 from bert_jax.heads import BertForTokenClassification
 from bert_jax.losses import Keys, Outcome, accuracy, cross_entropy
@@ -41,7 +41,7 @@ class TokenClassificationTask(LabelledTask):
     ):
         super().__init__(fields, config, tokenizer, compute)
         self.model = BertForTokenClassification(config, len(fields.labels), compute=compute)
-        self._index = {name: i for i, name in enumerate(fields.labels)}
+        self._index = label_index(fields.labels)
         self._size = fields.max_length - tokenizer.frame.size(1)  # tokens in a window
         if not 0 <= fields.overlap < self._size:
             raise InputError(
@@ -154,7 +154,7 @@ class TokenClassificationTask(LabelledTask):
         words = _read(row, self.fields.tokens, errors)[0]
         if not labelled:
             return words, [0] * len(words)
-        tags = labels_of(_split(row, self.fields.tags), self.fields.tags, errors)
+        tags = labels_of(_split(row, self.fields.tags), self.fields.tags, errors, self._index)
         if words and len(tags) != len(words):
             errors.add(row.where, f"{len(words)} words but {len(tags)} tags")
         for tag in dict.fromkeys(tags):
