@@ -29,11 +29,14 @@ def jsonl(rows):
     [
         (".jsonl", jsonl(ROWS)),
         (".json", jsonl(ROWS)),
+        (".json", json.dumps(ROWS)),
+        (".json", "\ufeff" + json.dumps(ROWS, indent=1)),
+        (".json", json.dumps({"version": "1", "data": ROWS})),
         (".jsonl", "\ufeff" + jsonl(ROWS).replace("\n", "\r\n\r\n")),
         (".tsv", "text\tlabel\nnaïve café\tgood\nline\u2028separator\tbad"),
         (".csv", '\ufefftext,label\r\n"naïve café",good\r\nline\u2028separator,bad\r\n'),
     ],
-    ids=["jsonl", "json", "bom-crlf-blanks", "tsv", "csv"],
+    ids=["jsonl", "json", "array", "indented-array", "flat-data", "bom-crlf-blanks", "tsv", "csv"],
 )
 def test_all_formats_give_the_same_rows(tmp_path, ending, data, compressed):
     rows = data_rows.read_rows(write(tmp_path / f"rows{ending}{compressed}", data))
@@ -161,7 +164,10 @@ BAD_FILES = {
     "latin.tsv": ("text\tlabel\ncafé\t1\n".encode("latin-1"), r"latin\.tsv:2: not UTF-8 .byte 0xe9."),
     "broken.jsonl": ('{"text": "a"}\n{"text": \n', r"broken\.jsonl:2: this line is not JSON"),
     "list.jsonl": ('["text"]\n', r"list\.jsonl:1: expected one JSON object"),
-    "other.json": ('{\n"a": 1}\n', r"other\.json: this is neither JSON lines nor SQuAD"),
+    "array.json": ('[{"text": "a"}, "b"]', r"array\.json: row 2: expected a JSON object, found \"b\""),
+    "cut.json": ('[{"text": "a"},\n', r"cut\.json:\d: this is neither JSON lines nor one JSON array"),
+    "none.json": ("[]", r"none\.json: the file holds no rows"),
+    "other.json": ('{\n"a": 1}\n', r"other\.json: this is neither JSON lines nor a JSON array of rows nor SQuAD"),
     "ragged.tsv": ("text\tlabel\na\t1\nb\n", r"ragged\.tsv:3: 1 columns, but the header has 2: text, label"),
     "twice.csv": ("text,text\na,b\n", r"twice\.csv:1: the header names column 'text' twice"),
     "quote.csv": ('text,label\na,1\n"b,1\nc,0\n', r"quote\.csv:3: the row that begins here is not CSV"),
@@ -285,3 +291,24 @@ def test_whole_numbers_are_one_label_in_every_spelling():
     assert data_rows.labels_of(data_rows.Row({"tags": [0.0, 2, 1.5]}, "f:1"), "tags", errors) == ["0", "2", "1.5"]
     assert data_rows.label_index(["0.0", " yes"]) == {"0": 0, "0.0": 0, "yes": 1, " yes": 1}
     errors.check()
+
+
+@pytest.mark.parametrize("between", ["\t", " "])
+def test_comments_before_a_sentence_are_not_words(tmp_path, between):
+    words = "# id 7\tsource=web\n# red cat\n#\nred O\ncat B-X\n\n# 8\n# ?\ndog B-X\n\n#end document\n"
+    path = write(tmp_path / "t.conll", words.replace(" O", between + "O").replace(" B-X", between + "B-X"))
+    rows = data_rows.read_rows(path)
+    assert [row.values for row in rows] == [
+        {"tokens": ["red", "cat"], "tags": ["O", "B-X"]},
+        {"tokens": ["dog"], "tags": ["B-X"]},
+    ]
+    assert [row.where for row in rows] == [f"{path}:4", f"{path}:9"]
+
+
+def test_the_word_hash_is_a_word_within_a_sentence_and_where_it_has_a_tag(tmp_path):
+    path = write(tmp_path / "t.conll", "# O\n1 O\n\nred O\n# X\n")
+    assert [row.values["tokens"] for row in data_rows.read_rows(path)] == [["#", "1"], ["red", "#"]]
+    path = write(tmp_path / "tabs.conll", "#\tB-X\n\nred\tO\n#cat\tO\n")
+    assert [row.values["tokens"] for row in data_rows.read_rows(path)] == [["#"], ["red", "#cat"]]
+    path = write(tmp_path / "words.conll", "#\nred\n\n# one\ncat\n")
+    assert [row.values["tokens"] for row in data_rows.read_rows(path)] == [["#", "red"], ["cat"]]

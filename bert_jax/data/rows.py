@@ -14,6 +14,7 @@ from bert_jax.errors import InputError
 
 MOST_REPORTED = 20  # bad rows that a message lists; the others are counted
 _MISSING = frozenset({"", "nan", "null"})  # what a table holds, in any case, where a row has no label
+_COMMENT = re.compile(r"#( |$)|#(begin|end) document")  # a line of a CoNLL file, before the first word of a sentence
 _WHOLE_NUMBER = re.compile(r"([+-]?\d+)\.0+")
 
 
@@ -50,12 +51,14 @@ def read_rows(source: str) -> list[Row]:
 
     A source is a file, plain or compressed (.gz, .zst). Its ending decides its format:
 
-        .jsonl, .json         one JSON object per line; a .json file may also be SQuAD's
+        .jsonl, .json         one JSON object per line; a .json file may also be an array of objects, or SQuAD's
         .tsv                  a header row, then values between tabs; quotes have no meaning (as in GLUE's files)
         .csv                  a header row, then values between commas, quoted where needed
-        .conll, .iob, .bio    columns by sentence: "tokens" is the first, "tags" the last, "column_2" the second, ...
+        .conll, .iob, .bio    columns by sentence: "tokens" is the first, "tags" the last, "column_2" the second, ...;
+                              lines such as "# id 7" before a sentence are comments
         .parquet              one row per row of the table
-        SQuAD JSON (1.1, 2.0) one row per question: "context", "question", "id", "answers", "is_impossible", "title"
+        SQuAD JSON (1.1, 2.0) one row per question: "context", "question", "id", "answers", "is_impossible", "title";
+                              "data" may also hold these rows themselves
 
     With another ending the format goes before the path: `conll:train.tsv`, `squad:dev`. Or a source is a set of
     TensorFlow Datasets, `tfds:name[/config][:version]:split`, whose split may be a slice such as `train[:80%]`, and
@@ -209,7 +212,7 @@ def _read_jsonl(path: str, errors: RowErrors) -> list[Row]:
 
 
 def _read_json(path: str, errors: RowErrors) -> list[Row]:
-    """Reads a .json file: JSON lines if its first line is an object without "data", otherwise SQuAD's format."""
+    """Reads a .json file: JSON lines if its first line is an object without "data", otherwise one JSON value."""
     first = next((line for _, line in files.read_lines(path) if line.strip()), "")
     try:
         value = json.loads(first)
@@ -220,11 +223,15 @@ def _read_json(path: str, errors: RowErrors) -> list[Row]:
 
 
 def _read_squad(path: str, errors: RowErrors) -> list[Row]:
+    """Reads a file that is one JSON value: SQuAD's articles, an object whose "data" is a list of rows, or this list."""
     text = "\n".join(line for _, line in files.read_lines(path))
     if not text.strip():
         return []
     try:
-        articles = json.loads(text)["data"]
+        value = json.loads(text)
+        articles = value if isinstance(value, list) else value["data"]
+        if not any(isinstance(article, dict) and "paragraphs" in article for article in articles):
+            return _objects(articles, path, errors)
         paragraphs = [(article, paragraph) for article in articles for paragraph in article["paragraphs"]]
         questions = [(article, paragraph, qa) for article, paragraph in paragraphs for qa in paragraph["qas"]]
         return [
@@ -235,12 +242,26 @@ def _read_squad(path: str, errors: RowErrors) -> list[Row]:
             for number, (article, paragraph, qa) in enumerate(questions, start=1)
         ]
     except json.JSONDecodeError as error:
-        raise InputError(f"{path}:{error.lineno}: this is neither JSON lines nor SQuAD's JSON: {error.msg}") from None
+        raise InputError(
+            f"{path}:{error.lineno}: this is neither JSON lines nor one JSON array nor SQuAD's JSON: {error.msg}"
+        ) from None
     except (KeyError, TypeError, AttributeError) as error:
         raise InputError(
-            f"{path}: this is neither JSON lines nor SQuAD's JSON, "
+            f"{path}: this is neither JSON lines nor a JSON array of rows nor SQuAD's JSON, "
             f'{{"data": [{{"paragraphs": [{{"context": ..., "qas": [...]}}]}}]}} ({type(error).__name__}: {error})'
         ) from None
+
+
+def _objects(values: list[Any], path: str, errors: RowErrors) -> list[Row]:
+    """Returns the rows of a JSON array."""
+    rows = []
+    for number, value in enumerate(values, start=1):
+        where = f"{path}: row {number}"
+        if isinstance(value, dict):
+            rows.append(Row(value, where))
+        else:
+            errors.add(where, f"expected a JSON object, found {_shown(value)}")
+    return rows
 
 
 def _read_tsv(path: str, errors: RowErrors) -> list[Row]:
@@ -285,21 +306,28 @@ def _with_header(path: str, table: Iterator[tuple[int, list[str]]], errors: RowE
 def _read_conll(path: str, errors: RowErrors) -> list[Row]:
     rows: list[Row] = []
     sentence: list[list[str]] = []
-    width = begin = 0
-    for number, line in files.read_lines(path):
-        line = line.rstrip()
-        columns = line.split("\t") if "\t" in line else [column for column in line.split(" ") if column]
+    lines = [(number, line.rstrip(), _columns(line.rstrip())) for number, line in files.read_lines(path)]
+    sure = [columns for _, line, columns in lines if line and columns[0] != "-DOCSTART-" and not _COMMENT.match(line)]
+    width, tags = len(sure[0]) if sure else 0, {columns[-1] for columns in sure}
+    begin = 0
+    for number, line, columns in lines:
         if not line or columns[0] == "-DOCSTART-":
             rows += _sentence(sentence, f"{path}:{begin}")
             sentence = []
             continue
+        is_row = len(columns) == width and (width == 1 or columns[-1] in tags)  # of the word "#"
+        if not sentence and _COMMENT.match(line) and not is_row:
+            continue
         begin = begin if sentence else number
-        width = width or len(columns)
         if len(columns) == width:
             sentence.append(columns)
         else:
             errors.add(f"{path}:{number}", f"{len(columns)} columns, but the first line of the file has {width}")
     return rows + _sentence(sentence, f"{path}:{begin}")
+
+
+def _columns(line: str) -> list[str]:
+    return line.split("\t") if "\t" in line else [column for column in line.split(" ") if column]
 
 
 def _sentence(lines: list[list[str]], where: str) -> list[Row]:
