@@ -154,11 +154,11 @@ class Entity(NamedTuple):
 
 
 def entities(tags: Sequence[str]) -> list[Entity]:
-    """Reads the entities out of one sentence's tags, in IOB1, IOB2 or BIOES (IOBES), whole or broken.
+    """Reads the entities out of one sentence's tags, in IOB1, IOB2, BIOES, BILOU or BMES, whole or broken.
 
-    A tag goes on with the entity before it where it is an I or E, that one a B or I, and both name the same kind. Any
-    other tag but O begins an entity. For sequences that break their scheme this is what conlleval and seqeval's default
-    mode do too.
+    A tag goes on with the entity before it where it is an I, E, L or M, that one a B, I or M, and both name the same
+    kind. Any other tag but O begins an entity. For sequences that break their scheme this is what conlleval and
+    seqeval's default mode do too. Tags without a kind, such as B, are of the kind "".
 
     >>> entities(["I-PER", "I-PER", "B-PER", "O", "S-LOC"])
     [Entity(kind='PER', start=0, end=2), Entity(kind='PER', start=2, end=3), Entity(kind='LOC', start=4, end=5)]
@@ -167,7 +167,7 @@ def entities(tags: Sequence[str]) -> list[Entity]:
     before, kind_before = "O", ""
     for i, tag in enumerate(tags):
         prefix, _, kind = tag.partition("-")
-        if prefix in ("I", "E") and before in ("B", "I") and kind == kind_before:
+        if prefix in ("I", "E", "L", "M") and before in ("B", "I", "M") and kind == kind_before:
             listed[-1] = listed[-1]._replace(end=i + 1)
         elif prefix != "O":
             listed.append(Entity(kind, i, i + 1))

@@ -98,6 +98,10 @@ SENTENCES = {
     "IOB1": (["I-PER", "I-PER", "B-PER", "O", "I-LOC"], [("PER", 0, 2), ("PER", 2, 3), ("LOC", 4, 5)]),
     "IOB2": (["B-PER", "I-PER", "B-PER", "O", "B-LOC"], [("PER", 0, 2), ("PER", 2, 3), ("LOC", 4, 5)]),
     "BIOES": (["B-PER", "E-PER", "S-PER", "O", "S-LOC"], [("PER", 0, 2), ("PER", 2, 3), ("LOC", 4, 5)]),
+    "BILOU": (["B-PER", "L-PER", "U-PER", "O", "U-LOC"], [("PER", 0, 2), ("PER", 2, 3), ("LOC", 4, 5)]),
+    "BMES": (["B-PER", "M-PER", "E-PER", "O", "S-LOC"], [("PER", 0, 3), ("LOC", 4, 5)]),
+    "bare IOB": (["B", "I", "B", "O", "I", "I"], [("", 0, 2), ("", 2, 3), ("", 4, 6)]),
+    "bare BMES": (["B", "E", "S", "B", "M", "E"], [("", 0, 2), ("", 2, 3), ("", 3, 6)]),
     "kinds touch": (["I-PER", "I-LOC", "I-LOC"], [("PER", 0, 1), ("LOC", 1, 3)]),
     "dashes in kinds": (["B-A-1", "I-A-1", "I-A-2"], [("A-1", 0, 2), ("A-2", 2, 3)]),
     "nothing": ([], []),
@@ -126,6 +130,18 @@ def test_entity_scores_are_seqevals_even_for_broken_sequences(prefixes):
     for kind, row in metrics.entity_table(predicted, gold).items():
         assert row["f1"] == pytest.approx(report[kind]["f1-score"])
         assert row["support"] == report[kind]["support"]
+
+
+@pytest.mark.parametrize(("letters", "to_bioes"), [("BILU", {"L": "E", "U": "S"}), ("BMES", {"M": "I"})])
+def test_scores_of_a_scheme_are_those_of_the_same_tags_in_bioes(letters, to_bioes):
+    rng = np.random.default_rng(6)
+    names = ["O", *(f"{letter}-{kind}" for letter in letters for kind in ("PER", "LOC"))]
+    gold, predicted = ([rng.choice(names, 9).tolist() for _ in range(50)] for _ in range(2))
+
+    def translated(sentences):
+        return [[to_bioes.get(tag[0], tag[0]) + tag[1:] for tag in tags] for tags in sentences]
+
+    assert metrics.entity_scores(predicted, gold) == metrics.entity_scores(translated(predicted), translated(gold))
 
 
 def test_conllevals_published_example():

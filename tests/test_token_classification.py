@@ -149,6 +149,14 @@ def test_answers_have_the_positions_of_words_and_entities(tokenizer):
         (("B-LOC", "I-LOC", "O"), True),
         (("I-LOC", "O"), True),
         (("B-LOC", "E-LOC", "S-LOC"), True),
+        (("B-LOC", "L-LOC", "O", "U-LOC"), True),
+        (("B-LOC", "E-LOC", "M-LOC", "O"), True),
+        (("B", "I", "O"), True),
+        (("B", "O"), True),
+        (("B", "E", "M", "S"), True),
+        (("B", "S"), False),
+        (("A", "AB", "B", "O"), False),
+        (("L-1", "M-1", "S-1"), False),
         (("NN", "O", "VB"), False),
         (("DT", "X-NN"), False),
     ],
@@ -206,3 +214,47 @@ def test_bad_rows_are_all_named_with_file_and_line(tokenizer, tmp_path):
     ]
     with pytest.raises(InputError, match=r"task\.overlap: 22 must be at least 0 and below"):
         make(tokenizer, overlap=22)
+
+
+def complete(tokenizer, path, sentences, **fields):
+    rows = ({"tokens": [f"word{i}" for i in range(len(tags))], "tags": tags} for tags in sentences)
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    fields = TokenClassification(train=str(path), max_length=24, overlap=8, **fields)
+    return tasks.resolve(fields, replace(SMALL, vocab_size=tokenizer.vocab_size), tokenizer)
+
+
+def test_a_run_tells_how_tags_were_understood(tokenizer, tmp_path):
+    def notes(*sentences, **fields):
+        return complete(tokenizer, tmp_path / "t.jsonl", sentences, **fields).notes()
+
+    assert notes(["B-A", "L-A"], ["U-B", "O"]) == ["Tags: entities of the kinds A, B, in BILOU"]
+    assert notes(["B", "I"], ["O"]) == ["Tags: entities of one kind without a name, in IOB"]
+    assert notes(["DT", "NN"]) == ["Tags: plain tags, scored one by one"]
+    (note,) = notes(["B-A", "X"], labels=("B-A", "I-A", "O", "X"))
+    assert note.endswith("no entities in IOB, because of 'X'")
+
+
+@pytest.mark.parametrize("odd", ["0", "B_A", "X-A", "I", "b-A"])
+def test_a_tag_that_is_not_of_the_scheme_of_the_others_is_an_error_that_names_its_words(tokenizer, tmp_path, odd):
+    sentences = [["B-A", "I-A", "O"], ["B-B", "I-B"], ["O", odd]]
+    path = tmp_path / "t.jsonl"
+    with pytest.raises(InputError) as caught:
+        complete(tokenizer, path, sentences)
+    first, last = str(caught.value).splitlines()
+    assert first == f"{path}:3: word 2, 'word1', has the tag {odd!r}, which is not one of IOB"
+    assert f"not {odd!r}; correct these tags or" in last
+    labels = tuple(sorted({"B-A", "I-A", "B-B", "I-B", "O", odd}))
+    assert last.endswith(f"--task.labels {' '.join(labels)}")
+    assert not complete(tokenizer, path, sentences, labels=labels).entities
+
+
+def test_entities_without_a_kind_are_scored_and_answered(tokenizer, tmp_path):
+    task = complete(tokenizer, tmp_path / "t.jsonl", [["B", "I", "O"], ["O", "B"]], eval=str(tmp_path / "t.jsonl"))
+    batches = task.eval_batches(batch_size=2)
+    values = np.full(len(batches.features.input_ids), task.fields.labels.index("O"))
+    evaluation = task.evaluate(predicted(task, batches.features, values), batches)
+    assert (evaluation.metrics["f1"], evaluation.metrics["tag_accuracy"]) == (0, 0.4)
+    right = predicted(task, batches.features, batches.features.token_arrays["labels"])
+    assert task.evaluate(right, batches).metrics["f1"] == 1
+    answers = task.decode(right, batches.features, batches.table)
+    assert [[entity["text"] for entity in answer["entities"]] for answer in answers] == [["word0 word1"], ["word1"]]

@@ -233,7 +233,10 @@ class Distillation(SequenceClassification):
 
 @dataclass(frozen=True)
 class TokenClassification(Labelled):
-    """One tag for each word: entities in IOB1, IOB2 or BIOES, or plain tags. Long sentences are read in windows."""
+    """One tag for each word: entities in IOB1, IOB2, BIOES, BILOU or BMES, or plain tags.
+
+    Long sentences are read in windows.
+    """
 
     title = "Token classification"
     primary_figures = ("f1",)

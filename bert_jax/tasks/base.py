@@ -53,6 +53,10 @@ class Task(Protocol):
         """
         ...
 
+    def notes(self) -> list[str]:
+        """Returns lines for the user that tell how the training data was understood."""
+        ...
+
     def train_batches(
         self, *, batch_size: int, steps: int, seed: int, multiple: int = 1, host: int = 0, hosts: int = 1
     ) -> Batches:

@@ -71,6 +71,9 @@ class LabelledTask:
         """Returns the fields with those filled in that the training data decides, such as label names."""
         return fields
 
+    def notes(self) -> list[str]:
+        return []
+
     def logits(self, params: Any, batch: dict[str, jax.Array], keys: Keys) -> Any:
         """Returns the model's output."""
         rngs = None if keys.dropout is None else {"dropout": keys.dropout}

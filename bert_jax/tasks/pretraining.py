@@ -35,6 +35,9 @@ class PretrainingTask:
             raise InputError("task.stores: name at least one token store, a folder written by `bert_jax prepare`")
         return cls(fields, config, tokenizer, compute)
 
+    def notes(self) -> list[str]:
+        return []
+
     def _batches(self, **options: Any) -> PretrainingBatches:
         stores = [TokenStore.open(store) for store in self.fields.stores]
         return PretrainingBatches(self.fields, stores, self.tokenizer, **options)

@@ -18,10 +18,9 @@ from bert_jax.heads import BertForTokenClassification
 from bert_jax.losses import Keys, Outcome, accuracy, cross_entropy
 from bert_jax.tasks.base import Evaluation
 from bert_jax.tasks.labelled import EXAMPLES, LabelledTask, Sources, label_names, with_answers
+from bert_jax.tasks.schemes import scheme
 from bert_jax.tasks.windows import owners, windows
 from bert_jax.tokenizers import Tokenizer
-
-ENTITY_TAG = re.compile(r"O|[BIES]-.+")
 
 
 class Words(NamedTuple):
@@ -47,8 +46,7 @@ class TokenClassificationTask(LabelledTask):
             raise InputError(
                 f"task.overlap: {fields.overlap} must be at least 0 and below {self._size}, the tokens in a window"
             )
-        tagged = [name for name in fields.labels if name != "O"]
-        self.entities = bool(tagged) and all(ENTITY_TAG.fullmatch(name) for name in tagged)
+        self.entities = scheme(fields.labels).entities
 
     @staticmethod
     def complete(fields: TokenClassification, sources: Sources) -> TokenClassification:
@@ -56,9 +54,14 @@ class TokenClassificationTask(LabelledTask):
             return fields
         rows, errors = sources.train, RowErrors()
         check_fields(rows, [fields.tags])
-        names = [name for row in rows for name in labels_of(_split(row, fields.tags), fields.tags, errors)]
+        tags = [labels_of(_split(row, fields.tags), fields.tags, errors) for row in rows]
         errors.check()
-        return dataclasses.replace(fields, labels=label_names(names, fields.train))
+        labels = label_names((tag for sentence in tags for tag in sentence), fields.train)
+        _check_scheme(labels, rows, tags, fields)
+        return dataclasses.replace(fields, labels=labels)
+
+    def notes(self) -> list[str]:
+        return [f"Tags: {scheme(self.fields.labels)}"]
 
     def loss_fn(self, params: Any, batch: dict[str, jax.Array], keys: Keys) -> Outcome:
         logits_BTC = self.logits(params, batch, keys)
@@ -185,6 +188,27 @@ class TokenClassificationTask(LabelledTask):
 
     def _indices(self, sentences: list[list[str]]) -> np.ndarray:
         return np.array([self._index[tag] for tags in sentences for tag in tags])
+
+
+def _check_scheme(
+    labels: Sequence[str], rows: Sequence[Row], tags: Sequence[Sequence[str]], fields: TokenClassification
+) -> None:
+    """Raises InputError if most labels mark entities; the message names the words whose tags do not."""
+    kind, errors = scheme(labels), RowErrors()
+    if not kind.others:
+        return
+    for row, sentence in zip(rows, tags, strict=True):
+        words = _read(row, fields.tokens)[0]
+        for number in [i for i, tag in enumerate(sentence) if tag in kind.others]:
+            word = f"word {number + 1}" + (f", {words[number]!r}," if number < len(words) else "")
+            errors.add(row.where, f"{word} has the tag {sentence[number]!r}, which is not one of {kind.name}")
+    try:
+        errors.check()
+    except InputError as error:
+        raise InputError(
+            f"{error}\nmost tags mark entities in {kind.name}, but not {kind.shown_others()}; correct these tags or, "
+            f"to learn plain tags without scores of entities, list all tags: --task.labels {' '.join(labels)}"
+        ) from None
 
 
 def _split(row: Row, field: str) -> Row:

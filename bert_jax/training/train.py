@@ -85,6 +85,8 @@ def _start(experiment: Experiment, workdirs: Sequence[Workdir], say: Callable[[s
     resuming = all(workdir.latest_step() is not None for workdir in workdirs)
     run = resolve(replace(experiment, seeds=1), workdirs[0] if resuming else None)
     e = run.experiment
+    for note in run.task.notes():
+        say(note)
     runs = [replace(run, experiment=replace(e, seed=e.seed + i)) for i in range(experiment.seeds)]
     for seed_run, workdir in zip(runs, workdirs, strict=True):
         for name, (before, now) in workdir.claim(seed_run.experiment, seed_run.tokenizer).items():
