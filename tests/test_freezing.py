@@ -15,6 +15,7 @@ from bert_jax.interop.table import SetAside
 from bert_jax.losses import Mean, Outcome
 from bert_jax.training import optimizer
 from bert_jax.training.step import TrainState, train_step
+from helpers.steps import NoTokenizer
 
 MODEL = BertConfig(num_layers=4)
 SHARED = replace(MODEL, num_layer_groups=2)
@@ -178,7 +179,7 @@ def test_the_top_layers_and_the_pooler_can_be_initialised_again():
 
 def test_reinitialised_layers_keep_their_random_weights():
     ours, theirs = stack(MODEL), jax.tree.map(np.zeros_like, stack(MODEL))
-    source = pretrained.Weights("source", MODEL, None, None, lambda: (theirs, SetAside()))
+    source = pretrained.Weights("source", MODEL, NoTokenizer(), None, lambda: (theirs, SetAside()))
     params, report = pretrained.fit(ours, source, pretrained.top_layers(MODEL, 1))
     zero = {name for name, part in parts(params).items() if not np.any(part["kernel"])}
     assert zero == EVERYTHING - {"pooler", "blocks_3"}
