@@ -11,6 +11,7 @@ from bert_jax import heads, losses
 from bert_jax.config import AdamW
 from bert_jax.data.batch import make_batch
 from bert_jax.interop import huggingface, table
+from bert_jax.interop.table import SetAside
 from bert_jax.losses import Outcome
 from bert_jax.model import attention_probabilities
 from bert_jax.params import flatten
@@ -34,7 +35,7 @@ def saved(model: torch.nn.Module, folder):
     model.save_pretrained(folder)
     config, details = huggingface.read_config(folder)
     params, notes = huggingface.read_params(folder)
-    assert notes == ((), ())
+    assert notes == SetAside()
     return config, details, params
 
 
