@@ -22,7 +22,7 @@ from bert_jax.pretrained import Weights, write_source
 from bert_jax.tasks import labelled
 from helpers.cli import run
 from helpers.corpora import WORDS
-from helpers.models import NO_DROPOUT
+from helpers.losses import NO_DROPOUT
 
 TEACHER = BertConfig(
     vocab_size=0,

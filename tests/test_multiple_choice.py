@@ -15,7 +15,8 @@ from bert_jax.errors import InputError
 from bert_jax.training.evaluate import run
 from bert_jax.training.step import evaluate_step
 from helpers.corpora import NAMES
-from helpers.models import MODEL, NO_DROPOUT, assert_packed_learns_what_padded_does
+from helpers.losses import NO_DROPOUT, assert_packed_learns_what_padded_does
+from helpers.models import MODEL
 
 SMALL = replace(MODEL, num_layers=1, max_position_embeddings=16)
 

@@ -14,7 +14,8 @@ from bert_jax.training import optimizer
 from bert_jax.training.run import Run, random_state
 from bert_jax.training.step import train_step
 from helpers.experiments import pretraining
-from helpers.models import MODEL, NO_DROPOUT
+from helpers.losses import NO_DROPOUT
+from helpers.models import MODEL
 from helpers.steps import KEEP_GRADIENT, ROWS, NoTokenizer, make_state, uneven_batch
 
 

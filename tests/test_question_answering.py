@@ -17,7 +17,8 @@ from bert_jax.tasks.question_answering import BEGINNING, NO_SPAN
 from bert_jax.training.evaluate import run
 from bert_jax.training.step import evaluate_step
 from helpers.corpora import NAMES
-from helpers.models import MODEL, assert_packed_learns_what_padded_does
+from helpers.losses import assert_packed_learns_what_padded_does
+from helpers.models import MODEL
 
 SMALL = replace(MODEL, num_layers=1, max_position_embeddings=64)
 

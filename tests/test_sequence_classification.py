@@ -21,7 +21,8 @@ from bert_jax.training.run import resolve
 from bert_jax.training.train import train
 from helpers.corpora import WORDS
 from helpers.experiments import fine_tuning, silent
-from helpers.models import MODEL, NO_DROPOUT, assert_packed_learns_what_padded_does
+from helpers.losses import NO_DROPOUT, assert_packed_learns_what_padded_does
+from helpers.models import MODEL
 
 SMALL = replace(MODEL, num_layers=1, max_position_embeddings=128)
 

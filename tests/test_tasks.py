@@ -26,7 +26,8 @@ from bert_jax.tasks.sequence_classification import SequenceClassificationTask
 from bert_jax.training.evaluate import run
 from bert_jax.training.step import evaluate_step, train_step
 from helpers import stores
-from helpers.models import MODEL, NO_DROPOUT
+from helpers.losses import NO_DROPOUT
+from helpers.models import MODEL
 from helpers.steps import NoTokenizer, uneven_batch
 
 TEXTS = ["red cat", "blue dog sings", "green bird here now", "old fish", "gold cat eats there"]

@@ -15,7 +15,8 @@ from bert_jax.errors import InputError
 from bert_jax.training.evaluate import run
 from bert_jax.training.step import evaluate_step
 from helpers.corpora import NAMES
-from helpers.models import QUIET, assert_packed_learns_what_padded_does
+from helpers.losses import assert_packed_learns_what_padded_does
+from helpers.models import QUIET
 
 SMALL = replace(QUIET, num_layers=1, max_position_embeddings=64)
 LABELS = ("B-LOC", "I-LOC", "O")
