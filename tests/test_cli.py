@@ -294,7 +294,7 @@ def test_a_line_to_predict_that_lacks_its_text_is_named(folder, tmp_path, capsys
 def test_a_store_of_another_tokenizer_is_refused(folder, tmp_path, capsys):
     flags = ["--corpus", folder / "a.txt", "--out", tmp_path / "other", "--vocab-size", 50]
     assert run("tokenizer", *flags) == 0
-    capsys.readouterr()  # so small a vocabulary gives a warning
+    capsys.readouterr()  # the small vocabulary gives a warning
     assert run("train", folder / "pretrain.py", "--workdir", tmp_path / "w", "--tokenizer", tmp_path / "other") == 2
     error = capsys.readouterr().err
     assert error.startswith(f"error: {folder / 'store'}: was made with another tokenizer (fingerprint ")
