@@ -1,27 +1,53 @@
-"""A strict place to test in: eight fake devices, no silent broadcasting of ranks, no network."""
+"""A strict environment for tests: eight fake devices, no implicit promotion of ranks or dtypes, no network."""
 
+import functools
 import json
 import os
 import socket
 from pathlib import Path
+from types import ModuleType
 
-os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
+# Compiling takes most of the tests' time, and programs for tiny models need no optimization.
+os.environ["XLA_FLAGS"] = " ".join(
+    [os.environ.get("XLA_FLAGS", ""), "--xla_force_host_platform_device_count=8", "--xla_backend_optimization_level=0"]
+)
 os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
-# What one test, or one run of the tests, compiled is there for the next one.
+# Programs compiled by one test, or by one run of the tests, are reused by the next.
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(Path(__file__).parents[1] / ".pytest_cache" / "compiled"))
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.1"
 
 import jax
 import numpy as np
+import optax
 import pytest
+from flax.linen import normalization
 
 from bert_jax import tokenizers
 from bert_jax.data.prepare import prepare
 from helpers.corpora import NAMES, WORDS, texts
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
+jax.config.update("jax_numpy_dtype_promotion", "strict")
+
+
+def let_promote(module: ModuleType, name: str) -> None:
+    """Lets one function of a library promote dtypes, which bert_jax itself may not."""
+    function = getattr(module, name)
+
+    @functools.wraps(function)
+    def promoting(*args, **kwargs):
+        with jax.numpy_dtype_promotion("standard"):
+            return function(*args, **kwargs)
+
+    setattr(module, name, promoting)
+
+
+let_promote(optax.tree, "bias_correction")  # decay ** count, a float and an int32
+let_promote(normalization, "_compute_stats")  # of bfloat16 in float32
+let_promote(normalization, "_normalize")
+let_promote(jax.nn, "dot_product_attention")
 
 _connect = socket.socket.connect
 
@@ -57,6 +83,6 @@ def data(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def tokenizer() -> tokenizers.Tokenizer:
-    """WordPiece, cased, whose vocabulary holds the words of NAMES and their parts."""
+    """A cased WordPiece tokenizer trained on the words of NAMES."""
     rng = np.random.default_rng(0)
     return tokenizers.train("wordpiece", [" ".join(rng.choice(NAMES, 8)) for _ in range(100)], 70)

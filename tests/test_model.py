@@ -1,6 +1,7 @@
 """Properties of the forward pass."""
 
 from dataclasses import replace
+from functools import cache
 
 import jax
 import jax.numpy as jnp
@@ -56,6 +57,7 @@ def random_ids(*lengths: int, seed: int = 0) -> list[list[int]]:
     return [rng.integers(0, TINY.vocab_size, length).tolist() for length in lengths]
 
 
+@cache
 def encoder(config: BertConfig = TINY):
     model = Bert(config)
 
