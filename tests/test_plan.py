@@ -61,24 +61,14 @@ def activations(config: BertConfig, compute: Compute) -> int:
     return step.trace(state, uneven_batch(24)).lower().compile(plan.KEEP_REMAT).memory_analysis().temp_size_in_bytes
 
 
-def test_remat_takes_less_memory_and_gives_the_same_gradient():
+def test_remat_takes_less_memory():
     config = preset("bert-tiny", vocab_size=64, num_layers=4, hidden_dropout=0.0, attention_dropout=0.0)
     assert activations(config, Compute(remat=True)) < 0.8 * activations(config, Compute())
-    states = []
-    for value in (False, True):
-        task = PretrainingTask(Pretraining(), config, NoTokenizer(), Compute(remat=value))
-        devices = Devices("single", ROWS)
-        state = devices.make(lambda t=task: make_state(t, KEEP_GRADIENT))
-        states.append(
-            jax.device_get(devices.wrap(train_step, loss_fn=task.loss_fn, counts=task.counts)(state, uneven_batch())[0])
-        )
-    for a, b in zip(jax.tree.leaves(states[0].opt_state), jax.tree.leaves(states[1].opt_state), strict=True):
-        np.testing.assert_allclose(b, a, rtol=1e-5, atol=1e-5 * np.abs(a).max())
 
 
-@pytest.mark.parametrize(("name", "devices"), [("bert-tiny", 2), ("bert-mini", 1)])
-def test_the_plan_agrees_with_the_compiled_step_and_the_model(name, devices, data):
-    model = preset(name, vocab_size=0, num_layers=1, max_position_embeddings=32)
+def test_the_plan_agrees_with_the_compiled_step_and_the_model(data):
+    devices = 2
+    model = preset("bert-tiny", vocab_size=0, num_layers=1, max_position_embeddings=32)
     experiment = pretraining(data, model=model, batch_size=16, steps=100)
     planned = plan.plan(experiment, "v5e", devices=devices, mfu=0.5)
     run = plan.resolve(experiment)
@@ -87,26 +77,27 @@ def test_the_plan_agrees_with_the_compiled_step_and_the_model(name, devices, dat
     batch = run.task.train_batches(batch_size=16, steps=100, seed=0)(0)
     assert planned.operations == 100 * flops.training_step(run.task.config, batch)
     assert planned.hours == pytest.approx(planned.operations / (devices * 197e12 * 0.5) / 3600)
-    ways = [(fsdp, remat) for fsdp in sorted({1, devices}) for remat in (False, True)]
+    ways = [(1, False), (1, True), (devices, False), (devices, True)]
     assert [(layout.fsdp, layout.remat) for layout in planned.layouts] == ways
-    whole, split = planned.layouts[0], planned.layouts[-2]
+    whole, _, split, _ = planned.layouts
     assert whole.parameters == 4 * planned.parameters
     assert split.parameters == pytest.approx(whole.parameters / devices, rel=0.01)
     assert split.optimizer == pytest.approx(whole.optimizer / devices, rel=0.01)
-    assert_as_compiled(run, batch, split)
+    for layout in (whole, split):
+        assert_as_compiled(run, batch, layout, devices)
     assert "v5e" in str(planned)
     assert f"{planned.parameters:,}" in str(planned)
     assert planned.fits(whole)
 
 
-def assert_as_compiled(run: Run, batch: dict[str, np.ndarray], layout: plan.Memory):
+def assert_as_compiled(run: Run, batch: dict[str, np.ndarray], layout: plan.Memory, count: int):
     """The step that a run would take, compiled from its real state and batch, has the arguments and needs planned."""
-    devices = Devices("mesh", len(batch["input_ids"]), layout.fsdp, jax.devices()[: layout.fsdp])
+    devices = Devices("mesh", len(batch["input_ids"]), layout.fsdp, jax.devices()[:count])
     state = devices.make(lambda: random_state(run, optimizer.make(run.experiment.optimizer, 100, MODEL)))
     step = devices.wrap(train_step, loss_fn=run.task.loss_fn, counts=run.task.counts, microbatches=1)
     memory = step.trace(state, batch).lower().compile().memory_analysis()
     # Of `argument_size` but for the step's number and its key, of a few bytes.
-    arrays = layout.parameters + layout.optimizer + sum(x.nbytes for x in batch.values()) // layout.fsdp
+    arrays = layout.parameters + layout.optimizer + sum(x.nbytes for x in batch.values()) // count
     assert memory.argument_size_in_bytes == pytest.approx(arrays, abs=64)
     need = memory.temp_size_in_bytes + memory.output_size_in_bytes - memory.alias_size_in_bytes
     assert layout.activations == pytest.approx(need, rel=0.01)
