@@ -205,7 +205,7 @@ def write_source(source: Weights, target: files.Path, to: str = "huggingface") -
     params, set_aside = source.read_params()
     notes = [*set_aside.notes, *source.notes]
     if to == "huggingface":
-        huggingface.write(target, source.config, params, _details_of(source.task))
+        notes += huggingface.write(target, source.config, params, _details_of(source.task))
         source.tokenizer.save(target)
         return notes
     checkpoint.save_params(target / layout.CHECKPOINTS, params)

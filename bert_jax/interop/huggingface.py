@@ -102,7 +102,7 @@ def family_of(hf_config: Mapping[str, Any], where: str) -> Family:
     """
     marked = [f.name for f in FAMILIES.values() if f.recognised_by and f.recognised_by in hf_config]
     kind = hf_config.get("model_type", [*marked, BERT.name][0])
-    if kind not in FAMILIES:
+    if not isinstance(kind, str) or kind not in FAMILIES:
         supported = " and ".join(repr(name) for name in FAMILIES)
         raise InputError(f"{where}: model_type {kind!r} is not supported; {supported} are")
     return FAMILIES[kind]
@@ -127,15 +127,27 @@ def parse_config(hf_config: Mapping[str, Any], where: str) -> tuple[BertConfig, 
         if hf_config.get(name) is None:
             values[family.fields[name]] = values.get(other, getattr(base, other))
     if "activation" in values:
-        if values["activation"] not in ACTIVATIONS:
+        if str(values["activation"]) not in ACTIVATIONS:
             raise InputError(
                 f"{where}: {theirs['activation']} must be one of {', '.join(ACTIVATIONS)}, got {values['activation']!r}"
             )
         values["activation"] = ACTIVATIONS[values["activation"]]
     labels = _label_names(hf_config, where)
-    classes = [name for name in hf_config.get("architectures") or [] if isinstance(name, str)]
+    listed = hf_config.get("architectures")
+    classes = [name for name in listed if isinstance(name, str)] if isinstance(listed, list) else []
     architecture = classes[0].removeprefix(family.class_prefix) if classes else ""
-    return replace(base, **values), Details(architecture, labels, hf_config.get("problem_type"))
+    for ours, value in values.items():
+        wanted = type(getattr(base, ours))
+        if wanted in (int, float) and type(value) not in (int, wanted):
+            kind = "whole number" if wanted is int else "number"
+            raise InputError(f"{where}: {theirs[ours]} must be a {kind}, got {value!r}")
+        if wanted is int and value < 1:
+            raise InputError(f"{where}: {theirs[ours]} must be at least 1, got {value}")
+    try:
+        config = replace(base, **values)
+    except InputError as error:
+        raise InputError(f"{where}: {error}") from None
+    return config, Details(architecture, labels, hf_config.get("problem_type"))
 
 
 def _label_names(hf_config: Mapping[str, Any], where: str) -> tuple[str, ...]:
@@ -389,7 +401,9 @@ def _as_float(tensor: np.ndarray) -> np.ndarray:
     return tensor.astype(np.float32) if tensor.dtype.itemsize == 2 else tensor
 
 
-def write(folder: files.Path, config: BertConfig, params: Mapping[str, Any], details: Details = Details()) -> None:
+def write(
+    folder: files.Path, config: BertConfig, params: Mapping[str, Any], details: Details = Details()
+) -> tuple[str, ...]:
     """Writes config.json and model.safetensors, float32, as transformers' own classes save them.
 
     Args:
@@ -397,6 +411,9 @@ def write(folder: files.Path, config: BertConfig, params: Mapping[str, Any], det
       config: the encoder; in a family without shared blocks, a block is written once for each layer that applies it.
       params: {"bert": ..., HEAD: ...}, with heads that a class of the family has.
       details: labels and problem type; the architecture follows from the heads.
+
+    Returns:
+      What was left out of the folder, as sentences for the user: a pooler that the class does not have.
 
     Raises:
       InputError: no class of transformers has this architecture or these heads, or arrays are missing or left over.
@@ -407,9 +424,13 @@ def write(folder: files.Path, config: BertConfig, params: Mapping[str, Any], det
             f"no {family.class_prefix} class of transformers has exactly the heads {', '.join(sorted(heads))}"
         )
     architecture = family.architectures[heads]
-    if heads and named.has_pooler(params) == (architecture in family.without_pooler):
-        has = "does not have a" if architecture in family.without_pooler else "needs a"
-        raise InputError(f"{family.class_prefix}{architecture} of transformers {has} pooler; these parameters differ")
+    notes: tuple[str, ...] = ()
+    name = family.class_prefix + architecture
+    if heads and architecture in family.without_pooler and named.has_pooler(params):
+        params = named.without_pooler(params)
+        notes = (f"left out: the pooler, which {name} of transformers does not use",)
+    elif heads and architecture not in family.without_pooler and not named.has_pooler(params):
+        raise InputError(f"{name} of transformers needs a pooler, which these parameters lack")
     details = replace(details, architecture=architecture, labels=_labels(params, heads, details.labels))
     hf_config = to_config(config, details)
     mappings = name_mappings(config, architecture, family.prefix if heads else "")
@@ -418,6 +439,7 @@ def write(folder: files.Path, config: BertConfig, params: Mapping[str, Any], det
     files.write_json(folder / "config.json", hf_config)
     floats = {name: tensor.astype(np.float32) for name, tensor in tensors.items()}
     save_file(floats, files.local(folder / "model.safetensors"), metadata={"format": "pt"})
+    return notes
 
 
 def _labels(params: Mapping[str, Any], heads: frozenset[str], labels: tuple[str, ...]) -> tuple[str, ...]:
