@@ -10,8 +10,8 @@ from bert_jax.config import BertConfig
 def forward(config: BertConfig, rows: int, length: int, predictions: int = 0) -> int:
     """Returns the operations of one forward pass: multiplications and additions of its matrix products.
 
-    Positions of padding are computed and therefore count. Elementwise work, the pooler and heads other than MLM do not
-    count; at BERT's sizes they are less than a percent together.
+    Positions of padding, and keys in a chunk but outside a window, are computed and therefore count. Elementwise work,
+    the pooler and heads other than MLM do not count; at BERT's sizes they are less than a percent together.
 
     Args:
       rows, length: B and T.
@@ -21,10 +21,15 @@ def forward(config: BertConfig, rows: int, length: int, predictions: int = 0) ->
     """
     width, embedding = config.hidden_size, config.embedding_width
     tokens = rows * length
-    block = 2 * tokens * (4 * width * width + 2 * width * config.intermediate_size) + 4 * tokens * length * width
+    feed_forward = (3 if config.feed_forward == "glu" else 2) * width * config.intermediate_size
+    linear = 2 * tokens * (4 * width * width + feed_forward)
+    attention = {False: 4 * tokens * length * width, True: 4 * tokens * length * width}
+    if chunk := config.chunk(length):
+        attention[True] = 4 * rows * -(-length // chunk) * chunk * 3 * chunk * width
+    blocks = sum(linear + attention[config.is_local(layer)] for layer in range(config.num_layers))
     projection = 0 if config.embedding_size is None else 2 * tokens * embedding * width
     mlm = 2 * rows * predictions * (width * embedding + embedding * config.vocab_size)
-    return config.num_layers * block + projection + mlm
+    return blocks + projection + mlm
 
 
 def training_step(config: BertConfig, batch: Mapping[str, Any]) -> int:

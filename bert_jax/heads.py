@@ -8,7 +8,19 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from bert_jax.config import BertConfig, Compute
-from bert_jax.model import ACTIVATIONS, Batch, Bert, Dense, Dropout, by_rows, layer_norm
+from bert_jax.model import ACTIVATIONS, Bert, Dense, Dropout, by_rows, normalization
+from bert_jax.views import Batch
+
+
+def pooled(bert: Bert, x_BTD: jax.Array, batch: Batch, deterministic: bool) -> jax.Array:
+    """Returns the summary of each sequence of the batch, [B, N, D]."""
+    return bert.pool(x_BTD, batch["cls_positions"], batch["sequence_ids"], deterministic)
+
+
+def of_tokens(bert: Bert, batch: Batch, deterministic: bool) -> jax.Array:
+    """Returns what heads on single tokens read, [B, T, D]."""
+    x_BTD = bert(batch, deterministic)
+    return bert.summarise(x_BTD, deterministic) if bert.config.pooler_on_tokens else x_BTD
 
 
 class MlmHead(nn.Module):
@@ -20,8 +32,9 @@ class MlmHead(nn.Module):
     @nn.compact
     def __call__(self, x_BPD: jax.Array, table_VE: jax.Array) -> jax.Array:
         c = self.config
-        x_BPE = ACTIVATIONS[c.activation](Dense(c, (c.embedding_width,), compute=self.compute, name="dense")(x_BPD))
-        x_BPE = by_rows(layer_norm(c, self.compute, "norm")(x_BPE))
+        x_BPE = Dense(c, (c.embedding_width,), biased=c.linear_bias, compute=self.compute, name="dense")(x_BPD)
+        x_BPE = ACTIVATIONS[c.mlm_activation or c.activation](x_BPE)
+        x_BPE = by_rows(normalization(c, self.compute, "norm")(x_BPE))
         bias_V = self.param("bias", nn.initializers.zeros, (c.vocab_size,), jnp.dtype(self.compute.param_dtype))
         table_VE = table_VE.astype(self.compute.dtype)
         logits_BPV = jnp.einsum("BPE,VE->BPV", x_BPE, table_VE, preferred_element_type=jnp.float32)
@@ -69,7 +82,7 @@ class BertForPreTraining(nn.Module):
         x_BPD = jnp.take_along_axis(x_BTD, batch["masked_positions"][:, :, None], axis=1)
         logits = {"mlm": self.mlm(x_BPD, self.bert.word_table())}
         if self.pairs:
-            logits["pair"] = self.pair(self.bert.pool(x_BTD, batch["cls_positions"]), deterministic)
+            logits["pair"] = self.pair(pooled(self.bert, x_BTD, batch, deterministic), deterministic)
         return logits
 
 
@@ -87,7 +100,7 @@ class BertForSequenceClassification(nn.Module):
 
     def __call__(self, batch: Batch, deterministic: bool = True) -> jax.Array:
         x_BTD = self.bert(batch, deterministic)
-        return self.sequence(self.bert.pool(x_BTD, batch["cls_positions"]), deterministic)
+        return self.sequence(pooled(self.bert, x_BTD, batch, deterministic), deterministic)
 
 
 class BertForTokenClassification(nn.Module):
@@ -102,7 +115,7 @@ class BertForTokenClassification(nn.Module):
         self.token = ClassHead(self.config, self.num_classes, compute=self.compute)
 
     def __call__(self, batch: Batch, deterministic: bool = True) -> jax.Array:
-        return self.token(self.bert(batch, deterministic), deterministic)
+        return self.token(of_tokens(self.bert, batch, deterministic), deterministic)
 
 
 class BertForQuestionAnswering(nn.Module):
@@ -116,7 +129,7 @@ class BertForQuestionAnswering(nn.Module):
         self.span = ClassHead(self.config, 2, dropout=False, compute=self.compute)
 
     def __call__(self, batch: Batch, deterministic: bool = True) -> jax.Array:
-        return self.span(self.bert(batch, deterministic), deterministic)
+        return self.span(of_tokens(self.bert, batch, deterministic), deterministic)
 
 
 class BertForMultipleChoice(nn.Module):
@@ -131,4 +144,4 @@ class BertForMultipleChoice(nn.Module):
 
     def __call__(self, batch: Batch, deterministic: bool = True) -> jax.Array:
         x_BTD = self.bert(batch, deterministic)
-        return self.choice(self.bert.pool(x_BTD, batch["cls_positions"]), deterministic)[..., 0]
+        return self.choice(pooled(self.bert, x_BTD, batch, deterministic), deterministic)[..., 0]

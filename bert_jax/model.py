@@ -1,8 +1,9 @@
 """The encoder: embeddings, attention, feed-forward, block, pooler. The whole forward pass, top to bottom.
 
-BERT (Devlin et al. 2019, https://arxiv.org/abs/1810.04805) with post-LayerNorm blocks, and ALBERT's two changes
-(Lan et al. 2020, https://arxiv.org/abs/1909.11942), factorized embeddings and shared blocks, as fields of `BertConfig`.
-Letters in array names are explained in `bert_jax.config`.
+BERT (Devlin et al. 2019, https://arxiv.org/abs/1810.04805). What its descendants changed are fields of `BertConfig`:
+ALBERT's factorized embeddings and shared blocks (Lan et al. 2020, https://arxiv.org/abs/1909.11942), and ModernBERT's
+pre-normalisation, rotary positions, gated feed-forward and local attention (Warner et al. 2024,
+https://arxiv.org/abs/2412.13663). Letters in array names are explained in `bert_jax.config`.
 """
 
 import math
@@ -14,16 +15,16 @@ import jax.numpy as jnp
 from flax import linen as nn
 from flax.linen.spmd import with_logical_constraint
 
-from bert_jax import fused
+from bert_jax import fused, views
 from bert_jax.config import BertConfig, Compute
-
-Batch = Mapping[str, jax.Array]
+from bert_jax.views import Batch, View
 
 ACTIVATIONS = {
     # Not nn.gelu, whose erfc takes twice as long on CPU; the results differ by rounding.
     "gelu": lambda x: 0.5 * x * (1 + jax.lax.erf(x * 0.5**0.5)),
     "gelu_new": lambda x: nn.gelu(x, approximate=True),
     "relu": nn.relu,
+    "tanh": nn.tanh,  # of the pooler
 }
 
 # The score of tokens that must not be attended to. It is finite, so that a row of padding gives a mean and not NaN.
@@ -44,6 +45,7 @@ class Dense(nn.Module):
     config: BertConfig
     outputs: tuple[int, ...]
     inputs: int = 1  # number of axes of x
+    biased: bool = True  # whether it has a bias
     bias: tuple[float, ...] = ()  # what the bias starts at; empty = zeros
     compute: Compute = Compute()
 
@@ -52,21 +54,25 @@ class Dense(nn.Module):
         dtype, param_dtype = self.compute.dtype, jnp.dtype(self.compute.param_dtype)
         shape = (*x.shape[x.ndim - self.inputs :], *self.outputs)
         kernel = self.param("kernel", initializer(self.config), shape, param_dtype).astype(dtype)
-        bias = self.param("bias", lambda _: jnp.broadcast_to(jnp.asarray(self.bias or 0.0, param_dtype), self.outputs))
         rows = x.shape[: x.ndim - self.inputs]
         y = x.reshape(*rows, -1).astype(dtype) @ kernel.reshape(-1, math.prod(self.outputs))
-        return (y + bias.astype(dtype).reshape((1,) * len(rows) + (-1,))).reshape(*rows, *self.outputs)
+        if self.biased:
+            start = jnp.asarray(self.bias or 0.0, param_dtype)
+            bias = self.param("bias", lambda _: jnp.broadcast_to(start, self.outputs))
+            y += bias.astype(dtype).reshape((1,) * len(rows) + (-1,))
+        return y.reshape(*rows, *self.outputs)
 
 
-def layer_norm(config: BertConfig, compute: Compute, name: str | None = None) -> nn.LayerNorm:
-    """Returns a LayerNorm with the config's epsilon; its mean and variance are computed in float32."""
-    return nn.LayerNorm(
-        epsilon=config.layer_norm_epsilon,
-        dtype=compute.dtype,
-        param_dtype=compute.param_dtype,
-        use_fast_variance=False,  # E[x^2] - E[x]^2 loses digits that comparisons with PyTorch need
-        name=name,
-    )
+def normalization(config: BertConfig, compute: Compute, name: str | None = None) -> nn.LayerNorm | nn.RMSNorm:
+    """Returns a LayerNorm or RMSNorm with the config's epsilon; its mean and variance are computed in float32."""
+    options: dict[str, Any] = {
+        "epsilon": config.layer_norm_epsilon,
+        "dtype": compute.dtype,
+        "param_dtype": compute.param_dtype,
+        "use_fast_variance": False,  # E[x^2] - E[x]^2 loses digits that comparisons with PyTorch need
+        "name": name,
+    }
+    return nn.RMSNorm(**options) if config.norm == "rms" else nn.LayerNorm(**options, use_bias=config.norm_bias)
 
 
 class Dropout(nn.Module):
@@ -119,48 +125,65 @@ class Embeddings(nn.Module):
             )
 
         self.word = table(c.vocab_size)
-        self.position = table(c.max_position_embeddings)
-        self.token_type = table(c.type_vocab_size)
-        self.norm = layer_norm(c, self.compute)
+        if c.positions == "learned":
+            self.position = table(c.max_position_embeddings)
+        if c.type_vocab_size:
+            self.token_type = table(c.type_vocab_size)
+        self.norm = normalization(c, self.compute)
         self.dropout = Dropout(c.hidden_dropout)
         if c.embedding_size is not None:
-            self.projection = Dense(c, (c.hidden_size,), compute=self.compute)
+            self.projection = Dense(c, (c.hidden_size,), biased=c.linear_bias, compute=self.compute)
 
     def __call__(self, batch: Batch, deterministic: bool) -> jax.Array:
         x_BTE = self.word(batch["input_ids"])
-        x_BTE += self.position(batch["position_ids"]) + self.token_type(batch["token_type_ids"])
+        added = []
+        if self.config.positions == "learned":
+            added.append(self.position(batch["position_ids"]))
+        if self.config.type_vocab_size:
+            added.append(self.token_type(batch["token_type_ids"]))
+        if added:
+            x_BTE += sum(added[1:], added[0])
         x_BTE = self.dropout(self.norm(x_BTE), deterministic)
         return by_rows(x_BTE if self.config.embedding_size is None else self.projection(x_BTE))
 
 
 class Attention(nn.Module):
-    """Multi-head self-attention among the tokens whose `ids_BT` (sequence_ids) are equal and not 0."""
+    """Multi-head self-attention among the tokens that `view` lets see each other."""
 
     config: BertConfig
     compute: Compute = Compute()
 
     @nn.compact
-    def __call__(self, x_BTD: jax.Array, ids_BT: jax.Array, single: bool, deterministic: bool) -> jax.Array:
-        c, attention = self.config, self.compute.attention
-        qkv_BT3HK = Dense(c, (3, c.num_heads, c.head_size), compute=self.compute, name="qkv")(x_BTD)
+    def __call__(self, x_BTD: jax.Array, view: View, deterministic: bool) -> jax.Array:
+        c = self.config
+        out = Dense(c, (c.hidden_size,), inputs=2, biased=c.linear_bias, compute=self.compute, name="out")
+        qkv = Dense(c, (3, c.num_heads, c.head_size), biased=c.linear_bias, compute=self.compute, name="qkv")
+        qkv_BT3HK = qkv(x_BTD)
         q_BTHK, k_BSHK, v_BSHK = (qkv_BT3HK[:, :, i] for i in range(3))
+        if view.rotation is not None:
+            q_BTHK, k_BSHK = views.rotate(q_BTHK, view.rotation), views.rotate(k_BSHK, view.rotation)
         q_BTHK *= c.head_size**-0.5
-        if attention == "cudnn" or (attention == "pallas" and fused.fits(x_BTD.shape[1])):
-            mixed_BTHK = fused.attend(attention, q_BTHK, k_BSHK, v_BSHK, ids_BT, single)
-            return Dense(c, (c.hidden_size,), inputs=2, compute=self.compute, name="out")(mixed_BTHK)
-        same_BTS = (ids_BT[:, :, None] == ids_BT[:, None, :]) & (ids_BT[:, None, :] != 0)
-        allowed_B1TS = same_BTS[:, None]
+        if view.allowed is None:
+            return out(fused.attend(self.compute.attention, q_BTHK, k_BSHK, v_BSHK, view.sequence_ids, view.single))
+        if view.chunk:
+            q_BTHK = views.in_chunks(q_BTHK, view.chunk)
+            k_BSHK, v_BSHK = (views.in_chunks(x, view.chunk, neighbours=True) for x in (k_BSHK, v_BSHK))
         scores_BHTS = jnp.einsum("BTHK,BSHK->BHTS", q_BTHK, k_BSHK)
-        scores_BHTS = jnp.where(allowed_B1TS, scores_BHTS.astype(jnp.float32), MASKED_SCORE)
+        scores_BHTS = jnp.where(view.allowed, scores_BHTS.astype(jnp.float32), MASKED_SCORE)
         probs_BHTS = nn.softmax(scores_BHTS).astype(self.compute.dtype)
         self.sow("intermediates", "attention", probs_BHTS)
         probs_BHTS = Dropout(c.attention_dropout)(probs_BHTS, deterministic)
         mixed_BTHK = jnp.einsum("BHTS,BSHK->BTHK", probs_BHTS, v_BSHK)
-        return Dense(c, (c.hidden_size,), inputs=2, compute=self.compute, name="out")(mixed_BTHK)
+        if view.chunk:
+            mixed_BTHK = views.out_of_chunks(mixed_BTHK, *x_BTD.shape[:2])
+        return out(mixed_BTHK)
 
 
 class FeedForward(nn.Module):
-    """Two linear layers with the activation between them, at each position separately."""
+    """Two linear layers with the activation between them, at each position separately.
+
+    With `glu`, half of the first layer gates the other half, which alone goes through the activation (Shazeer 2020).
+    """
 
     config: BertConfig
     compute: Compute = Compute()
@@ -168,24 +191,39 @@ class FeedForward(nn.Module):
     @nn.compact
     def __call__(self, x_BTD: jax.Array) -> jax.Array:
         c = self.config
-        h_BTF = ACTIVATIONS[c.activation](Dense(c, (c.intermediate_size,), compute=self.compute, name="in")(x_BTD))
-        return Dense(c, (c.hidden_size,), compute=self.compute, name="out")(h_BTF)
+        gated = c.feed_forward == "glu"
+        outputs = (2, c.intermediate_size) if gated else (c.intermediate_size,)
+        h_BTF = Dense(c, outputs, biased=c.linear_bias, compute=self.compute, name="in")(x_BTD)
+        activation = ACTIVATIONS[c.activation]
+        h_BTF = activation(h_BTF[:, :, 0]) * h_BTF[:, :, 1] if gated else activation(h_BTF)
+        return Dense(c, (c.hidden_size,), biased=c.linear_bias, compute=self.compute, name="out")(h_BTF)
 
 
 class Block(nn.Module):
-    """One layer: attention, then feed-forward, each added to its input and then normalised (post-LayerNorm)."""
+    """One layer: attention, then feed-forward, each added to its input.
+
+    The norms are after each sum, or before attention and feed-forward. There, the first layer's attention reads the
+    embeddings, which are normalised already, without a norm.
+    """
 
     config: BertConfig
     compute: Compute = Compute()
 
     @nn.compact
-    def __call__(self, x_BTD: jax.Array, ids_BT: jax.Array, single: bool, deterministic: bool) -> jax.Array:
+    def __call__(self, x_BTD: jax.Array, view: View, first: bool, deterministic: bool) -> jax.Array:
         c = self.config
+        pre = c.norm_position == "pre"
         dropout = Dropout(c.hidden_dropout)
-        a_BTD = Attention(c, self.compute, name="attention")(x_BTD, ids_BT, single, deterministic)
-        x_BTD = by_rows(layer_norm(c, self.compute, "attention_norm")(x_BTD + dropout(a_BTD, deterministic)))
-        f_BTD = FeedForward(c, self.compute, name="feed_forward")(x_BTD)
-        return by_rows(layer_norm(c, self.compute, "feed_forward_norm")(x_BTD + dropout(f_BTD, deterministic)))
+        attention_norm = normalization(c, self.compute, "attention_norm")
+        feed_forward_norm = normalization(c, self.compute, "feed_forward_norm")
+        h_BTD = attention_norm(x_BTD) if pre and not first else x_BTD
+        a_BTD = Attention(c, self.compute, name="attention")(h_BTD, view, deterministic)
+        x_BTD = x_BTD + dropout(a_BTD, deterministic)
+        x_BTD = by_rows(x_BTD if pre else attention_norm(x_BTD))
+        h_BTD = feed_forward_norm(x_BTD) if pre else x_BTD
+        f_BTD = FeedForward(c, self.compute, name="feed_forward")(h_BTD)
+        x_BTD = x_BTD + dropout(f_BTD, deterministic)
+        return by_rows(x_BTD if pre else feed_forward_norm(x_BTD))
 
 
 class Bert(nn.Module):
@@ -202,8 +240,8 @@ class Bert(nn.Module):
         cls_positions   [B, N], N the most sequences in a row; only cuDNN's attention looks at N
 
     `apply(..., mutable="intermediates")` also returns `hidden`, the embeddings and every layer's output (each
-    [B, T, D]), and in each block `attention` [B, H, T, S], a shared block's in the order of its uses. Dropout needs the
-    rng "dropout" where `deterministic` is False.
+    [B, T, D]; the last one after the final norm, if there is one), and in each block `attention` [B, H, T, S], a shared
+    block's in the order of its uses. Dropout needs the rng "dropout" where `deterministic` is False.
     """
 
     config: BertConfig
@@ -215,26 +253,68 @@ class Bert(nn.Module):
         self.compute.check(c)
         self.embeddings = Embeddings(c, self.compute)
         self.blocks = [block(c, self.compute) for _ in range(c.layer_groups)]
-        self.pooler = Dense(c, (c.hidden_size,), compute=self.compute)
+        if c.norm_position == "pre":
+            self.final_norm = normalization(c, self.compute)
+        if c.pooler != "none":
+            self.pooler = Dense(c, (c.hidden_size,), biased=c.linear_bias, compute=self.compute)
+            self.pooler_norm = normalization(c, self.compute)
+            self.pooler_dropout = Dropout(c.classifier_dropout if c.pooler_dropout else 0.0)
 
     def __call__(self, batch: Batch, deterministic: bool = True) -> jax.Array:
         c = self.config
-        single = self.compute.attention == "cudnn" and batch["cls_positions"].shape[1] == 1  # a row holds one sequence
+        whole = self.is_mutable_collection("intermediates")  # the attention of whole rows is returned
+        of_global = views.make(c, self.compute, batch, local=False, whole=whole)
+        of_local = views.make(c, self.compute, batch, local=True, whole=whole) if c.local_attention else of_global
         x_BTD = self.embeddings(batch, deterministic)
-        self.sow("intermediates", "hidden", x_BTD)
         for layer in range(c.num_layers):
-            x_BTD = self.blocks[c.group(layer)](x_BTD, batch["sequence_ids"], single, deterministic)
             self.sow("intermediates", "hidden", x_BTD)
+            view = of_local if c.is_local(layer) else of_global
+            x_BTD = self.blocks[c.group(layer)](x_BTD, view, layer == 0, deterministic)
+        if c.norm_position == "pre":
+            x_BTD = by_rows(self.final_norm(x_BTD))
+        self.sow("intermediates", "hidden", x_BTD)
         return x_BTD
 
-    def pool(self, x_BTD: jax.Array, cls_positions_BN: jax.Array) -> jax.Array:
-        """Returns the summary of each sequence, its [CLS] state through a linear layer and tanh, [B, N, D]."""
-        cls_BND = by_rows(jnp.take_along_axis(x_BTD, cls_positions_BN[:, :, None], axis=1))
-        return by_rows(nn.tanh(self.pooler(cls_BND)))
+    def pool(
+        self,
+        x_BTD: jax.Array,
+        cls_positions_BN: jax.Array,
+        ids_BT: jax.Array | None = None,
+        deterministic: bool = True,
+    ) -> jax.Array:
+        """Returns the summary of each sequence, its [CLS] or mean state through the pooler, [B, N, D].
+
+        Args:
+          cls_positions_BN, ids_BT: cls_positions and sequence_ids of the batch; the mean needs both.
+        """
+        c = self.config
+        if c.pooling == "cls":
+            x_BND = jnp.take_along_axis(x_BTD, cls_positions_BN[:, :, None], axis=1)
+        else:
+            assert ids_BT is not None
+            x_BND = mean_state(x_BTD, cls_positions_BN, ids_BT)
+        return self.summarise(by_rows(x_BND), deterministic)
+
+    def summarise(self, x_BND: jax.Array, deterministic: bool = True) -> jax.Array:
+        """Returns states through the pooler, [B, N, D]: a linear layer, its activation and its norm, if it has one."""
+        c = self.config
+        if c.pooler == "none":
+            return x_BND
+        x_BND = ACTIVATIONS[c.pooler](self.pooler(self.pooler_dropout(x_BND, deterministic)))
+        return by_rows(self.pooler_norm(x_BND) if c.pooler_norm else x_BND)
 
     def word_table(self) -> jax.Array:
         """Returns the token embeddings, [V, E] in param_dtype, which the MLM head shares."""
         return self.embeddings.word.embedding
+
+
+def mean_state(x_BTD: jax.Array, cls_positions_BN: jax.Array, ids_BT: jax.Array) -> jax.Array:
+    """Returns the mean state of each sequence's tokens, [B, N, D] in the dtype of x; 0 where a row has no token."""
+    numbers_BN = jnp.take_along_axis(ids_BT, cls_positions_BN, axis=1)
+    inside_BNT = (ids_BT[:, None, :] == numbers_BN[:, :, None]) & (ids_BT[:, None, :] != 0)
+    weights_BNT = inside_BNT.astype(jnp.float32)
+    weights_BNT /= jnp.maximum(weights_BNT.sum(axis=2, keepdims=True), 1)
+    return jnp.einsum("BNT,BTD->BND", weights_BNT.astype(x_BTD.dtype), x_BTD)
 
 
 def attention_probabilities(config: BertConfig, intermediates: Mapping[str, Any]) -> list[jax.Array]:

@@ -17,10 +17,13 @@ ENCODER = "bert"
 ENCODERS = frozenset({ENCODER, "generator"})
 EMBEDDINGS = "embeddings"
 POOLER = "pooler"
+POOLER_PARTS = frozenset({POOLER, "pooler_norm"})
 
 # Heads, by what they predict from.
 MLM, PAIR, SEQUENCE, TOKEN, SPAN, CHOICE = "mlm", "pair", "sequence", "token", "span", "choice"
 
+# Modules of the encoder and of the MLM head that are linear layers.
+LINEAR = frozenset({"qkv", "in", "out", "projection", "dense", POOLER})
 DECAYED = frozenset({"kernel", "embedding"})
 VOCABULARY = frozenset({"word/embedding", "mlm/bias"})
 
@@ -35,9 +38,14 @@ def block_path(group: int) -> str:
     return f"{ENCODER}/{block(group)}"
 
 
-def pooler_path() -> str:
-    """Returns the path of the pooler."""
-    return f"{ENCODER}/{POOLER}"
+def output_path(head: str) -> str:
+    """Returns the path of the output weights of a head with classes."""
+    return f"{head}/out/kernel"
+
+
+def pooler_paths() -> list[str]:
+    """Returns the paths of the pooler's parts."""
+    return [f"{ENCODER}/{name}" for name in sorted(POOLER_PARTS)]
 
 
 def flatten(params: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -71,7 +79,28 @@ def part(name: str) -> str:
     ('bert/pooler', 'bert', 'mlm')
     """
     first, second = name.split("/")[:2]
-    return f"{first}/{second}" if first in ENCODERS and second == POOLER else first
+    return f"{first}/{POOLER}" if first in ENCODERS and second in POOLER_PARTS else first
+
+
+def exists(name: str, config: BertConfig) -> bool:
+    """Returns whether a model of this architecture can have the parameter; output layers of heads always can."""
+    first, *modules, leaf = name.split("/")
+    module = modules[-1] if modules else first
+    if leaf == "bias" and module.endswith("norm"):
+        return config.norm == "layer" and config.norm_bias and exists(name.replace("/bias", "/scale"), config)
+    if leaf == "bias" and module in LINEAR and not config.linear_bias and (first in ENCODERS or module == "dense"):
+        return False
+    if module == "attention_norm" and config.norm_position == "pre" and block(0) in modules:
+        return config.num_layers > 1 and config.group(1) == 0  # the first layer has none, others that share it have
+    optional = {
+        "position": config.positions == "learned",
+        "token_type": config.type_vocab_size > 0,
+        "projection": config.embedding_size is not None,
+        "final_norm": config.norm_position == "pre",
+        "pooler": config.pooler != "none",
+        "pooler_norm": config.pooler != "none" and config.pooler_norm,
+    }
+    return optional.get(module, True)
 
 
 def depth(name: str, config: BertConfig) -> int:
@@ -102,11 +131,6 @@ def follows_config(name: str) -> bool:
     return is_encoder(name) or part(name) == MLM
 
 
-def follows_labels(name: str) -> bool:
-    """Returns whether the last dimension of the parameter is the task's labels, in their order."""
-    return part(name) in (SEQUENCE, TOKEN)
-
-
 def heads(params: Mapping[str, Any]) -> frozenset[str]:
     """Returns the names of a model's heads."""
     return frozenset(params) - ENCODERS
@@ -115,12 +139,6 @@ def heads(params: Mapping[str, Any]) -> frozenset[str]:
 def has_pooler(params: Mapping[str, Any]) -> bool:
     """Returns whether the model's encoder has a pooler."""
     return POOLER in params[ENCODER]
-
-
-def without_pooler(params: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns the parameters without those of the encoder's pooler."""
-    encoder = {name: part for name, part in params[ENCODER].items() if name != POOLER}
-    return {**params, ENCODER: encoder}
 
 
 def num_classes(params: Mapping[str, Any], head: str) -> int:

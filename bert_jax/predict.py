@@ -80,8 +80,7 @@ class PretrainedBert:
         for row in logits:
             probabilities = np.exp(row - row.max())
             probabilities /= probabilities.sum()
-            # A model may have spare rows, which are the rows of no token.
-            best = np.argsort(-probabilities[: self.tokenizer.vocab_size], kind="stable")[:top_k]
+            best = np.argsort(-probabilities, kind="stable")[:top_k]
             answers.append(list(zip(self.tokenizer.pieces(best), probabilities[best].tolist(), strict=True)))
         return answers[0] if len(answers) == 1 else answers
 
@@ -197,7 +196,9 @@ class PretrainedBert:
             probs = attention_probabilities(config, intermediates) if attentions else []
             pooled = None
             if named.POOLER in params:
-                pooled = model.apply({"params": params}, x_BTD, batch["cls_positions"], method="pool")
+                pooled = model.apply(
+                    {"params": params}, x_BTD, batch["cls_positions"], batch["sequence_ids"], method="pool"
+                )
             return x_BTD, pooled, intermediates["hidden"] if layers else (), probs
 
         return jax.jit(run, static_argnums=(2, 3))

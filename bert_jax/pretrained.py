@@ -4,7 +4,7 @@ import copy
 import json
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
@@ -39,16 +39,6 @@ class Weights:
     read_params: Callable[[], tuple[Any, SetAside]]  # {"bert": ..., HEAD: ...} of NumPy arrays
     compute: Compute = Compute()  # only the number formats of the training
     task_problem: str = ""  # why the task of the files cannot be used; the encoder can
-
-    @property
-    def notes(self) -> list[str]:
-        """Sentences of the loading report about the files themselves."""
-        if self.config.vocab_size == self.tokenizer.vocab_size:
-            return []
-        return [
-            f"the model has {self.config.vocab_size} tokens and the tokenizer {self.tokenizer.vocab_size}; the spare "
-            "rows are kept, and are never predicted"
-        ]
 
     def check_task(self) -> None:
         """Raises InputError if the files define a task that cannot be used."""
@@ -88,7 +78,7 @@ def open_source(source: files.PathLike, *, strict: bool = True) -> Weights:
       strict: whether a tensor that is not in the table is an error; if not, it is left out.
 
     Raises:
-      InputError: it does not exist, is none of these, is incomplete, or its tokenizer has more tokens than its model.
+      InputError: it does not exist, is none of these, is incomplete, or its model and tokenizer have different sizes.
     """
     parts = sources.parse(str(source), is_workdir)
     if parts.kind not in ("path", "hub"):
@@ -113,7 +103,7 @@ def open_source(source: files.PathLike, *, strict: bool = True) -> Weights:
             f"{source}: {problem}; a SOURCE is a run's workdir ({layout.EXPERIMENT}), WORKDIR@STEP, "
             "a Hugging Face folder (config.json), hf:org/name, or a TensorFlow checkpoint (*.index)"
         )
-    if opened.config.vocab_size < opened.tokenizer.vocab_size:
+    if opened.config.vocab_size != opened.tokenizer.vocab_size:
         raise InputError(
             f"{source}: the model has {opened.config.vocab_size} tokens and the tokenizer next to it "
             f"{opened.tokenizer.vocab_size}; they do not belong together"
@@ -126,7 +116,10 @@ def with_frame(tokenizer: Tokenizer, config: BertConfig) -> Tokenizer:
     family = FAMILIES[config.family]
     cls, sep = (tokenizer.cls_id,), (tokenizer.sep_id,)
     framed = copy.copy(tokenizer)
-    framed.frame = Frame(cls, sep * family.separators, sep, family.segments, family.first_position)
+    # Without segment embeddings, no family tells two texts apart by segments; with one, there is none for the second.
+    segments = family.segments and config.type_vocab_size > 0
+    pairs = not segments or config.type_vocab_size > 1
+    framed.frame = Frame(cls, sep * family.separators, sep, segments, config.first_position, pairs)
     return framed
 
 
@@ -150,7 +143,7 @@ def _open_huggingface(where: str, path: files.Path, strict: bool) -> Weights:
     config, details = huggingface.read_config(path)
     task, problem = None, ""
     try:
-        task = _task_of(path, details, config.max_position_embeddings)
+        task = _task_of(path, config, details)
     except InputError as error:
         problem = str(error)
     return Weights(
@@ -163,7 +156,7 @@ def _open_huggingface(where: str, path: files.Path, strict: bool) -> Weights:
     )
 
 
-def _task_of(path: files.Path, details: huggingface.Details, max_length: int) -> TaskFields | None:
+def _task_of(path: files.Path, config: BertConfig, details: huggingface.Details) -> TaskFields | None:
     """Returns the task of a class of transformers, with the fields that its config has; None if it has no task.
 
     Raises:
@@ -171,7 +164,8 @@ def _task_of(path: files.Path, details: huggingface.Details, max_length: int) ->
     """
     for kind in TASK_KINDS.values():
         if kind.hugging_face_class and kind.hugging_face_class == details.architecture:
-            details = huggingface.with_head_labels(path, details)
+            details = huggingface.with_head_labels(path, config, details)
+            max_length = config.max_position_embeddings - config.first_position
             try:
                 return kind.from_hugging_face(details.labels, details.problem_type, max_length)
             except InputError as error:
@@ -203,9 +197,9 @@ def write_source(source: Weights, target: files.Path, to: str = "huggingface") -
         raise InputError(f"{target}: is not empty; name a new folder")
     source.check_task()
     params, set_aside = source.read_params()
-    notes = [*set_aside.notes, *source.notes]
+    notes = list(set_aside.notes)
     if to == "huggingface":
-        notes += huggingface.write(target, source.config, params, _details_of(source.task))
+        huggingface.write(target, source.config, params, _details_of(source.task))
         source.tokenizer.save(target)
         return notes
     checkpoint.save_params(target / layout.CHECKPOINTS, params)
@@ -254,22 +248,18 @@ def add_pieces(source: Weights, pieces: Sequence[str]) -> Weights:
 
 
 def _lengthened(source: Weights, tokenizer: Tokenizer, added: Callable[[np.ndarray], np.ndarray]) -> Weights:
-    """Returns the source with `tokenizer`, whose vocabulary is longer; `added` makes the new rows from the old ones.
-
-    The new rows take the place of spare ones, as far as there are any.
-    """
+    """Returns the source with `tokenizer`, whose vocabulary is longer; `added` makes the new rows from the old ones."""
 
     def longer(name: str, rows: np.ndarray) -> np.ndarray:
         if not named.grows_with_vocabulary(name):
             return rows
-        used = rows[: source.tokenizer.vocab_size]
-        return np.concatenate([used, added(used).astype(rows.dtype), rows[tokenizer.vocab_size :]])
+        return np.concatenate([rows, added(rows).astype(rows.dtype)])
 
     def read_params() -> tuple[Any, SetAside]:
         params, set_aside = source.read_params()
         return named.map_named(longer, params), set_aside
 
-    config = replace(source.config, vocab_size=max(source.config.vocab_size, tokenizer.vocab_size))
+    config = replace(source.config, vocab_size=tokenizer.vocab_size)
     return replace(source, config=config, tokenizer=tokenizer, read_params=read_params)
 
 
@@ -308,20 +298,16 @@ def top_layers(config: BertConfig, count: int) -> list[str]:
     Source: Zhang et al. 2021, "Revisiting Few-sample BERT Fine-tuning", section 5.
     """
     groups = sorted({config.group(layer) for layer in range(config.num_layers - count, config.num_layers)})
-    return [named.pooler_path(), *(named.block_path(group) for group in groups)] if count else []
+    return [*named.pooler_paths(), *(named.block_path(group) for group in groups)] if count else []
 
 
-def fit(
-    params: Any, source: Weights, reinitialised: Sequence[str] = (), labels: Sequence[str] = ()
-) -> tuple[Any, LoadingReport]:
+def fit(params: Any, source: Weights, reinitialised: Sequence[str] = ()) -> tuple[Any, LoadingReport]:
     """Returns `params` with each array that `source` also has replaced by that of `source`, and a report.
 
-    A task's head fits if its shape and its labels are the same, in any order: a classifier for other labels stays newly
-    initialised and is reported. If a side does not name its outputs, only the shape counts.
+    A task's head fits if its shape is the same: a classifier for other labels stays newly initialised and is reported.
 
     Args:
       reinitialised: paths such as "bert/pooler" whose arrays stay those of `params`.
-      labels: names of the outputs of the head in `params`, in their order; empty if they have no names.
 
     Raises:
       InputError: an array of the encoder has another shape in the source, or the source has no array of the encoder.
@@ -329,14 +315,11 @@ def fit(
     source_params, set_aside = source.read_params()
     theirs = named.flatten(source_params)
     ours = named.flatten(params)
-    notes = [*source.tokenizer.notes, *set_aside.notes, *source.notes]
+    notes = [*source.tokenizer.notes, *set_aside.notes]
     report = LoadingReport(source.where, ignored=list(set_aside.ignored), notes=notes)
-    order = _label_order(source.task.output_names if source.task else (), labels)
     for name, array in ours.items():
         if name not in theirs or any(name.startswith(path + "/") for path in reinitialised):
             report.new.append(name)
-        elif named.follows_labels(name) and theirs[name].shape == array.shape and not order.same_labels:
-            report.new.append(f"{name} ({order.note})")
         elif theirs[name].shape == array.shape:
             report.loaded.append(name)
         elif named.follows_config(name):
@@ -350,37 +333,8 @@ def fit(
     if not any(named.is_encoder(name) for name in report.loaded):
         raise InputError(f"{source.where}: has no array of the encoder, only {', '.join(sorted(theirs))}")
     loaded = set(report.loaded)
-    if order.note and any(named.follows_labels(name) for name in loaded):
-        report.notes.append(order.note)
 
     def choose(name: str, array: Any) -> Any:
-        if name not in loaded:
-            return array
-        values = np.asarray(theirs[name], dtype=array.dtype)
-        return values[..., list(order.outputs)] if order.outputs and named.follows_labels(name) else values
+        return np.asarray(theirs[name], dtype=array.dtype) if name in loaded else array
 
     return named.map_named(choose, params), report
-
-
-class _LabelOrder(NamedTuple):
-    """How the outputs of a source's head become those of ours."""
-
-    same_labels: bool = True
-    outputs: tuple[int, ...] = ()  # the source's output for each of ours; empty = in the same order
-    note: str = ""  # for the loading report
-
-
-def _label_order(theirs: Sequence[str], ours: Sequence[str]) -> _LabelOrder:
-    """Compares the names of a source's outputs with ours."""
-    if not ours or tuple(theirs) == tuple(ours):
-        return _LabelOrder()
-    listed = f"labels {_listed(theirs)} there, {_listed(ours)} here"
-    if sorted(theirs) == sorted(ours):
-        return _LabelOrder(True, tuple(theirs.index(name) for name in ours), f"outputs were reordered: {listed}")
-    if tuple(theirs) in ((), huggingface.default_labels(len(theirs))):
-        return _LabelOrder(True, (), f"the source does not name its outputs; their order was kept for {_listed(ours)}")
-    return _LabelOrder(False, (), listed)
-
-
-def _listed(names: Sequence[str]) -> str:
-    return ", ".join([*names[:10], *(["..."] if len(names) > 10 else [])])

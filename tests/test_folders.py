@@ -1,9 +1,7 @@
 """Folders are read whole: every field of a file is honoured, or an error or the loading report names it."""
 
 import json
-from dataclasses import replace
 
-import numpy as np
 import pytest
 import torch
 import transformers
@@ -11,20 +9,17 @@ from safetensors.numpy import load_file, save_file
 
 import bert_jax
 from bert_jax import pretrained, tasks
-from bert_jax.config import Distillation, Experiment, SequenceClassification, TokenClassification
-from bert_jax.devices import Devices
+from bert_jax.config import Distillation
 from bert_jax.errors import InputError
-from bert_jax.training.run import initial_state, resolve
-from helpers.interop import assert_same_params, assert_same_tensors, small_tokenizer, torch_model
+from helpers.interop import assert_same_params, small_tokenizer, torch_model
 
 SEQUENCES, TAGS = "ForSequenceClassification", "ForTokenClassification"
 TEXTS = ["the cat sat", "a red house by the sea"]
 
 
-def folder_of(path, architecture: str, outputs: int = 2, drop: tuple[str, ...] = (), vocab_size: int = 61, **edits):
+def folder_of(path, architecture: str, outputs: int = 2, drop: tuple[str, ...] = (), **edits):
     """A folder whose head has `outputs` outputs, and whose config.json is then changed."""
-    sizes = {"num_labels": outputs, "max_position_embeddings": 40, "vocab_size": vocab_size}
-    torch_model("bert", architecture, **sizes).save_pretrained(path)
+    torch_model("bert", architecture, num_labels=outputs, max_position_embeddings=40).save_pretrained(path)
     small_tokenizer().save(path)
     config = json.loads((path / "config.json").read_text())
     config = {name: value for name, value in config.items() if name not in drop} | edits
@@ -143,111 +138,3 @@ def test_weights_of_another_library_are_named(tmp_path):
     (folder / "model.safetensors").rename(folder / "tf_model.h5")
     with pytest.raises(InputError, match=r"tf_model\.h5 of TensorFlow is not read"):
         bert_jax.load(folder)
-
-
-def test_spare_rows_are_kept_and_never_predicted(tmp_path):
-    folder = folder_of(tmp_path / "in", "ForMaskedLM", vocab_size=70)
-    stored = load_file(folder / "model.safetensors")
-    stored["cls.predictions.bias"][small_tokenizer().vocab_size :] += 3
-    save_file(stored, folder / "model.safetensors", metadata={"format": "pt"})
-    text = "the [MASK] sat on the mat"
-    model = transformers.AutoModelForMaskedLM.from_pretrained(folder)
-    tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
-    inputs = tokenizer(text, return_tensors="pt")
-    with torch.no_grad():
-        logits = model(**inputs).logits[0, inputs["input_ids"][0].tolist().index(tokenizer.mask_token_id)]
-    assert logits.argmax() >= len(tokenizer)
-    expected = logits.softmax(-1)[: len(tokenizer)].sort(descending=True)
-    answers = bert_jax.load(folder).fill_mask(text, top_k=len(tokenizer))
-    assert [token for token, _ in answers] == tokenizer.convert_ids_to_tokens(expected.indices)
-    assert [p for _, p in answers] == pytest.approx(expected.values.tolist(), abs=1e-5)
-
-    opened = pretrained.open_source(folder)
-    _, report = pretrained.fit(opened.read_params()[0], opened)
-    assert "the model has 70 tokens and the tokenizer 61; the spare rows are kept" in str(report)
-    assert pretrained.write_source(opened, tmp_path / "out") == opened.notes
-    assert_same_tensors(load_file(tmp_path / "out/model.safetensors"), stored)
-
-
-def test_new_tokens_take_spare_rows_first(tmp_path):
-    opened = pretrained.open_source(folder_of(tmp_path / "in", "ForMaskedLM", vocab_size=64))
-    old = opened.read_params()[0]["mlm"]["bias"]
-    for count in (2, 5):
-        longer = pretrained.add_pieces(opened, [f"<{i}>" for i in range(count)])
-        new = longer.read_params()[0]["mlm"]["bias"]
-        assert len(new) == longer.config.vocab_size == max(64, 61 + count)
-        assert new[:61].tolist() == old[:61].tolist()
-        assert new[61 + count :].tolist() == old[61 + count :].tolist()
-        assert not set(new[61 : 61 + count].tolist()) & set(old.tolist())
-
-
-def test_training_keeps_the_spare_rows_of_its_source(tmp_path):
-    folder = folder_of(tmp_path / "in", "ForMaskedLM", vocab_size=64)
-    rows = tmp_path / "rows.jsonl"
-    rows.write_text('{"text": "the cat", "label": "a"}\n{"text": "the dog", "label": "b"}\n')
-    task = SequenceClassification(train=str(rows), max_length=16)
-    experiment = Experiment(task=task, init_from=str(folder), steps=1, batch_size=2)
-    assert resolve(experiment).experiment.model.vocab_size == 64
-    with pytest.raises(InputError, match="the model has 65 tokens and the tokenizer 61"):
-        resolve(replace(experiment, model=replace(pretrained.open_source(folder).config, vocab_size=65)))
-
-
-@pytest.mark.parametrize("architecture", ["ForMaskedLM", TAGS, "ForQuestionAnswering"])
-def test_a_pooler_that_the_class_does_not_use_is_left_out_and_reported(tmp_path, architecture):
-    folder = folder_of(tmp_path / "in", architecture)
-    stored = load_file(folder / "model.safetensors")
-    pooler = {
-        "bert.pooler.dense.weight": np.ones((24, 24), np.float32),
-        "bert.pooler.dense.bias": np.ones(24, np.float32),
-    }
-    save_file(stored | pooler, folder / "model.safetensors", metadata={"format": "pt"})
-    opened = pretrained.open_source(folder)
-    note = f"left out: the pooler, which Bert{architecture} of transformers does not use"
-    assert pretrained.write_source(opened, tmp_path / "out") == [note]
-    assert_same_tensors(load_file(tmp_path / "out/model.safetensors"), stored)
-    assert pretrained.write_source(opened, tmp_path / "orbax", "orbax") == []
-    assert pretrained.write_source(pretrained.open_source(tmp_path / "orbax"), tmp_path / "again") == [note]
-
-
-def started(folder, labels: tuple[str, ...], architecture: str = SEQUENCES):
-    """The weights that training on `labels` starts from, and its loading report."""
-    kind, field = (SequenceClassification, "label") if architecture == SEQUENCES else (TokenClassification, "tags")
-    rows = folder.parent / "rows.jsonl"
-    of_name = (lambda name: name) if field == "label" else (lambda name: [name] * 2)
-    written = [{"text": "the cat", "tokens": ["the", "cat"], field: of_name(name)} for name in labels]
-    rows.write_text("".join(json.dumps(row) + "\n" for row in written))
-    task = kind(train=str(rows), labels=labels, max_length=40)
-    run = resolve(Experiment(task=task, init_from=str(folder), steps=1, batch_size=2))
-    messages = []
-    state = initial_state(run, Devices("single", 2), messages.append)
-    return state.params, "\n".join(messages)
-
-
-@pytest.mark.parametrize("architecture", [SEQUENCES, TAGS])
-def test_outputs_of_a_head_follow_their_labels(tmp_path, architecture):
-    folder = folder_of(tmp_path / "in", architecture, 3, id2label=names("sad", "so-so", "glad"))
-    head = "sequence" if architecture == SEQUENCES else "token"
-    theirs = pretrained.open_source(folder).read_params()[0][head]["out"]
-    same, report = started(folder, ("sad", "so-so", "glad"), architecture)
-    assert same[head]["out"]["kernel"].tolist() == theirs["kernel"].tolist()
-    assert "labels" not in report
-    moved, report = started(folder, ("glad", "sad", "so-so"), architecture)
-    for name in ("kernel", "bias"):
-        assert moved[head]["out"][name].tolist() == theirs[name][..., [2, 0, 1]].tolist()
-    assert "outputs were reordered: labels sad, so-so, glad there, glad, sad, so-so here" in report
-
-
-def test_a_head_for_other_labels_is_new_and_reported(tmp_path):
-    folder = folder_of(tmp_path / "in", SEQUENCES, 2, id2label=names("sad", "glad"))
-    theirs = pretrained.open_source(folder).read_params()[0]["sequence"]["out"]
-    ours, report = started(folder, ("spam", "ham"))
-    assert ours["sequence"]["out"]["kernel"].tolist() != theirs["kernel"].tolist()
-    assert "sequence/out/kernel (labels sad, glad there, spam, ham here)" in report
-
-
-def test_a_head_without_names_keeps_its_order_and_the_report_has_it(tmp_path):
-    folder = folder_of(tmp_path / "in", SEQUENCES, 2, UNNAMED)
-    theirs = pretrained.open_source(folder).read_params()[0]["sequence"]["out"]
-    ours, report = started(folder, ("spam", "ham"))
-    assert ours["sequence"]["out"]["kernel"].tolist() == theirs["kernel"].tolist()
-    assert "the source does not name its outputs; their order was kept for spam, ham" in report

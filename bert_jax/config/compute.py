@@ -13,7 +13,7 @@ class Compute:
 
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"  # of computation; losses are always float32
     param_dtype: Literal["float32", "bfloat16"] = "float32"  # of the stored parameters
-    attention: Literal["explicit", "cudnn", "pallas"] = "explicit"  # cudnn and pallas are fused, without dropout
+    attention: Literal["explicit", "cudnn", "pallas"] = "explicit"  # cudnn, pallas: fused, no dropout
     remat: bool = False  # recompute each block in the backward pass: less memory, a third more operations
     sharding: Literal["auto", "pmap", "mesh", "single"] = "auto"  # auto = pmap where there are several devices
     fsdp: int = 0  # with sharding mesh: devices that parameters and optimizer state are split over; 0 = all

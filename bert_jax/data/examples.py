@@ -201,6 +201,8 @@ class PretrainingBatches:
 
 def check(fields: Pretraining, stores: Sequence[TokenStore], tokenizer: Tokenizer) -> None:
     """Raises InputError where fields contradict each other or the stores."""
+    if fields.pairs != "none":
+        tokenizer.frame.check_pairs()
     lengths = [length for _, length in fields.length_schedule] or [fields.sequence_length]
     shortest = tokenizer.frame.size(2) + 2
     if min(lengths) < shortest:

@@ -56,8 +56,7 @@ EMBEDDINGS: NameTable = (
     ("bert/embeddings/norm/bias", "E", "{p}embeddings.LayerNorm.bias"),
 )
 
-TENSORS: NameTable = (
-    *EMBEDDINGS,
+BLOCKS: NameTable = (
     (
         "bert/blocks_{group}/attention/qkv/kernel",
         "3HK<D",
@@ -86,6 +85,11 @@ TENSORS: NameTable = (
     ("bert/blocks_{group}/feed_forward/out/bias", "D", "{p}encoder.layer.{layer}.output.dense.bias"),
     ("bert/blocks_{group}/feed_forward_norm/scale", "D", "{p}encoder.layer.{layer}.output.LayerNorm.weight"),
     ("bert/blocks_{group}/feed_forward_norm/bias", "D", "{p}encoder.layer.{layer}.output.LayerNorm.bias"),
+)
+
+TENSORS: NameTable = (
+    *EMBEDDINGS,
+    *BLOCKS,
     ("bert/pooler/kernel", "D<D", "{p}pooler.dense.weight"),
     ("bert/pooler/bias", "D", "{p}pooler.dense.bias"),
     ("mlm/dense/kernel", "E<D", "cls.predictions.transform.dense.weight"),

@@ -4,7 +4,7 @@ import json
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import huggingface_hub
@@ -32,17 +32,19 @@ CLASSIFIERS = {
     "ForMultipleChoice": named.CHOICE,
 }
 NAMED_CLASSES = {"ForSequenceClassification", "ForTokenClassification"}
-# The tensor whose rows are the outputs of a class, and their number; None if the labels decide it.
-OUTPUT_TENSORS: dict[str, tuple[str, int | None]] = {
-    "ForSequenceClassification": ("classifier.weight", None),
-    "ForTokenClassification": ("classifier.weight", None),
-    "ForMultipleChoice": ("classifier.weight", 1),
-    "ForQuestionAnswering": ("qa_outputs.weight", 2),
+# Heads of the classes whose outputs are compared with config.json, and the number of outputs; None: labels decide it.
+OUTPUTS: dict[str, tuple[str, int | None]] = {
+    "ForSequenceClassification": (named.SEQUENCE, None),
+    "ForTokenClassification": (named.TOKEN, None),
+    "ForMultipleChoice": (named.CHOICE, 1),
+    "ForQuestionAnswering": (named.SPAN, 2),
 }
+# Fields of a BertConfig that a file need not have: the weights have the rows and blocks, and dropout changes no output.
+UNWRITTEN = frozenset({"family", "num_layer_groups", "vocab_multiple", "hidden_dropout", "pooler_dropout"})
 # Fields of a BertConfig that a config.json must have.
 SIZES = ("vocab_size", "hidden_size", "num_layers", "num_heads", "intermediate_size")
 # Fields whose other values are not supported in any family.
-PLAIN = {"position_embedding_type": "absolute", "is_decoder": False}
+PLAIN = {"is_decoder": False}
 OTHER_WEIGHTS = {"tf_model.h5": "TensorFlow", "flax_model.msgpack": "Flax"}
 ACTIVATIONS = {"gelu": "gelu", "gelu_new": "gelu_new", "gelu_pytorch_tanh": "gelu_new", "relu": "relu"}
 
@@ -102,7 +104,7 @@ def family_of(hf_config: Mapping[str, Any], where: str) -> Family:
     """
     marked = [f.name for f in FAMILIES.values() if f.recognised_by and f.recognised_by in hf_config]
     kind = hf_config.get("model_type", [*marked, BERT.name][0])
-    if not isinstance(kind, str) or kind not in FAMILIES:
+    if kind not in FAMILIES:
         supported = " and ".join(repr(name) for name in FAMILIES)
         raise InputError(f"{where}: model_type {kind!r} is not supported; {supported} are")
     return FAMILIES[kind]
@@ -115,39 +117,30 @@ def parse_config(hf_config: Mapping[str, Any], where: str) -> tuple[BertConfig, 
       InputError: see `read_config`.
     """
     family = family_of(hf_config, where)
+    hf_config = family.read_config(hf_config, where)
     theirs = {ours: name for name, ours in family.fields.items()}
     if missing := [theirs[ours] for ours in SIZES if theirs[ours] not in hf_config]:
         raise InputError(f"{where}: lacks {', '.join(missing)}")
-    for name, value in (PLAIN | dict(family.constants)).items():
+    base = PRESETS[family.defaults]
+    # Families without learned positions write any name of theirs in the field, and transformers does not read it.
+    plain = PLAIN | ({"position_embedding_type": "absolute"} if base.positions == "learned" else {})
+    for name, value in (plain | dict(family.constants)).items():
         if hf_config.get(name, value) != value:
             raise InputError(f"{where}: {name} is {hf_config[name]!r}; only {value!r} is supported")
-    base = PRESETS[family.defaults]
     values = {ours: hf_config[name] for name, ours in family.fields.items() if name in hf_config}
     for name, other in family.fallbacks.items():
         if hf_config.get(name) is None:
             values[family.fields[name]] = values.get(other, getattr(base, other))
     if "activation" in values:
-        if str(values["activation"]) not in ACTIVATIONS:
+        if values["activation"] not in ACTIVATIONS:
             raise InputError(
                 f"{where}: {theirs['activation']} must be one of {', '.join(ACTIVATIONS)}, got {values['activation']!r}"
             )
         values["activation"] = ACTIVATIONS[values["activation"]]
     labels = _label_names(hf_config, where)
-    listed = hf_config.get("architectures")
-    classes = [name for name in listed if isinstance(name, str)] if isinstance(listed, list) else []
+    classes = [name for name in hf_config.get("architectures") or [] if isinstance(name, str)]
     architecture = classes[0].removeprefix(family.class_prefix) if classes else ""
-    for ours, value in values.items():
-        wanted = type(getattr(base, ours))
-        if wanted in (int, float) and type(value) not in (int, wanted):
-            kind = "whole number" if wanted is int else "number"
-            raise InputError(f"{where}: {theirs[ours]} must be a {kind}, got {value!r}")
-        if wanted is int and value < 1:
-            raise InputError(f"{where}: {theirs[ours]} must be at least 1, got {value}")
-    try:
-        config = replace(base, **values)
-    except InputError as error:
-        raise InputError(f"{where}: {error}") from None
-    return config, Details(architecture, labels, hf_config.get("problem_type"))
+    return replace(base, **values), Details(architecture, labels, hf_config.get("problem_type"))
 
 
 def _label_names(hf_config: Mapping[str, Any], where: str) -> tuple[str, ...]:
@@ -173,15 +166,18 @@ def default_labels(count: int) -> tuple[str, ...]:
     return tuple(f"LABEL_{i}" for i in range(count))
 
 
-def with_head_labels(folder: files.Path, details: Details) -> Details:
+def with_head_labels(folder: files.Path, config: BertConfig, details: Details) -> Details:
     """Returns `details` with a name for each output of the head, for a class in NAMED_CLASSES.
 
     Raises:
       InputError: the weights lack the head of the class, or have another number of outputs than config.json.
     """
-    if details.architecture not in OUTPUT_TENSORS:
+    if details.architecture not in OUTPUTS:
         return details
-    tensor, wanted = OUTPUT_TENSORS[details.architecture]
+    head, wanted = OUTPUTS[details.architecture]
+    (tensor,) = [
+        row.theirs[0] for row in name_mappings(config, details.architecture, "") if row.ours == named.output_path(head)
+    ]
     outputs, where = _outputs(folder, tensor), folder / "config.json"
     if outputs is None:
         raise InputError(f"{where}: architectures names {details.architecture}, but the weights lack {tensor}")
@@ -219,6 +215,13 @@ def to_config(config: BertConfig, details: Details) -> dict[str, Any]:
                 f"model.{name}: is {getattr(config, name)}, but {family.class_prefix}Model of transformers "
                 f"{'needs one' if wanted else 'has none'}, so no file can hold this model; it can be used as a run"
             )
+    base = PRESETS[family.defaults]
+    for name in [field.name for field in fields(config) if field.name not in {*UNWRITTEN, *family.fields.values()}]:
+        if getattr(config, name) != getattr(base, name):
+            raise InputError(
+                f"model.{name}: is {getattr(config, name)!r}, but {family.class_prefix}Model of transformers has "
+                f"{getattr(base, name)!r}, so no file can hold this model; it can be used as a run"
+            )
     hf_config: dict[str, Any] = {
         "architectures": [family.class_prefix + details.architecture],
         "model_type": family.name,
@@ -235,7 +238,7 @@ def to_config(config: BertConfig, details: Details) -> dict[str, Any]:
         hf_config["label2id"] = {name: i for i, name in enumerate(details.labels)}
     if details.problem_type:
         hf_config["problem_type"] = details.problem_type
-    return hf_config
+    return dict(family.write_config(hf_config))
 
 
 def read_params(folder: files.Path, *, strict: bool = True) -> tuple[dict[str, Any], SetAside]:
@@ -259,7 +262,7 @@ def read_params(folder: files.Path, *, strict: bool = True) -> tuple[dict[str, A
     prefix = family.prefix if any(name.startswith(family.prefix) for name in tensors) else ""
     for copy, original in family.tied.items():
         ignored += _check_tied(tensors, copy, original.format(p=prefix), where)
-    if "classifier.weight" in tensors and details.architecture not in CLASSIFIERS:
+    if "classifier.weight" in tensors and details.architecture not in {*CLASSIFIERS, *family.class_tensors}:
         raise InputError(
             f"{where}: has a classifier, but config.json does not name its kind: architectures must name a class that "
             f"ends in {', '.join(CLASSIFIERS)}"
@@ -282,8 +285,9 @@ def _unwrapped(tensors: dict[str, np.ndarray], where: str) -> tuple[dict[str, np
 
 def name_mappings(config: BertConfig, architecture: str, prefix: str) -> list[NameMapping]:
     """Returns which parameters go by which names in a class such as "ForMaskedLM", with `prefix` in the encoder's."""
-    classifier = CLASSIFIERS.get(architecture, named.SEQUENCE)
-    return expand(FAMILIES[config.family].tensors, config, p=prefix, classifier=classifier)
+    family, classifier = FAMILIES[config.family], CLASSIFIERS.get(architecture, named.SEQUENCE)
+    table = [*family.tensors, *family.class_tensors.get(architecture or "Model", ())]
+    return expand(table, config, p=prefix, classifier=classifier)
 
 
 def _modern(name: str) -> str:
@@ -401,9 +405,7 @@ def _as_float(tensor: np.ndarray) -> np.ndarray:
     return tensor.astype(np.float32) if tensor.dtype.itemsize == 2 else tensor
 
 
-def write(
-    folder: files.Path, config: BertConfig, params: Mapping[str, Any], details: Details = Details()
-) -> tuple[str, ...]:
+def write(folder: files.Path, config: BertConfig, params: Mapping[str, Any], details: Details = Details()) -> None:
     """Writes config.json and model.safetensors, float32, as transformers' own classes save them.
 
     Args:
@@ -411,9 +413,6 @@ def write(
       config: the encoder; in a family without shared blocks, a block is written once for each layer that applies it.
       params: {"bert": ..., HEAD: ...}, with heads that a class of the family has.
       details: labels and problem type; the architecture follows from the heads.
-
-    Returns:
-      What was left out of the folder, as sentences for the user: a pooler that the class does not have.
 
     Raises:
       InputError: no class of transformers has this architecture or these heads, or arrays are missing or left over.
@@ -424,13 +423,9 @@ def write(
             f"no {family.class_prefix} class of transformers has exactly the heads {', '.join(sorted(heads))}"
         )
     architecture = family.architectures[heads]
-    notes: tuple[str, ...] = ()
-    name = family.class_prefix + architecture
-    if heads and architecture in family.without_pooler and named.has_pooler(params):
-        params = named.without_pooler(params)
-        notes = (f"left out: the pooler, which {name} of transformers does not use",)
-    elif heads and architecture not in family.without_pooler and not named.has_pooler(params):
-        raise InputError(f"{name} of transformers needs a pooler, which these parameters lack")
+    if heads and named.has_pooler(params) == (architecture in family.without_pooler):
+        has = "does not have a" if architecture in family.without_pooler else "needs a"
+        raise InputError(f"{family.class_prefix}{architecture} of transformers {has} pooler; these parameters differ")
     details = replace(details, architecture=architecture, labels=_labels(params, heads, details.labels))
     hf_config = to_config(config, details)
     mappings = name_mappings(config, architecture, family.prefix if heads else "")
@@ -439,7 +434,6 @@ def write(
     files.write_json(folder / "config.json", hf_config)
     floats = {name: tensor.astype(np.float32) for name, tensor in tensors.items()}
     save_file(floats, files.local(folder / "model.safetensors"), metadata={"format": "pt"})
-    return notes
 
 
 def _labels(params: Mapping[str, Any], heads: frozenset[str], labels: tuple[str, ...]) -> tuple[str, ...]:

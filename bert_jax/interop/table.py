@@ -40,7 +40,7 @@ class SetAside(NamedTuple):
 
 
 def expand(table: NameTable, config: BertConfig, **names: str) -> list[NameMapping]:
-    """Returns the rows of a table for one architecture.
+    """Returns the rows of a table for one architecture, without those of parameters that it does not have.
 
     Args:
       table: rows with {layer}, {group} and the other names in braces.
@@ -52,7 +52,9 @@ def expand(table: NameTable, config: BertConfig, **names: str) -> list[NameMappi
         theirs = (theirs,) if isinstance(theirs, str) else theirs
         for layer in range(config.num_layers):
             values = names | {"layer": str(layer), "group": str(config.group(layer))}
-            rows[NameMapping(ours.format(**values), shape, tuple(name.format(**values) for name in theirs))] = None
+            mapping = NameMapping(ours.format(**values), shape, tuple(name.format(**values) for name in theirs))
+            if named.exists(mapping.ours, config):
+                rows[mapping] = None
     return list(rows)
 
 

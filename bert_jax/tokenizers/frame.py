@@ -5,6 +5,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from bert_jax.errors import InputError
+
 
 @dataclass(frozen=True)
 class Frame:
@@ -20,6 +22,7 @@ class Frame:
     end: tuple[int, ...]  # token ids after the last text
     segments: bool = True  # whether token_type_ids are 0 in the first text and 1 in the second; False = always 0
     first_position: int = 0  # position id of the first token; RoBERTa counts from 2
+    pairs: bool = True  # whether the model has the segments that two texts need
 
     def size(self, parts: int) -> int:
         """Returns the number of special tokens in a sequence of `parts` texts, at least 1."""
@@ -29,8 +32,22 @@ class Frame:
         """Returns the number of tokens, special ones included, for which a model has positions."""
         return max_position_embeddings - self.first_position
 
+    def check_pairs(self) -> None:
+        """Raises InputError if the model lacks a segment for the second text of a pair."""
+        if not self.pairs:
+            raise InputError(
+                "the model has one segment (model.type_vocab_size 1), and a pair of texts needs two; choose a model "
+                "with 2 segments, or with 0, which are not embedded"
+            )
+
     def join(self, *parts: Sequence[int] | np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Returns the sequence of some texts, given as token ids: (ids, segment of each token), both int32 [tokens]."""
+        """Returns the sequence of some texts, given as token ids: (ids, segment of each token), both int32 [tokens].
+
+        Raises:
+          InputError: there are two texts, and the model has one segment.
+        """
+        if len(parts) > 1:
+            self.check_pairs()
         pieces = []
         for number, part in enumerate(parts):
             before = self.between if number else self.start

@@ -60,11 +60,9 @@ def resolve(experiment: Experiment, workdir: Workdir | None = None) -> Run:
     config = experiment.model or stored
     if config is None:
         raise InputError("experiment: give `model` (a BertConfig), or `init_from` to take the model from there")
-    config = replace(config, vocab_size=config.vocab_size or tokenizer.vocab_size)
+    config = replace(config, vocab_size=config.vocab_size or config.rows(tokenizer.vocab_size))
     tokenizer = pretrained.with_frame(tokenizer, config)
-    # A source may have spare rows, after those of its tokens.
-    has_spare_rows = stored is not None and config.vocab_size == stored.vocab_size > tokenizer.vocab_size
-    if config.vocab_size != tokenizer.vocab_size and not has_spare_rows:
+    if config.vocab_size not in (tokenizer.vocab_size, config.rows(tokenizer.vocab_size)):
         raise InputError(
             f"model.vocab_size: the model has {config.vocab_size} tokens and the tokenizer {tokenizer.vocab_size}; "
             "set it to 0 to use the tokenizer's size"
@@ -104,8 +102,7 @@ def initial_state(run: Run, devices: Devices, say: Callable[[str], None]) -> Tra
     state = devices.make(partial(random_state, run, optimizer.make(e.optimizer, e.steps, e.model)))
     if run.source is None:
         return state
-    reinitialised = pretrained.top_layers(e.model, e.reinit_layers)
-    params, report = pretrained.fit(state.params, run.source, reinitialised, e.task.output_names)
+    params, report = pretrained.fit(state.params, run.source, pretrained.top_layers(e.model, e.reinit_layers))
     say(str(report))
     params = devices.place(params)
     return state.replace(params=params, opt_state=devices.make(state.optimizer.init, params))
