@@ -24,12 +24,13 @@ Paths = Annotated[tuple[str, ...], tyro.conf.arg(metavar="PATH [PATH ...]")]
 def tokenizer(
     corpus: Paths,
     out: Path,
-    kind: Literal["wordpiece", "sentencepiece"] = "wordpiece",
+    kind: Literal["wordpiece", "sentencepiece", "bytelevel"] = "wordpiece",
     vocab_size: int = 30522,
     lowercase: bool = True,
     strip_accents: bool | None = None,
     alphabet_limit: int | None = None,
     model_type: Literal["unigram", "bpe"] = "unigram",
+    add_prefix_space: bool = False,
     sample_mb: float = 100.0,
     seed: int = 0,
 ) -> None:
@@ -38,14 +39,15 @@ def tokenizer(
     Args:
         corpus: Text, as for `bert_jax prepare`.
         out: Folder for the tokenizer; Hugging Face reads it too.
-        kind: WordPiece as in BERT, or SentencePiece as in ALBERT.
+        kind: WordPiece as in BERT, SentencePiece as in ALBERT, or byte-level BPE as in RoBERTa and ModernBERT.
         vocab_size: Number of tokens in the vocabulary, special tokens included.
-        lowercase: Lowercase the text first.
+        lowercase: Lowercase the text first. Byte-level BPE never does, and keeps accents.
         strip_accents: Remove accents first. By default they are removed from text that is lowercased, unless it is in a
             script whose vowel signs would be lost too, such as Hindi or Thai.
         alphabet_limit: With --kind wordpiece: number of characters in the vocabulary, the commonest ones. By default a
             quarter of the vocabulary, at most 1,000, and more for text of ideographs or if there is room.
         model_type: With --kind sentencepiece: its algorithm.
+        add_prefix_space: With --kind bytelevel: the first word of a text has the token that it has after a space.
         sample_mb: Train on a random sample of the text, at most this many megabytes.
         seed: Seed of that sample.
     """
@@ -54,7 +56,12 @@ def tokenizer(
 
     texts = corpora.sample(corpora.documents(corpus), int(sample_mb * 1e6), seed)
     options: dict[str, Any] = {"model_type": model_type} if kind == "sentencepiece" else {}
-    options |= {"lowercase": lowercase, "strip_accents": strip_accents, "alphabet_limit": alphabet_limit}
+    options |= {
+        "add_prefix_space": add_prefix_space,
+        "lowercase": lowercase,
+        "strip_accents": strip_accents,
+        "alphabet_limit": alphabet_limit,
+    }
     trained = tokenizers.train(kind, texts, vocab_size, **options)
     trained.save(files.path(out))
     print(f"{out}: {kind} tokenizer with {trained.vocab_size:,} tokens")

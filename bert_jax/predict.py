@@ -21,11 +21,9 @@ from bert_jax.heads import BertForPreTraining
 from bert_jax.model import Bert, attention_probabilities
 from bert_jax.runs import layout
 from bert_jax.runtime import set_up
-from bert_jax.tokenizers import Tokenizer
+from bert_jax.tokenizers import Tokenizer, split_at_mask
 from bert_jax.training.evaluate import evaluate, over_seeds, run
 from bert_jax.training.step import evaluate_step
-
-MASK = "[MASK]"
 
 
 class Encoded(NamedTuple):
@@ -54,16 +52,18 @@ class PretrainedBert:
     def fill_mask(self, text: str, top_k: int = 5) -> list[Any]:
         """Returns the `top_k` most likely tokens for [MASK] in `text`, as (token, probability), most likely first.
 
-        If there are several [MASK]s, it returns one such list for each.
+        [MASK] is spelt as the vocabulary spells it, `tokenizer.names["mask"]`: RoBERTa's is <mask>. If there are
+        several, it returns one such list for each.
 
         Raises:
           InputError: there is no [MASK] in the text, the text is too long, or the source has no MLM head.
         """
         if named.MLM not in self.params:
             raise InputError("fill_mask needs an MLM head, which this source lacks; load a pre-training run")
-        if MASK not in text:
-            raise InputError(f"fill_mask: no {MASK} in {text!r}; put it in the text where a token is to be predicted")
-        parts = self.tokenizer.encode_ids(text.split(MASK))
+        parts = self.tokenizer.encode_ids(split_at_mask(self.tokenizer, text))
+        if len(parts) == 1:
+            mask = self.tokenizer.names["mask"]
+            raise InputError(f"fill_mask: no {mask} in {text!r}; put it in the text where a token is to be predicted")
         text_ids = [*parts[0]]
         for part in parts[1:]:
             text_ids += [self.tokenizer.mask_id, *part]

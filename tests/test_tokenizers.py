@@ -13,7 +13,7 @@ from transformers import AutoTokenizer
 
 from bert_jax import tokenizers
 from bert_jax.errors import InputError
-from bert_jax.tokenizers import base, sentencepiece, wordpiece
+from bert_jax.tokenizers import base, bytelevel, sentencepiece, wordpiece
 from helpers.tokenization import assert_equal_to_transformers, corpus, fuzz
 
 # Arguments of `tokenizers.train`.
@@ -23,12 +23,15 @@ KINDS: dict[str, dict] = {
     "unigram": {"kind": "sentencepiece", "lowercase": True, "model_type": "unigram"},
     "unigram-cased": {"kind": "sentencepiece", "lowercase": False, "model_type": "unigram"},
     "bpe": {"kind": "sentencepiece", "lowercase": True, "model_type": "bpe"},
+    "bytelevel": {"kind": "bytelevel", "lowercase": False, "vocab_size": 420},
+    "bytelevel-prefixed": {"kind": "bytelevel", "lowercase": False, "vocab_size": 420, "add_prefix_space": True},
 }
+KINDS = {name: {"vocab_size": 220} | arguments for name, arguments in KINDS.items()}
 
 
 @pytest.fixture(scope="module")
 def all_kinds() -> dict[str, base.Tokenizer]:
-    return {name: tokenizers.train(texts=corpus(), vocab_size=220, **arguments) for name, arguments in KINDS.items()}
+    return {name: tokenizers.train(texts=corpus(), **arguments) for name, arguments in KINDS.items()}
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -37,8 +40,8 @@ def test_ids_and_offsets_equal_transformers(tmp_path, all_kinds, kind):
     ours.save(tmp_path)
     theirs = AutoTokenizer.from_pretrained(tmp_path)
     assert len(theirs) == ours.vocab_size
-    assert (theirs.pad_token_id, theirs.unk_token_id, theirs.cls_token_id) == (0, 1, 2)
-    assert (theirs.sep_token_id, theirs.mask_token_id) == (3, 4)
+    for role in base.SPECIAL_ROLES:
+        assert getattr(theirs, f"{role}_token_id") == getattr(ours, f"{role}_id")
     lines = corpus(300, seed=1) + fuzz(1500, seed=2)
     assert assert_equal_to_transformers(ours, theirs, lines).total() < len(lines) / 2
 
@@ -58,14 +61,18 @@ def test_between_the_same_pieces_in_two_orders_the_choice_is_that_of_transformer
     assert not assert_equal_to_transformers(ours, AutoTokenizer.from_pretrained(tmp_path), lines).total()
 
 
-def test_transformers_builds_pairs_as_bert_does(tmp_path, all_kinds):
+def test_transformers_builds_pairs_as_the_model_expects(tmp_path, all_kinds):
     for kind, ours in all_kinds.items():
         ours.save(tmp_path / kind)
         theirs = AutoTokenizer.from_pretrained(tmp_path / kind)
         a, b = ours.encode_ids(["the cat", "a mat"])
         pair = theirs("the cat", "a mat")
-        assert pair["input_ids"] == [2, *a.tolist(), 3, *b.tolist(), 3]
-        assert pair["token_type_ids"] == [0] * (len(a) + 2) + [1] * (len(b) + 1)
+        if ours.kind == "bytelevel":
+            assert pair["input_ids"] == [0, *a.tolist(), 2, 2, *b.tolist(), 2]
+            assert "token_type_ids" not in pair
+        else:
+            assert pair["input_ids"] == [2, *a.tolist(), 3, *b.tolist(), 3]
+            assert pair["token_type_ids"] == [0] * (len(a) + 2) + [1] * (len(b) + 1)
 
 
 def test_spiece_model_of_albert_gives_the_ids_of_albert_tokenizer(tmp_path, all_kinds):
@@ -106,7 +113,7 @@ def test_added_pieces_come_last_and_change_no_text(tmp_path, all_kinds, kind):
     lines = fuzz(200, seed=6)
     for a, b in zip(old.encode_ids(lines), new.encode_ids(lines), strict=True):
         assert a.tolist() == b.tolist()
-    if old.kind == "sentencepiece":
+    if old.kind != "wordpiece":
         spelt = ["the << cat GENE"]
         assert new.encode_ids(spelt)[0].tolist() == old.encode_ids(spelt)[0].tolist()
     new.save(tmp_path)
@@ -139,7 +146,7 @@ def test_unigram_tokenizer_json_alone_gives_the_same_tokenizer(tmp_path, all_kin
 def test_training_does_not_differ_from_process_to_process(all_kinds):
     code = (
         "import json, sys; from bert_jax import tokenizers; texts, kinds = json.load(sys.stdin)\n"
-        "print(*[tokenizers.train(texts=texts, vocab_size=220, **kind).fingerprint for kind in kinds])"
+        "print(*[tokenizers.train(texts=texts, **kind).fingerprint for kind in kinds])"
     )
     arguments = json.dumps([corpus(), list(KINDS.values())])
     done = subprocess.run([sys.executable, "-c", code], input=arguments, capture_output=True, text=True, check=True)
@@ -149,18 +156,15 @@ def test_training_does_not_differ_from_process_to_process(all_kinds):
 @pytest.mark.parametrize("kind", KINDS)
 def test_special_tokens_come_first_and_are_not_read_from_text(all_kinds, kind):
     tokenizer = all_kinds[kind]
-    assert tokenizer.pieces(range(5)) == list(base.SPECIAL_NAMES.values())
     assert tokenizer.special_ids == (0, 1, 2, 3, 4)
-    text = "the [MASK] cat [SEP] sat [PAD]"
-    (ids,) = tokenizer.encode_ids([text])
-    assert not {0, 2, 3, 4} & set(ids.tolist())
-    assert tokenizer.decode([2, *tokenizer.encode_ids(["the cat"])[0], 4, 3, 0, 0]).split() == [
-        "[CLS]",
-        "the",
-        "cat",
-        "[MASK]",
-        "[SEP]",
-    ]
+    special = list(bytelevel.SPECIAL if tokenizer.kind == "bytelevel" else base.SPECIAL_NAMES.values())
+    assert tokenizer.pieces(range(5)) == special
+    names = tokenizer.names
+    (ids,) = tokenizer.encode_ids([f"the {names['mask']} cat {names['sep']} sat{names['cls']} {names['pad']}"])
+    assert not set(ids.tolist()) & ({*range(5)} - {tokenizer.unk_id})
+    sequence = [tokenizer.cls_id, *tokenizer.encode_ids(["the cat"])[0], tokenizer.mask_id, tokenizer.sep_id]
+    shown = tokenizer.decode([*sequence, tokenizer.pad_id, tokenizer.pad_id]).split()
+    assert shown == [names["cls"], "the", "cat", names["mask"], names["sep"]]
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -172,6 +176,10 @@ def test_offsets_cut_the_pieces_out_of_the_text(all_kinds, kind):
         for piece, (start, end) in zip(tokenizer.pieces(encoding.ids), encoding.offsets, strict=True):
             if piece in ("[UNK]", "▁"):  # these do not contain the text they were made from
                 continue
+            if tokenizer.kind == "bytelevel":
+                piece = bytelevel.to_bytes(piece).decode(errors="replace").strip()
+                if "\ufffd" in piece:  # a part of a character
+                    continue
             part, piece = text[start:end], piece.removeprefix("##").removeprefix("▁")
             if KINDS[kind]["lowercase"]:
                 letters = (c for c in unicodedata.normalize("NFKD", part) if not unicodedata.combining(c))
@@ -184,10 +192,10 @@ def test_offsets_cut_the_pieces_out_of_the_text(all_kinds, kind):
 def test_word_starts_mark_one_piece_of_each_word(all_kinds):
     for tokenizer in all_kinds.values():
         for word in ("sitting", "unbelievably", "window"):
-            (ids,) = tokenizer.encode_ids([word])
+            (ids,) = tokenizer.encode_ids(tokenizers.in_line(tokenizer, [word]))
             assert len(ids) > 1
             assert tokenizer.word_starts[ids].tolist() == [True] + [False] * (len(ids) - 1)
-        assert not tokenizer.word_starts[[0, 2, 3, 4]].any()
+        assert not tokenizer.word_starts[[i for i in range(5) if i != tokenizer.unk_id]].any()
 
 
 def test_half_a_surrogate_pair_is_encoded(all_kinds):
@@ -252,6 +260,22 @@ BAD = {
     "no model": (lambda f: (f / "spiece.model").write_bytes(b""), "no pieces"),
     "json": (lambda f: (f / "tokenizer.json").write_text("[1]"), "expected a JSON object"),
     "other kind": (lambda f: (f / "tokenizer.json").write_text('{"model": {"type": "BPE"}}'), "model.type is 'BPE'"),
+    "no merges": (lambda f: (f / "vocab.json").write_text('{"<s>": 0}'), "neither merges.txt nor tokenizer.json"),
+    "a gap": (
+        lambda f: (f / "vocab.json").write_text('{"<s>": 1}') and (f / "merges.txt").write_text("a b\n"),
+        "ids 0, 1, 2",
+    ),
+    "a merge of unknown pieces": (
+        lambda f: (
+            (f / "vocab.json").write_text('{"<s>": 0, "<pad>": 1, "</s>": 2, "<unk>": 3, "<mask>": 4}')
+            and (f / "merges.txt").write_text("a b\n")
+        ),
+        "does not take this tokenizer",
+    ),
+    "a merge of three": (
+        lambda f: (f / "vocab.json").write_text('{"<s>": 0}') and (f / "merges.txt").write_text("a b c\n"),
+        "'a b c' in the merges is not two pieces",
+    ),
 }
 
 
@@ -292,7 +316,7 @@ def test_tokens_added_to_the_vocabulary_of_a_file_are_an_error(tmp_path, all_kin
         tokenizers.load(tmp_path)
 
 
-@pytest.mark.parametrize("kind", ["wordpiece", "sentencepiece"])
+@pytest.mark.parametrize("kind", ["wordpiece", "sentencepiece", "bytelevel"])
 def test_too_little_text_is_an_error_with_the_largest_vocab_size(kind):
     with pytest.raises(InputError, match="vocab_size 5000"):
         tokenizers.train(kind, ["a few words only"], 5000)

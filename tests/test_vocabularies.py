@@ -32,7 +32,12 @@ TEXTS = {
 @pytest.mark.parametrize("name", TEXTS)
 @pytest.mark.parametrize(
     "options",
-    [{"kind": "wordpiece"}, {"kind": "wordpiece", "alphabet_limit": 40}, {"kind": "sentencepiece"}],
+    [
+        {"kind": "wordpiece"},
+        {"kind": "wordpiece", "alphabet_limit": 40},
+        {"kind": "sentencepiece"},
+        {"kind": "bytelevel"},
+    ],
     ids=lambda options: " ".join(map(str, options.values())),
 )
 def test_a_vocab_size_named_in_an_error_works(name, options):
@@ -77,8 +82,27 @@ def test_an_alphabet_limit_that_does_not_fit_is_an_error():
         tokenizers.train("wordpiece", TEXTS["Chinese"], 200, alphabet_limit=300)
     with pytest.raises(InputError, match="at least 1"):
         tokenizers.train("wordpiece", TEXTS["English"], 60, alphabet_limit=0)
-    with pytest.raises(InputError, match="for kind 'wordpiece'"):
-        tokenizers.train("sentencepiece", TEXTS["English"], 60, alphabet_limit=30)
+    for kind in ("sentencepiece", "bytelevel"):
+        with pytest.raises(InputError, match="for kind 'wordpiece'"):
+            tokenizers.train(kind, TEXTS["English"], 60, alphabet_limit=30)
+
+
+def test_byte_level_bpe_leaves_no_character_out(tmp_path, capsys):
+    (tmp_path / "t.txt").write_text("\n\n".join(TEXTS["mixed"]), encoding="utf-8")
+    train = ["tokenizer", "--corpus", str(tmp_path / "t.txt"), "--out", str(tmp_path / "a"), "--kind", "bytelevel"]
+    assert cli.run([*train, "--vocab-size", "270"]) == 0
+    out, err = capsys.readouterr()
+    assert "text is not lowercased, accents are kept" in out
+    assert "unknown in this text: 0.00% of the characters, 0.00% of the tokens" in out
+    assert not err
+    loaded = tokenizers.load(tmp_path / "a")
+    for texts in TEXTS.values():
+        for text, ids in zip(texts, loaded.encode_ids(texts), strict=True):
+            assert loaded.decode(ids) == text
+    with pytest.raises(InputError, match="256 bytes; give vocab_size 261 or more"):
+        cli.run([*train, "--vocab-size", "200"])
+    with pytest.raises(InputError, match="for kind 'bytelevel'"):
+        tokenizers.train("wordpiece", TEXTS["English"], 60, add_prefix_space=True)
 
 
 @pytest.mark.parametrize("kind", ["wordpiece", "sentencepiece"])

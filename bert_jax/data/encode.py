@@ -1,6 +1,5 @@
 """From documents to tokens: the function that every way of preparing a store applies to its text."""
 
-import itertools
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -8,7 +7,7 @@ import numpy as np
 
 from bert_jax.data import corpus, duplicates
 from bert_jax.data.store import LONG_SENTENCE, array_dtypes, content_hash
-from bert_jax.tokenizers import Tokenizer
+from bert_jax.tokenizers import Tokenizer, in_line
 
 SENTENCES_AT_ONCE = 2_000  # the libraries' results take far more memory than the ids in them
 
@@ -28,7 +27,8 @@ def encode_documents(texts: Sequence[str], tokenizer: Tokenizer) -> TextChunk:
     """Tokenises documents, sentence by sentence; those that yield no token are left out."""
     dtypes = array_dtypes(tokenizer.vocab_size)
     split = [corpus.sentences(text) for text in texts]
-    sentences = list(itertools.chain.from_iterable(split))
+    # In a row, a sentence follows the one before it in the same line.
+    sentences = [s for parts in split for s in (*parts[:1], *in_line(tokenizer, parts[1:]))]
     document = np.repeat(np.arange(len(texts)), [len(parts) for parts in split])
     sizes = np.zeros(len(sentences), np.int64)
     tokens = [np.zeros(0, dtypes["tokens"])]

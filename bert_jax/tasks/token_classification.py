@@ -20,7 +20,7 @@ from bert_jax.tasks.base import Evaluation
 from bert_jax.tasks.labelled import EXAMPLES, LabelledTask, Sources, label_names, with_answers
 from bert_jax.tasks.schemes import scheme
 from bert_jax.tasks.windows import owners, windows
-from bert_jax.tokenizers import Tokenizer
+from bert_jax.tokenizers import Tokenizer, in_line
 
 
 class Words(NamedTuple):
@@ -122,7 +122,7 @@ class TokenClassificationTask(LabelledTask):
         sentences = [self._sentence(row, labelled, errors) for row in rows]
         errors.check()
         unique = {word: i for i, word in enumerate(dict.fromkeys(word for words, _ in sentences for word in words))}
-        tokens_of_words = self.tokenizer.encode_ids(list(unique))
+        tokens_of_words = self.tokenizer.encode_ids(in_line(self.tokenizer, list(unique)))
         # A word whose characters are all dropped by the tokenizer still needs one token for its tag.
         tokens_of_words = [ids if len(ids) else np.array([self.tokenizer.unk_id], np.int32) for ids in tokens_of_words]
         ids, labels, marks, of_row = [], [], [], []

@@ -1,17 +1,40 @@
-"""From text to ids and back: WordPiece and SentencePiece behind one protocol."""
+"""From text to ids and back: WordPiece, SentencePiece and byte-level BPE behind one protocol."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Literal
 
 from bert_jax import files
 from bert_jax.errors import InputError
-from bert_jax.tokenizers import base, coverage, options, sentencepiece, wordpiece
-from bert_jax.tokenizers.base import Encoding, Tokenizer
+from bert_jax.tokenizers import base, bytelevel, coverage, library, options, sentencepiece, wordpiece
+from bert_jax.tokenizers.base import Encoding, Tokenizer, in_line, split_at_mask
 from bert_jax.tokenizers.coverage import describe_training
 from bert_jax.tokenizers.extension import Extension, extend
 from bert_jax.tokenizers.frame import Frame
 
-__all__ = ["Encoding", "Extension", "Frame", "Tokenizer", "describe_training", "extend", "load", "train"]
+__all__ = [
+    "Encoding",
+    "Extension",
+    "Frame",
+    "Tokenizer",
+    "describe_training",
+    "extend",
+    "in_line",
+    "load",
+    "split_at_mask",
+    "train",
+]
+
+LOADERS: dict[str, Callable[[files.Path], Tokenizer]] = {
+    "wordpiece": wordpiece.load,
+    "sentencepiece": sentencepiece.load,
+    "bytelevel": library.load,
+    "unigram": library.load,
+}
+# Which characters a kind leaves out where it has no alphabet limit.
+ALPHABETS = {
+    "sentencepiece": "SentencePiece leaves out only the rarest",
+    "bytelevel": "byte-level BPE leaves out none",
+}
 
 
 def load(folder: files.PathLike) -> Tokenizer:
@@ -22,17 +45,28 @@ def load(folder: files.PathLike) -> Tokenizer:
     """
     folder = files.path(folder)
     if not folder.is_dir():
-        raise InputError(f"{folder}: no such folder; expected one with a tokenizer (vocab.txt or spiece.model)")
-    is_sentencepiece = (folder / "spiece.model").exists()
-    if not is_sentencepiece and (folder / "tokenizer.json").exists():
-        model = files.read_json(folder / "tokenizer.json").get("model")
-        is_sentencepiece = isinstance(model, dict) and model.get("type") == "Unigram"
-    options.check(folder, "sentencepiece" if is_sentencepiece else "wordpiece")
-    return sentencepiece.load(folder) if is_sentencepiece else wordpiece.load(folder)
+        raise InputError(
+            f"{folder}: no such folder; expected a tokenizer there (tokenizer.json, vocab.txt or spiece.model)"
+        )
+    kind = _kind(folder)
+    options.check(folder, kind)
+    return LOADERS[kind](folder)
+
+
+def _kind(folder: files.Path) -> str:
+    """Returns the kind of the tokenizer in a folder; "wordpiece" if nothing shows another one."""
+    if (folder / "spiece.model").exists():
+        return "sentencepiece"
+    if (folder / "tokenizer.json").exists():
+        content = files.read_json(folder / "tokenizer.json")
+        kind = library.KINDS.get(library.type_of(content) or "", "wordpiece")
+        return "sentencepiece" if kind == "unigram" and sentencepiece.is_alberts(content) else kind
+    has_merges = (folder / "vocab.json").exists() and not (folder / "vocab.txt").exists()
+    return "bytelevel" if has_merges else "wordpiece"
 
 
 def train(
-    kind: Literal["wordpiece", "sentencepiece"],
+    kind: Literal["wordpiece", "sentencepiece", "bytelevel"],
     texts: Iterable[str],
     vocab_size: int,
     *,
@@ -40,6 +74,7 @@ def train(
     strip_accents: bool | None = None,
     alphabet_limit: int | None = None,
     model_type: Literal["unigram", "bpe"] = "unigram",
+    add_prefix_space: bool = False,
 ) -> Tokenizer:
     """Learns a vocabulary from texts; the same texts in the same order give the same tokenizer.
 
@@ -47,11 +82,12 @@ def train(
       kind: the library and the algorithm.
       texts: held in memory while training; pass a sample of a large corpus.
       vocab_size: pieces, the five special tokens (ids 0 to 4) included.
-      lowercase: lowercase the text first.
+      lowercase: lowercase the text first; ignored for byte-level BPE, which keeps every character.
       strip_accents: remove accents first. None: if `lowercase`, unless the text is in a script whose vowel signs would
-        be removed as well.
+        be removed as well. Ignored for byte-level BPE.
       alphabet_limit: see `wordpiece.train`; only for WordPiece.
-      model_type: SentencePiece's algorithm; ignored for WordPiece.
+      model_type: SentencePiece's algorithm; ignored for the others.
+      add_prefix_space: whether a text begins as if it followed a space; only for byte-level BPE.
 
     Raises:
       InputError: `kind` is unknown, there is no text, or too little text for `vocab_size` pieces.
@@ -63,7 +99,14 @@ def train(
         )
     if alphabet_limit is not None and alphabet_limit < 1:
         raise InputError(f"alphabet_limit must be at least 1, got {alphabet_limit}")
+    if alphabet_limit is not None and kind != "wordpiece":
+        raise InputError(f"alphabet_limit is for kind 'wordpiece'; {ALPHABETS.get(kind, kind)}")
+    if add_prefix_space and kind != "bytelevel":
+        raise InputError("add_prefix_space is for kind 'bytelevel'; the others begin every text as after a space")
     texts = list(texts)
+    if kind == "bytelevel":
+        content = bytelevel.train(texts, vocab_size, add_prefix_space=add_prefix_space)
+        return library.from_content(content, library.ROBERTA_NAMES, "the trained vocabulary")
     if strip_accents is None:
         strip_accents = lowercase and not coverage.is_written_with_vowel_signs(texts)
     if kind == "wordpiece":
@@ -71,9 +114,7 @@ def train(
             texts, vocab_size, lowercase=lowercase, strip_accents=strip_accents, alphabet_limit=alphabet_limit
         )
     if kind == "sentencepiece":
-        if alphabet_limit is not None:
-            raise InputError("alphabet_limit is for kind 'wordpiece'; SentencePiece leaves out only the rarest")
         return sentencepiece.train(
             texts, vocab_size, lowercase=lowercase, strip_accents=strip_accents, model_type=model_type
         )
-    raise InputError(f"kind {kind!r} is neither 'wordpiece' nor 'sentencepiece'")
+    raise InputError(f"kind {kind!r} is none of 'wordpiece', 'sentencepiece' and 'bytelevel'")

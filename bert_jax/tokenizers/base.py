@@ -25,13 +25,13 @@ class Encoding(NamedTuple):
 
 
 class Tokenizer(Protocol):
-    """Turns text into ids and back; the same for WordPiece and SentencePiece.
+    """Turns text into ids and back; the same for every kind of vocabulary.
 
     Special tokens are never read from text: a text that contains "[MASK]" yields the pieces of those six characters.
     To get the token, insert `mask_id` between the ids.
     """
 
-    kind: str  # "wordpiece" or "sentencepiece"
+    kind: str  # "wordpiece", "sentencepiece", "bytelevel" or "unigram"
     vocab_size: int
     pad_id: int
     unk_id: int
@@ -39,6 +39,9 @@ class Tokenizer(Protocol):
     sep_id: int
     mask_id: int
     special_ids: tuple[int, ...]  # the five above, ascending
+    names: dict[str, str]  # role -> special token as the vocabulary spells it
+    mask_takes_space: bool  # the mask token includes the space before it
+    word_prefix: str  # what belongs before a text that follows others in a line: a space in byte-level BPE
     lowercase: bool  # text is lowercased first
     strip_accents: bool  # combining marks are removed from text first
     notes: tuple[str, ...]  # what was decided while loading because no file states it; for the user
@@ -93,6 +96,18 @@ def split_ids(ids: np.ndarray, sizes: np.ndarray) -> list[np.ndarray]:
     return [ids[start:end] for start, end in zip([0, *ends], ends, strict=False)]
 
 
+def in_line(tokenizer: Tokenizer, texts: Sequence[str]) -> list[str]:
+    """Returns texts that are encoded one by one, such as words, as they are written behind another text."""
+    prefix = tokenizer.word_prefix
+    return [text if text.startswith(prefix) else prefix + text for text in texts]
+
+
+def split_at_mask(tokenizer: Tokenizer, text: str) -> list[str]:
+    """Returns the parts of a text before, between and after its mask tokens, without the spaces that these take."""
+    *before, last = text.split(tokenizer.names["mask"])
+    return [*(part.rstrip() if tokenizer.mask_takes_space else part for part in before), last]
+
+
 def special_ids(pieces: Sequence[str], names: dict[str, str], where: str) -> dict[str, int]:
     """Finds the special tokens in a vocabulary.
 
@@ -142,6 +157,16 @@ def check_unique(pieces: Sequence[str], where: str) -> None:
 def fingerprint(facts: dict[str, Any]) -> str:
     """Returns the sha256 (hex) of facts that `json` can write. The order of the keys does not matter."""
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
+
+
+def encodable(texts: Sequence[str]) -> list[str]:
+    """Returns texts that every encoder accepts; see `without_surrogates`."""
+    try:
+        for text in texts:
+            text.encode()
+    except UnicodeEncodeError:
+        return without_surrogates(texts)
+    return list(texts)
 
 
 def without_surrogates(texts: Sequence[str]) -> list[str]:

@@ -13,6 +13,8 @@ CLASSES = {
     | {f"{name}Tokenizer" for name in ("Bert", "ConvBert", "DistilBert", "Electra", "LayoutLM", "Lxmert")}
     | {f"{name}Tokenizer" for name in ("MobileBert", "RetriBert", "SqueezeBert")},
     "sentencepiece": _GENERIC | {"AlbertTokenizer"},
+    "bytelevel": _GENERIC | {"RobertaTokenizer"},
+    "unigram": _GENERIC | {"CamembertTokenizer", "XLMRobertaTokenizer"},
 }
 # Options and their values that are supported; a folder need not have them.
 OPTIONS: dict[str, tuple[Any, ...]] = {
@@ -30,6 +32,7 @@ OPTIONS: dict[str, tuple[Any, ...]] = {
     "sp_model_kwargs": ({}, None),
     "auto_map": ({}, None),
 }
+OPTIONS_OF_KINDS: dict[str, dict[str, tuple[Any, ...]]] = {"bytelevel": {"add_prefix_space": (True, False)}}
 
 
 def check(folder: files.Path, kind: str) -> None:
@@ -37,7 +40,7 @@ def check(folder: files.Path, kind: str) -> None:
 
     Args:
       folder: may contain tokenizer_config.json, config.json and the like.
-      kind: "wordpiece" or "sentencepiece".
+      kind: see `base.Tokenizer.kind`.
 
     Raises:
       InputError: the class, an option or an added token is not supported; it is named.
@@ -54,12 +57,14 @@ def check(folder: files.Path, kind: str) -> None:
                     f"{', '.join(sorted(CLASSES[kind]))}"
                 )
             break
-    for option, supported in OPTIONS.items():
+    for option, supported in (OPTIONS | OPTIONS_OF_KINDS.get(kind, {})).items():
         # By type too: 1 is equal to True.
         if option in config and not any(type(config[option]) is type(v) and config[option] == v for v in supported):
             raise InputError(f"{path}: {option} is {config[option]!r}; supported: {', '.join(map(repr, supported))}")
     defaults = base.SPECIAL_NAMES if kind == "wordpiece" else {}
     special = {*base.special_names(folder, config, defaults).values(), *base.SPECIAL_NAMES.values(), "<pad>", "<unk>"}
+    if kind in ("bytelevel", "unigram"):  # these read the tokens that a tokenizer.json adds
+        special |= set(_contents(_content(folder / "tokenizer.json").get("added_tokens")))
     if split := [word for word in _contents(config.get("never_split")) if word not in special]:
         raise InputError(f"{path}: never_split has {split[0]!r}; only special tokens are supported there")
     for file, tokens in _added(folder, config):

@@ -113,7 +113,7 @@ class SentencePiece:
       InputError: the model is neither unigram nor BPE, a piece occurs twice, or a special token is missing.
     """
 
-    kind = "sentencepiece"
+    kind, mask_takes_space, word_prefix = "sentencepiece", False, ""
 
     def __init__(self, model: Model, lowercase: bool, keep_accents: bool, names: dict[str, str], where: str):
         if model.trainer_spec.model_type not in (UNIGRAM, BPE) or model.trainer_spec.byte_fallback:
@@ -333,6 +333,12 @@ def load(folder: files.Path) -> SentencePiece:
     return SentencePiece(
         model, config.get("do_lower_case", lowercase), config.get("keep_accents", keep_accents), names, where
     )
+
+
+def is_alberts(content: dict[str, Any]) -> bool:
+    """Returns whether a unigram tokenizer.json is ALBERT's, whose normalizer replaces quotation marks."""
+    steps = (content.get("normalizer") or {}).get("normalizers") or []
+    return any(step.get("pattern") == {"String": "``"} for step in steps)
 
 
 def _from_fast(content: dict[str, Any], names: dict[str, str], where: str) -> tuple[Model, bool, bool]:

@@ -52,7 +52,7 @@ class WordPiece:
       InputError: a piece occurs twice, or a special token is missing.
     """
 
-    kind = "wordpiece"
+    kind, mask_takes_space, word_prefix = "wordpiece", False, ""
 
     def __init__(
         self,
@@ -95,14 +95,14 @@ class WordPiece:
 
     def encode_flat(self, texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
         """See `base.Tokenizer.encode_flat`."""
-        encoded = self._library.encode_batch_fast(_encodable(texts), add_special_tokens=False)
+        encoded = self._library.encode_batch_fast(base.encodable(texts), add_special_tokens=False)
         by_text = [e.ids for e in encoded]
         ids = np.fromiter(itertools.chain.from_iterable(by_text), np.int32)
         return ids, np.array([len(some) for some in by_text], np.int64)
 
     def encode(self, texts: Sequence[str]) -> list[base.Encoding]:
         """See `base.Tokenizer.encode`."""
-        encoded = self._library.encode_batch(_encodable(texts), add_special_tokens=False)
+        encoded = self._library.encode_batch(base.encodable(texts), add_special_tokens=False)
         return [base.Encoding(np.array(e.ids, np.int32), np.array(e.offsets, np.int32).reshape(-1, 2)) for e in encoded]
 
     def decode(self, ids: Sequence[int] | np.ndarray) -> str:
@@ -158,15 +158,6 @@ def _normalizer(normalization: BertNormalization) -> normalizers.Normalizer:
         strip_accents=normalization.strip_accents,
         lowercase=normalization.lowercase,
     )
-
-
-def _encodable(texts: Sequence[str]) -> list[str]:
-    try:
-        for text in texts:
-            text.encode()
-    except UnicodeEncodeError:
-        return base.without_surrogates(texts)
-    return list(texts)
 
 
 def load(folder: files.Path) -> WordPiece:
@@ -303,7 +294,7 @@ def train(
       InputError: there is no text, too little text for `vocab_size` pieces, or no room for the alphabet.
     """
     normalization = BertNormalization(lowercase, lowercase if strip_accents is None else strip_accents)
-    learner = _Learner(normalization, _encodable(list(texts)), alphabet_limit)
+    learner = _Learner(normalization, base.encodable(list(texts)), alphabet_limit)
     pieces = learner.pieces(vocab_size)
     if len(pieces) > vocab_size:
         raise InputError(

@@ -6,6 +6,7 @@ import unicodedata
 from collections import Counter
 
 import pytest
+import transformers
 
 from bert_jax.tokenizers import base, sentencepiece
 
@@ -48,6 +49,24 @@ def fuzz(lines: int, seed: int) -> list[str]:
         length = rng.choice([1, 3, 10, 30, 120])
         made.append("".join(rng.choice(rng.choice(alphabets)) for _ in range(length)))
     return made
+
+
+def unigram(tokenizer: sentencepiece.SentencePiece, family: str):
+    """XLM-R's or CamemBERT's tokenizer in transformers, with the pieces of a model that was trained here.
+
+    As these families have them: other special tokens, other ids, and pieces that are never used.
+    """
+    pieces = [(piece.piece, piece.score) for piece in tokenizer._model.pieces][len(base.SPECIAL_ROLES) :]
+    starts = {
+        "XLMRoberta": ["<s>", "<pad>", "</s>", "<unk>"],
+        "Camembert": ["<s>NOTUSED", "<pad>", "</s>NOTUSED", "<unk>", "<unk>NOTUSED", "<s>", "</s>"],
+    }
+    start = [(piece, -100.0 if piece == "<unk>NOTUSED" else 0.0) for piece in starts[family]]
+    return getattr(transformers, f"{family}Tokenizer")(
+        vocab=[*start, *pieces, ("<mask>", 0.0)],
+        mask_token=transformers.AddedToken("<mask>", lstrip=True, special=True),
+        _spm_precompiled_charsmap=tokenizer._model.normalizer_spec.precompiled_charsmap,
+    )
 
 
 def score(tokenizer: sentencepiece.SentencePiece, ids) -> float:

