@@ -144,6 +144,8 @@ def test_tfds_rows_are_plain_values_with_label_names(tiny_set):
         "answers": {"text": ["né"], "answer_start": [1]},
     }
     assert json.dumps([row.values for row in rows])
+    assert data_rows.declared_labels("tfds:tiny_set:train", "label") == ("neg", "pos")
+    assert data_rows.declared_labels("tfds:tiny_set:train", "text") == ()
     assert len(data_rows.read_rows("tfds:tiny_set:1.0.0:train[:50%]")) == 2
     assert len(data_rows.read_rows(f"tfds:{tiny_set}:test")) == 1
 

@@ -424,3 +424,34 @@ def test_a_label_for_no_label_is_an_error_that_counts_and_names_its_rows(tokeniz
 def test_a_sign_that_has_its_opposite_is_a_class(tokenizer, tmp_path, labels):
     path = write(tmp_path / "t.jsonl", [{"text": "cat", "label": label} for label in labels])
     assert set(make(SequenceClassification(train=path), tokenizer).fields.labels) == set(labels)
+
+
+@pytest.mark.parametrize(
+    ("names", "fields", "positive", "f1"),
+    [
+        (("entailed", "not_entailed"), {}, "entailed", 0.8),
+        (("maybe", "sure"), {}, "sure", 0.0),
+        (("maybe", "sure"), {"positive": "maybe"}, "maybe", 0.8),
+        (("entailed", "not_entailed"), {"labels": ("entailed", "not_entailed")}, "not_entailed", 0.0),
+    ],
+)
+def test_f1_of_two_classes_is_about_the_one_that_the_run_names(tokenizer, tmp_path, names, fields, positive, f1):
+    path = write(tmp_path / "t.jsonl", [{"text": "cat", "label": names[i > 1]} for i in range(3)])
+    task = make(SequenceClassification(train=path, eval=path, **fields), tokenizer)
+    (note,) = task.notes()
+    assert note.startswith(f"F1 is about the label '{positive}'")
+    answers = {"probabilities": np.array([[0.9, 0.1]] * 3)}
+    assert task.evaluate(answers, task.eval_batches(batch_size=3)).metrics["f1"] == pytest.approx(f1)
+
+
+def test_a_positive_class_that_is_not_one_of_two_is_an_error(tokenizer):
+    for labels in (("a", "b"), ("a", "b", "c")):
+        with pytest.raises(InputError, match=r"task\.positive: must be .*, got 'x'"):
+            make(SequenceClassification(train="t", labels=labels, positive="x"), tokenizer)
+
+
+def test_one_label_in_all_is_enough_where_a_row_may_have_none(tokenizer, tmp_path):
+    path = write(tmp_path / "t.jsonl", [{"text": "cat", "label": ["x"]}, {"text": "dog", "label": []}])
+    task = make(SequenceClassification(train=path, target="multi_label"), tokenizer)
+    assert task.fields.labels == ("x",)
+    assert task.notes() == []

@@ -80,6 +80,13 @@ def read_rows(source: str) -> list[Row]:
     return rows
 
 
+def declared_labels(source: str, field: str) -> tuple[str, ...]:
+    """Returns the names that a TFDS data set declares for the labels in `field`, in its order; empty for others."""
+    if sources.parse(source).kind != "tfds":
+        return ()
+    return tfds.class_names(tfds.open_set(source)[1], field)
+
+
 def check_fields(rows: Sequence[Row], fields: Sequence[str]) -> None:
     """Raises InputError if a field is in none of `rows`; the message lists the fields of the first row."""
     for field in fields:

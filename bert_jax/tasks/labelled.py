@@ -13,7 +13,7 @@ from flax import linen as nn
 from bert_jax.config import BertConfig, Compute
 from bert_jax.data.batch import Arrays, make_batch
 from bert_jax.data.batches import Features, RowBatches
-from bert_jax.data.rows import MOST_REPORTED, Row, RowErrors, read_rows
+from bert_jax.data.rows import MOST_REPORTED, Row, RowErrors, declared_labels, read_rows
 from bert_jax.errors import InputError
 from bert_jax.losses import Keys, counts_of
 from bert_jax.tasks.base import Batches, Evaluation
@@ -39,6 +39,10 @@ class Sources:
         if not self.fields.train:
             raise InputError("task.train: name a file of rows or tfds:name:split to learn from")
         return read_rows(self.fields.source(self.fields.train))
+
+    def declared_labels(self, field: str) -> tuple[str, ...]:
+        """Returns the names of labels that `train` declares, in its order; empty if it declares none."""
+        return declared_labels(self.fields.source(self.fields.train), field)
 
 
 class LabelledTask:
@@ -178,16 +182,28 @@ def sequence(
     return frame.join(cut(a, keep)) if b is None else frame.join(cut(a, keep), b[: room - keep])
 
 
-def label_names(names: Iterable[str], where: str) -> tuple[str, ...]:
+def label_names(names: Iterable[str], where: str, at_least: int = 2) -> tuple[str, ...]:
     """Returns the different names in a fixed order: that of numbers if all of them are numbers, otherwise of text.
 
     Raises:
-      InputError: there are fewer than two.
+      InputError: there are fewer than `at_least`.
     """
     different = sorted(set(names))
-    if len(different) < 2:
-        raise InputError(f"{where}: needs at least two different labels, has {different}")
+    if len(different) < at_least:
+        wanted = "two different labels" if at_least == 2 else "one label"
+        raise InputError(f"{where}: needs at least {wanted}, has {different}")
     return tuple(sorted(different, key=int) if all(name.isdecimal() for name in different) else different)
+
+
+def affirmed(names: Sequence[str]) -> str | None:
+    """Returns the name that the other of two names denies, if it does.
+
+    >>> affirmed(["entailed", "not_entailed"]), affirmed(["non-toxic", "toxic"]), affirmed(["a", "b"])
+    ('entailed', 'toxic', None)
+    """
+    pairs = list(zip(names, reversed(names), strict=True)) if len(names) == 2 else []
+    denied = [name for name, other in pairs if re.fullmatch(rf"(not|non|no)[ _-]*{re.escape(name)}", other, re.I)]
+    return denied[0] if denied else None
 
 
 def missing_labels(names: Iterable[str]) -> set[str]:

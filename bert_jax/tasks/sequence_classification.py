@@ -25,6 +25,7 @@ from bert_jax.tasks.labelled import (
     LabelledTask,
     Sources,
     add_unlabelled,
+    affirmed,
     balanced_weights,
     label_names,
     missing_labels,
@@ -55,6 +56,7 @@ class SequenceClassificationTask(LabelledTask):
             )
         if fields.none_label is not None and fields.none_label not in fields.labels:
             raise InputError(f"task.none_label: {fields.none_label!r} is none of {', '.join(fields.labels)}")
+        self._positive = positive_index(fields)
         if fields.label_shares and len(fields.label_shares) != len(fields.labels):
             raise InputError(f"task.label_shares: {len(fields.label_shares)} shares for {len(fields.labels)} labels")
         bias = prior_bias(fields.label_shares, fields.class_weights) if fields.label_shares else ()
@@ -75,13 +77,11 @@ class SequenceClassificationTask(LabelledTask):
         errors = RowErrors()
         names_of_rows = [_labels(row, fields, errors) for row in rows]
         errors.check()
-        every = {name for names in names_of_rows for name in names}
-        if fields.target == "single_label" and not fields.labels:
-            for missing in missing_labels(every):
-                without = [row for row, names in zip(rows, names_of_rows, strict=True) if names == [missing]]
-                add_unlabelled(errors, without, missing, len(rows), label_names(every - UNLABELLED, fields.train))
-        errors.check()
-        labels = fields.labels or label_names(every, fields.train)
+        labels, positive = fields.labels, fields.positive
+        if not labels:
+            labels = _found_labels(rows, names_of_rows, fields, sources.declared_labels(fields.label))
+            if positive is None and fields.target == "single_label" and not sources.declared_labels(fields.label):
+                positive = affirmed(labels)
         weights, shares = fields.class_weights, fields.label_shares
         index = label_index(labels)
         known = [index[name] for names in names_of_rows for name in names if name in index]
@@ -92,7 +92,14 @@ class SequenceClassificationTask(LabelledTask):
             weights = balanced_weights(known, len(labels))
         if uncounted:
             shares = tuple(float(share) for share in counts / len(rows))
-        return dataclasses.replace(fields, labels=labels, class_weights=weights, label_shares=shares)
+        return dataclasses.replace(fields, labels=labels, positive=positive, class_weights=weights, label_shares=shares)
+
+    def notes(self) -> list[str]:
+        if self._positive is None or self.fields.none_label is not None:
+            return []
+        first, second = self.fields.labels
+        name = self.fields.labels[self._positive]
+        return [f"F1 is about the label {name!r}, of {first!r} and {second!r}; --task.positive names another"]
 
     def loss_fn(self, params: Any, batch: dict[str, jax.Array], keys: Keys) -> Outcome:
         return self.outcome(self.logits(params, batch, keys), batch)
@@ -148,7 +155,7 @@ class SequenceClassificationTask(LabelledTask):
             figures = metrics.several_labels(predictions["probabilities"], labels, self.fields.threshold)
             return Evaluation(figures, tables, {}, examples)
         predicted = predictions["probabilities"].argmax(axis=1)
-        figures = metrics.classification(predicted, labels, len(names))
+        figures = metrics.classification(predicted, labels, len(names), 1 if self._positive is None else self._positive)
         if self.fields.none_label is not None:
             figures |= metrics.without_class(predicted, labels, self._index[self.fields.none_label])
         matrix = metrics.confusion_matrix(predicted, labels, len(names))
@@ -236,6 +243,41 @@ def prior_bias(shares: Sequence[float], weights: Sequence[float]) -> tuple[float
     """
     odds = [min(max(share, 1e-4), 1 - 1e-4) for share in shares]
     return tuple(math.log(w * p / (1 - p)) for p, w in zip(odds, weights or [1.0] * len(odds), strict=True))
+
+
+def positive_index(fields: SequenceClassification) -> int | None:
+    """Returns the index of the label that F1 is about, or None if there are not two classes.
+
+    Raises:
+      InputError: `positive` is not one of two labels.
+    """
+    two = fields.target == "single_label" and len(fields.labels) == 2
+    if fields.positive is None:
+        return 1 if two else None
+    if two and fields.positive in fields.labels:
+        return fields.labels.index(fields.positive)
+    expected = f"one of {', '.join(fields.labels)}" if two else "left out, because F1 of one label needs two in all"
+    raise InputError(f"task.positive: must be {expected}, got {fields.positive!r}")
+
+
+def _found_labels(
+    rows: Sequence[Row], names_of_rows: Sequence[Sequence[str]], fields: SequenceClassification, declared: Sequence[str]
+) -> tuple[str, ...]:
+    """Returns the labels that the data set declares, in its order, or otherwise those of its rows.
+
+    Raises:
+      InputError: there are too few, or some rows have "-1" or "-" for a missing label.
+    """
+    if fields.target == "multi_label":
+        return label_names((name for names in names_of_rows for name in names), fields.train, at_least=1)
+    if declared:
+        return tuple(declared)
+    errors, every = RowErrors(), {name for names in names_of_rows for name in names}
+    for missing in missing_labels(every):
+        without = [row for row, names in zip(rows, names_of_rows, strict=True) if names == [missing]]
+        add_unlabelled(errors, without, missing, len(rows), label_names(every - UNLABELLED, fields.train))
+    errors.check()
+    return label_names(every, fields.train)
 
 
 def _labels(row: Row, fields: SequenceClassification, errors: RowErrors) -> list[str]:
