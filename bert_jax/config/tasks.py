@@ -135,9 +135,10 @@ class Pretraining(TaskBase):
 class Labelled(TaskBase):
     """What every task on labelled rows has; `bert_jax.data.rows.read_rows` lists the sources it reads."""
 
-    train: str = ""  # rows to learn from: JSON lines, TSV, CSV, conll:FILE, SQuAD's JSON, or tfds:name:split
+    train: str = ""  # rows to learn from: JSON lines, TSV, CSV, Parquet, conll:FILE, SQuAD's JSON, or tfds:name:split
     eval: str = ""  # rows to evaluate on
     folder: str = ""  # where `train` and `eval` are, if they are files given without a folder
+    columns: tuple[str, ...] = ()  # names of the columns of .tsv and .csv files without a header row
     limit: int | None = None  # number of training rows to use, drawn with the run's seed; None = all
     eval_limit: int | None = None  # number of rows to evaluate on, from the first; None = all
     max_length: int = 128  # tokens in a row, special tokens included

@@ -38,7 +38,7 @@ class Sources:
         """
         if not self.fields.train:
             raise InputError("task.train: name a file of rows or tfds:name:split to learn from")
-        return read_rows(self.fields.source(self.fields.train))
+        return read_rows(self.fields.source(self.fields.train), self.fields.columns)
 
     def declared_labels(self, field: str) -> tuple[str, ...]:
         """Returns the names of labels that `train` declares, in its order; empty if it declares none."""
@@ -127,7 +127,8 @@ class LabelledTask:
 
     def eval_batches(self, *, batch_size: int, data: str | None = None) -> RowBatches | None:
         source = data or self.fields.source(self.fields.eval)
-        return self._once(read_rows(source)[: self.fields.eval_limit], batch_size, labelled=True) if source else None
+        rows = read_rows(source, self.fields.columns)[: self.fields.eval_limit] if source else []
+        return self._once(rows, batch_size, labelled=True) if source else None
 
     def predict_batches(self, rows: Sequence[Row], *, batch_size: int) -> RowBatches:
         return self._once(rows, batch_size, labelled=False)
