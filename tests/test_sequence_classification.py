@@ -39,7 +39,9 @@ def write(path, rows):
 
 
 def make(fields, tokenizer):
-    return tasks.resolve(fields, replace(SMALL, vocab_size=tokenizer.vocab_size), tokenizer)
+    """The task, its fields completed if there are rows to learn from."""
+    open_task = tasks.make if fields.train == "t" else tasks.resolve
+    return open_task(fields, replace(SMALL, vocab_size=tokenizer.vocab_size), tokenizer)
 
 
 def params_of(task, seed=0):
@@ -455,3 +457,45 @@ def test_one_label_in_all_is_enough_where_a_row_may_have_none(tokenizer, tmp_pat
     task = make(SequenceClassification(train=path, target="multi_label"), tokenizer)
     assert task.fields.labels == ("x",)
     assert task.notes() == []
+
+
+def test_a_table_holds_several_labels_in_columns_or_between_separators(tokenizer, tmp_path):
+    files = {
+        "columns.csv": ("text,b,a\ncat,1,1.0\ndog,0,TRUE\nfish,false,0\n", {"label_columns": ("a", "b")}),
+        "bars.csv": ("text,label\ncat,a|b\ndog,a \nfish,\n", {"label_separator": "|"}),
+        "lists.tsv": ("text\tlabel\ncat\t['b', 'a']\ndog\t[\"a\"]\nfish\t[]\n", {}),
+    }
+    for name, (content, fields) in files.items():
+        (tmp_path / name).write_text(content)
+        task = make(SequenceClassification(train=str(tmp_path / name), target="multi_label", **fields), tokenizer)
+        assert task.fields.labels == ("a", "b")
+        labels = task.train_batches(batch_size=3, steps=1, seed=0).features.arrays["labels"][:, 0]
+        assert labels.tolist() == [[1, 1], [1, 0], [0, 0]]
+
+
+def test_a_table_whose_labels_cannot_be_read_is_an_error_with_the_way_on(tokenizer, tmp_path):
+    (tmp_path / "t.csv").write_text("text,label,toxic\ncat,a|b,1\ndog,b,2\n")
+    fields = SequenceClassification(train=str(tmp_path / "t.csv"), target="multi_label")
+    with pytest.raises(InputError, match=r"t\.csv:2: .* not 'a|b'; .*task\.label_columns.*task\.label_separator"):
+        make(fields, tokenizer)
+    with pytest.raises(InputError, match=r"t\.csv:3: field 'toxic' should be 0 or 1, not \"2\""):
+        make(replace(fields, label_columns=("toxic",)), tokenizer)
+    with pytest.raises(InputError, match="need target multi_label, got single_label"):
+        make(SequenceClassification(train="t", labels=("a", "b"), label_columns=("a",)), tokenizer)
+
+
+def test_numbers_mean_the_names_that_the_user_lists_and_nobody_elses(tokenizer, tmp_path):
+    path = write(tmp_path / "t.jsonl", [{"text": "cat", "label": label} for label in (1, 0, 1)])
+    listed = make(SequenceClassification(train=path, labels=("bad", "good")), tokenizer)
+    assert listed.fields.label_numbers
+    assert listed.notes()[0] == "Rows may have numbers for their labels: 0 for 'bad', 1 for 'good'"
+    assert listed.train_batches(batch_size=1, steps=1, seed=0).features.arrays["labels"].ravel().tolist() == [1, 0, 1]
+    # Nobody listed these names for the rows that are evaluated: a folder's order need not be that of the rows.
+    named = make(SequenceClassification(train="t", labels=("bad", "good")), tokenizer)
+    with pytest.raises(
+        InputError, match=r"label '1' is none of bad, good; if the rows have the numbers .*label_numbers"
+    ):
+        named.eval_batches(batch_size=1, data=path)
+    for fields in ({"labels": ("bad", "good"), "label_numbers": True}, {"labels": ("LABEL_0", "LABEL_1")}):
+        task = make(SequenceClassification(train="t", **fields), tokenizer)
+        assert task.eval_batches(batch_size=3, data=path).features.arrays["labels"].ravel().tolist() == [1, 0, 1]

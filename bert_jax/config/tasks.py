@@ -178,7 +178,10 @@ class SequenceClassification(Labelled):
     text: str = "text"  # field or column that holds the text
     text_b: str | None = None  # field of the second text of a pair
     label: str = "label"  # field of the label, of the list of labels, or of the number
+    label_columns: tuple[str, ...] = ()  # with several, in place of `label`: columns of 0 and 1, named as labels
+    label_separator: str | None = None  # with several: what is between the labels where a table has them in one column
     labels: tuple[str, ...] = ()  # names of the labels, in the order of the outputs; empty = found in the training rows
+    label_numbers: bool | None = None  # rows may have numbers for `labels`, from 0; None = if all training rows do
     class_weights: tuple[float, ...] = ()  # weight of each label in the loss (with several: of its presence)
     balanced: bool = False  # class_weights from the training rows, such that rare labels count as much as common ones
     label_shares: tuple[float, ...] = ()  # with several: how many rows have each label; empty = found in the rows
@@ -202,6 +205,11 @@ class SequenceClassification(Labelled):
     @property
     def problem_type(self) -> str | None:
         return _PROBLEM_TYPES[self.target]
+
+    @property
+    def label_fields(self) -> tuple[str, ...]:
+        """The fields that hold the labels of a row."""
+        return self.label_columns or (self.label,)
 
     @classmethod
     def from_hugging_face(cls, names: tuple[str, ...], problem_type: str | None, max_length: int) -> Self:
@@ -247,6 +255,7 @@ class TokenClassification(Labelled):
     tokens: str = "tokens"  # field of the list of words
     tags: str = "tags"  # field of the list of tags
     labels: tuple[str, ...] = ()  # names of the tags, in the order of the outputs; empty = found in the training rows
+    label_numbers: bool | None = None  # rows may have numbers for `labels`, from 0; None = if all training rows do
     overlap: int = 32  # tokens that two neighbouring windows of a long sentence share
 
     @property

@@ -13,7 +13,7 @@ from flax import linen as nn
 from bert_jax.config import BertConfig, Compute
 from bert_jax.data.batch import Arrays, make_batch
 from bert_jax.data.batches import Features, RowBatches
-from bert_jax.data.rows import MOST_REPORTED, Row, RowErrors, declared_labels, read_rows
+from bert_jax.data.rows import MOST_REPORTED, Row, RowErrors, declared_labels, label_index, read_rows
 from bert_jax.errors import InputError
 from bert_jax.losses import Keys, counts_of
 from bert_jax.tasks.base import Batches, Evaluation
@@ -193,7 +193,39 @@ def label_names(names: Iterable[str], where: str, at_least: int = 2) -> tuple[st
     if len(different) < at_least:
         wanted = "two different labels" if at_least == 2 else "one label"
         raise InputError(f"{where}: needs at least {wanted}, has {different}")
-    return tuple(sorted(different, key=int) if all(name.isdecimal() for name in different) else different)
+    numbers = all(name.isdecimal() and len(name) < 100 for name in different)
+    return tuple(sorted(different, key=int) if numbers else different)
+
+
+def are_numbers(names: Iterable[str], labels: Sequence[str]) -> bool:
+    """Whether `names`, the labels of rows, are numbers of `labels`, from 0, and not labels themselves.
+
+    >>> are_numbers(["0", "1"], ["bad", "good"]), are_numbers(["0", "2"], ["bad", "good"]), are_numbers(["1"], ["0"])
+    (True, False, False)
+    """
+    different = set(names)
+    return bool(different) and not different & set(labels) and different <= set(map(str, range(len(labels))))
+
+
+def index_of(labels: Sequence[str], numbers: bool | None) -> dict[str, int]:
+    """Returns the index of each label by its name and, if `numbers` or for LABEL_0, LABEL_1, ..., by its number."""
+    unnamed = list(labels) == [f"LABEL_{i}" for i in range(len(labels))]
+    by_number = {str(i): i for i in range(len(labels))} if numbers or unnamed else {}
+    return by_number | label_index(labels)
+
+
+def numbers_note(labels: Sequence[str]) -> str:
+    """Returns a line for the user about which label each number is."""
+    shown = ", ".join(f"{i} for {name!r}" for i, name in enumerate(labels[:MOST_REPORTED]))
+    return f"Rows may have numbers for their labels: {shown}{', ...' if len(labels) > MOST_REPORTED else ''}"
+
+
+def none_of(kind: str, name: str, labels: Sequence[str]) -> str:
+    """Returns the problem of a row whose label or tag (`kind`) is not one of `labels`, with the way on."""
+    shown = ", ".join(labels[:MOST_REPORTED]) + (", ..." if len(labels) > MOST_REPORTED else "")
+    numbers = name.isdecimal() and name in map(str, range(len(labels)))
+    advice = "; if the rows have the numbers of these, from 0, in this order, set task.label_numbers" if numbers else ""
+    return f"{kind} {name!r} is none of {shown}{advice}"
 
 
 def affirmed(names: Sequence[str]) -> str | None:
