@@ -304,7 +304,8 @@ class MultipleChoice(Labelled):
     max_length: int = 64  # tokens of a context with one choice
     context: str = "context"  # field of the context
     choices: tuple[str, ...] = ("choices",)  # the field that holds a list of choices, or a field for each choice
-    label: str = "label"  # field of the right choice's index, from 0
+    label: str = "label"  # field of the right choice: its number or letter
+    first_choice: Literal[0, 1] | None = None  # number of the first choice; None = decided by the training rows
 
     @classmethod
     def from_hugging_face(cls, names: tuple[str, ...], problem_type: str | None, max_length: int) -> Self:
