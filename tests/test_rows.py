@@ -328,11 +328,11 @@ def test_a_table_without_a_header_has_the_columns_that_are_named(tmp_path):
         "with_header.csv": "id,label,text\n7,1,a cat\n8,0,dogs\n",
         "t.jsonl": jsonl(expected),
     }.items():
-        rows = data_rows.read_rows(write(tmp_path / name, content), named)
+        rows = data_rows.read_rows(write(tmp_path / name, content), columns=named)
         assert [row.values for row in rows] == expected
     with pytest.raises(InputError, match=r"t\.tsv:1: 3 columns, but task\.columns names 2: id, text"):
-        data_rows.read_rows(str(tmp_path / "t.tsv"), ("id", "text"))
-    with pytest.raises(InputError, match=r"t\.tsv:2: .*'dogs'; if the file has no header row, .*--task\.columns"):
+        data_rows.read_rows(str(tmp_path / "t.tsv"), columns=("id", "text"))
+    with pytest.raises(InputError, match=r"t\.tsv:2: .*'a cat'; if the file has no header row, .*--task\.columns"):
         data_rows.check_fields(data_rows.read_rows(str(tmp_path / "t.tsv")), ["text"])
 
 

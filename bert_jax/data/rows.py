@@ -191,8 +191,8 @@ _LIST = re.compile(rf"\s*\[\s*(?:(?:{_ITEM})(?:\s*,\s*|\s+|(?=\])))*\]\s*", re.D
 def list_in_text(text: str) -> list[Any] | None:
     """Returns the list that a cell of a table spells, as JSON, Python or NumPy write lists; None if it is other text.
 
-    >>> list_in_text('["it\'s", "a"]'), list_in_text("['a' 'b']"), list_in_text("[0, 1]"), list_in_text("[see 1]")
-    (["it's", 'a'], ['a', 'b'], [0, 1], None)
+    >>> list_in_text('["a", "b c"]'), list_in_text("['a' 'b']"), list_in_text("[0, 1]"), list_in_text("[see 1]")
+    (['a', 'b c'], ['a', 'b'], [0, 1], None)
     """
     try:
         value = json.loads(text)

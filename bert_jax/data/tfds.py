@@ -76,6 +76,6 @@ def plain(feature: Any, value: Any) -> Any:
 
 def class_names(features: Any, field: str) -> tuple[str, ...]:
     """Returns the names of the classes of a ClassLabel, in their order; empty if `field` is something else."""
-    feature = dict(features).get(field)
+    feature: Any = dict(features).get(field)
     feature = getattr(feature, "feature", feature)  # of a list of classes, that of its items
     return tuple(feature.names) if hasattr(feature, "int2str") else ()

@@ -36,7 +36,7 @@ class TeacherSources(Sources):
     @cached_property
     def unlabelled(self) -> list[Row]:
         """The rows without labels."""
-        return read_rows(self.fields.source(self.fields.unlabelled), self.fields.columns)[
+        return read_rows(self.fields.source(self.fields.unlabelled), columns=self.fields.columns)[
             : self.fields.unlabelled_limit
         ]
 

@@ -31,14 +31,19 @@ class Sources:
 
     @cached_property
     def train(self) -> list[Row]:
-        """The rows with labels.
+        """The rows to learn from."""
+        return self.rows
+
+    @cached_property
+    def rows(self) -> list[Row]:
+        """All rows of `train`, with labels.
 
         Raises:
           InputError: `train` names none, or they cannot be read.
         """
         if not self.fields.train:
             raise InputError("task.train: name a file of rows or tfds:name:split to learn from")
-        return read_rows(self.fields.source(self.fields.train), self.fields.columns)
+        return read_rows(self.fields.source(self.fields.train), columns=self.fields.columns)
 
     def declared_labels(self, field: str) -> tuple[str, ...]:
         """Returns the names of labels that `train` declares, in its order; empty if it declares none."""
@@ -127,7 +132,7 @@ class LabelledTask:
 
     def eval_batches(self, *, batch_size: int, data: str | None = None) -> RowBatches | None:
         source = data or self.fields.source(self.fields.eval)
-        rows = read_rows(source, self.fields.columns)[: self.fields.eval_limit] if source else []
+        rows = read_rows(source, columns=self.fields.columns)[: self.fields.eval_limit] if source else []
         return self._once(rows, batch_size, labelled=True) if source else None
 
     def predict_batches(self, rows: Sequence[Row], *, batch_size: int) -> RowBatches:
@@ -203,7 +208,7 @@ def are_numbers(names: Iterable[str], labels: Sequence[str]) -> bool:
     >>> are_numbers(["0", "1"], ["bad", "good"]), are_numbers(["0", "2"], ["bad", "good"]), are_numbers(["1"], ["0"])
     (True, False, False)
     """
-    different = set(names)
+    different = set(names) - UNLABELLED
     return bool(different) and not different & set(labels) and different <= set(map(str, range(len(labels))))
 
 

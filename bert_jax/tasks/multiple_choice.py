@@ -192,7 +192,8 @@ def first_choice(fields: MultipleChoice, rows: Iterable[Row]) -> tuple[Literal[0
 
     It is 0 if a label is 0, and otherwise 1 if a label is the number of the row's choices.
     """
-    numbers, last = set(), False
+    numbers: set[int] = set()
+    last = False
     for row in rows:
         label, texts = label_of(row, fields.label, RowErrors()), choices_of(row, fields, RowErrors())
         if re.fullmatch(r"\d{1,9}", label) and named_choice(row, label, texts, fields) is None:
