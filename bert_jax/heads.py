@@ -61,6 +61,20 @@ class ClassHead(nn.Module):
         return by_rows(scores(x_BND).astype(jnp.float32))
 
 
+class DiscriminatorHead(nn.Module):
+    """One score for each token, above 0 if the token was replaced: [B, T], float32 (Clark et al. 2020, ELECTRA)."""
+
+    config: BertConfig
+    compute: Compute = Compute()
+
+    @nn.compact
+    def __call__(self, x_BTD: jax.Array) -> jax.Array:
+        c = self.config
+        x_BTD = Dense(c, (c.hidden_size,), biased=c.linear_bias, compute=self.compute, name="dense")(x_BTD)
+        scores_BT1 = Dense(c, (1,), compute=self.compute, name="out")(ACTIVATIONS[c.activation](x_BTD))
+        return by_rows(scores_BT1[:, :, 0].astype(jnp.float32))
+
+
 class BertForPreTraining(nn.Module):
     """MLM at the masked positions only and, with `pairs`, two classes for each sentence pair (NSP or SOP).
 
@@ -84,6 +98,20 @@ class BertForPreTraining(nn.Module):
         if self.pairs:
             logits["pair"] = self.pair(pooled(self.bert, x_BTD, batch, deterministic), deterministic)
         return logits
+
+
+class BertForReplacedTokenDetection(nn.Module):
+    """One score for each token, above 0 if the token was replaced: [B, T], float32."""
+
+    config: BertConfig
+    compute: Compute = Compute()
+
+    def setup(self):
+        self.bert = Bert(self.config, self.compute)
+        self.discriminator = DiscriminatorHead(self.config, self.compute)
+
+    def __call__(self, batch: Batch, deterministic: bool = True) -> jax.Array:
+        return self.discriminator(self.bert(batch, deterministic))
 
 
 class BertForSequenceClassification(nn.Module):

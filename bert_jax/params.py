@@ -21,6 +21,7 @@ POOLER_PARTS = frozenset({POOLER, "pooler_norm"})
 
 # Heads, by what they predict from.
 MLM, PAIR, SEQUENCE, TOKEN, SPAN, CHOICE = "mlm", "pair", "sequence", "token", "span", "choice"
+DISCRIMINATOR = "discriminator"
 
 # Modules of the encoder and of the MLM head that are linear layers.
 LINEAR = frozenset({"qkv", "in", "out", "projection", "dense", POOLER})
@@ -128,7 +129,7 @@ def grows_with_vocabulary(name: str) -> bool:
 
 def follows_config(name: str) -> bool:
     """Returns whether the model's config decides the parameter's shape; for other heads the task's classes do."""
-    return is_encoder(name) or part(name) == MLM
+    return is_encoder(name) or part(name) in (MLM, DISCRIMINATOR)
 
 
 def heads(params: Mapping[str, Any]) -> frozenset[str]:

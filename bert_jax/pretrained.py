@@ -199,7 +199,9 @@ def write_source(source: Weights, target: files.Path, to: str = "huggingface") -
     params, set_aside = source.read_params()
     notes = list(set_aside.notes)
     if to == "huggingface":
-        huggingface.write(target, source.config, params, _details_of(source.task))
+        names = FAMILIES[source.config.family].token_ids
+        token_ids = {name: getattr(source.tokenizer, attribute) for name, attribute in names.items()}
+        huggingface.write(target, source.config, params, _details_of(source.task), token_ids)
         source.tokenizer.save(target)
         return notes
     checkpoint.save_params(target / layout.CHECKPOINTS, params)

@@ -67,6 +67,13 @@ def test_the_gradient_with_fused_attention_does_not_depend_on_how_the_batch_is_s
     assert_same(fused, gradient(config, "single", length=128))
 
 
+@pytest.mark.parametrize(("way", "fsdp"), [("pmap", 0), ("mesh", 4)])
+def test_the_gradient_of_local_rotary_attention_does_not_depend_on_how_the_batch_is_split(way, fsdp):
+    sizes = {"num_layers": 2, "global_every": 2, "max_position_embeddings": 64, "local_attention": 8}
+    config = replace(preset("modernbert-tiny"), vocab_size=56, hidden_size=16, intermediate_size=24, **sizes)
+    assert_same(gradient(config, way, fsdp, length=50), gradient(config, "single", length=50))
+
+
 @pytest.mark.parametrize("fsdp", [1, 4])
 def test_under_mesh_dropout_does_not_depend_on_the_number_of_devices(fsdp):
     config = replace(CONFIG, hidden_dropout=0.2, attention_dropout=0.2)

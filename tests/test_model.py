@@ -11,6 +11,7 @@ import pytest
 from bert_jax.config import PRESETS, BertConfig, Compute, preset
 from bert_jax.data.batch import make_batch
 from bert_jax.errors import InputError
+from bert_jax.families import FAMILIES
 from bert_jax.heads import BertForPreTraining, BertForSequenceClassification
 from bert_jax.model import Bert, Dropout
 
@@ -23,7 +24,8 @@ TINY = BertConfig(
     max_position_embeddings=32,
 )
 
-# BertForPreTraining with the preset's own vocabulary; base and large as Google published them.
+# BertForPreTraining with the preset's own vocabulary, and with pairs if the family has them; published sizes have the
+# published numbers.
 PARAMETERS = {
     "bert-tiny": 4_433_468,
     "bert-mini": 11_267_900,
@@ -35,6 +37,17 @@ PARAMETERS = {
     "albert-large": 17_847_474,
     "albert-xlarge": 59_021_490,
     "albert-xxlarge": 223_158_450,
+    "electra-tiny": 4_416_698,
+    "electra-small": 13_546_682,
+    "electra-base": 109_514_298,
+    "electra-large": 335_174_458,
+    "modernbert-tiny": 963_584,
+    "modernbert-base": 149_655_232,
+    "modernbert-large": 395_881_664,
+    "ettin-17m": 16_913_600,
+    "ettin-32m": 32_081_344,
+    "ettin-68m": 68_457_664,
+    "ettin-150m": 149_655_232,
 }
 
 
@@ -69,7 +82,8 @@ def encoder(config: BertConfig = TINY):
 
 
 def parameter_count(config: BertConfig) -> int:
-    model = BertForPreTraining(config)
+    pairs = any("pair" in heads for heads in FAMILIES[config.family].architectures)
+    model = BertForPreTraining(config, pairs)
     batch = batch_of([[1]], length=1) | {"masked_positions": np.zeros((1, 1), np.int32)}
     return sum(x.size for x in jax.tree.leaves(jax.eval_shape(model.init, jax.random.key(0), batch)))
 

@@ -20,7 +20,7 @@ CONFIG = replace(MODEL, vocab_size=11, embedding_size=4)
 HOMES = {"model.py", "heads.py", "params.py", "config/model.py"}
 
 NAMES = "bert|generator|embeddings|pooler|kernel|qkv|token_type|attention_norm|feed_forward|feed_forward_norm|blocks_.*"
-PARTS = "bert|generator|mlm|pair|sequence|token|span|choice|embeddings|pooler|word|attention|out|qkv"
+PARTS = "bert|generator|discriminator|mlm|pair|sequence|token|span|choice|embeddings|pooler|word|attention|out|qkv"
 SPELT = re.compile(rf"({NAMES})|({PARTS})/[a-z_/]*")
 
 

@@ -32,11 +32,13 @@ def products(jaxpr) -> int:
     return total
 
 
-@pytest.mark.parametrize("name", ["bert-base", "bert-tiny", "albert-base"])
-def test_operations_are_those_of_the_matrix_products(name):
+@pytest.mark.parametrize(
+    ("name", "length"), [("bert-base", 12), ("bert-tiny", 12), ("albert-base", 12), ("modernbert-tiny", 60)]
+)
+def test_operations_are_those_of_the_matrix_products(name, length):
     config = preset(name, hidden_dropout=0.0, attention_dropout=0.0)
     task = PretrainingTask(Pretraining(pairs="none"), config, NoTokenizer())
-    batch = uneven_batch()
+    batch = uneven_batch(length)
     params = jax.eval_shape(lambda: task.model.init(jax.random.key(0), batch)["params"])
 
     def loss(params):

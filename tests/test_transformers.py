@@ -10,11 +10,12 @@ import transformers
 from bert_jax import heads, losses
 from bert_jax.config import AdamW
 from bert_jax.data.batch import make_batch
+from bert_jax.families import FAMILIES
 from bert_jax.interop import huggingface, table
 from bert_jax.interop.table import SetAside
 from bert_jax.losses import Outcome
 from bert_jax.model import attention_probabilities
-from bert_jax.params import flatten
+from bert_jax.params import flatten, has_pooler
 from bert_jax.training import optimizer
 from bert_jax.training.step import TrainState, train_step
 from helpers.interop import HEADS, as_torch, assert_close, inputs, our_batch, torch_model
@@ -28,6 +29,11 @@ VARIANTS = [
     ("albert", {"embedding_size": 10}),
     ("albert", {"embedding_size": 24, "num_hidden_groups": 3, "hidden_act": "gelu"}),
     ("albert", {"embedding_size": 7, "num_hidden_layers": 4, "num_hidden_groups": 2, "hidden_act": "relu"}),
+    ("electra", {"embedding_size": 10}),
+    ("electra", {"embedding_size": 24, "num_hidden_layers": 1}),
+    ("modernbert", {"num_hidden_layers": 4}),
+    ("modernbert", {"norm_bias": True, "attention_bias": True, "mlp_bias": True, "classifier_bias": True}),
+    ("modernbert", {"layer_types": ["full_attention"] * 3, "hidden_activation": "relu", "num_attention_heads": 2}),
 ]
 
 
@@ -47,19 +53,18 @@ def test_every_layer_agrees(tmp_path, family, changes):
     out = model(**as_torch(arrays), output_hidden_states=True, output_attentions=True)
     bert = heads.Bert(config)
 
-    def run(params, batch):
-        x_BTD, sown = bert.apply({"params": params}, batch, mutable="intermediates")
-        return x_BTD, bert.apply({"params": params}, x_BTD, batch["cls_positions"], method="pool"), sown
-
-    x_BTD, pooled, sown = run(params["bert"], our_batch(arrays))
+    batch = our_batch(arrays)
+    x_BTD, sown = bert.apply({"params": params["bert"]}, batch, mutable="intermediates")
     sown = sown["intermediates"]
     real = arrays["attention_mask"].astype(bool)
-    # transformers' ALBERT counts the embeddings after their projection, as we do.
+    # transformers counts the embeddings after their projection, as we do, and the last layer after the final norm.
     assert len(sown["hidden"]) == len(out.hidden_states) == config.num_layers + 1
     for ours, theirs in zip(sown["hidden"], out.hidden_states, strict=True):
         assert_close(np.asarray(ours)[real], theirs.detach().numpy()[real], 1e-5)
     assert_close(np.asarray(x_BTD)[real], out.last_hidden_state.detach().numpy()[real], 1e-4)
-    assert_close(pooled[:, 0], out.pooler_output, 1e-4)
+    if has_pooler(params):
+        pooled = bert.apply({"params": params["bert"]}, x_BTD, batch["cls_positions"], method="pool")
+        assert_close(pooled[:, 0], out.pooler_output, 1e-4)
     for ours, theirs in zip(map(np.asarray, attention_probabilities(config, sown)), out.attentions, strict=True):
         rows = real[:, None, :, None] & np.ones_like(ours, bool)
         assert_close(ours[rows], theirs.detach().numpy()[rows], 1e-5)
@@ -87,8 +92,15 @@ def problem(architecture: str, config, real: np.ndarray, seed: int = 2):
         start, end = (losses.cross_entropy(logits[..., i], ends[i], ones[:, 0]) for i in (0, 1))
         return losses.Mean((start.sum + end.sum) / 2, start.count)
 
+    replaced = rng.integers(0, 2, (rows, length))
+
+    def discriminator_loss(scores):
+        return losses.binary_cross_entropy(scores, replaced.astype(np.float32), real.astype(np.float32))
+
     second = "next_sentence_label" if config.embedding_size is None else "sentence_order_label"
     pretraining = heads.BertForPreTraining(config)
+    if architecture == "ForPreTraining" and config.family == "electra":
+        return {"labels": replaced}, heads.BertForReplacedTokenDetection(config), [discriminator_loss]
     return {
         "ForPreTraining": ({"labels": masked, second: pair}, pretraining, [mlm_loss, pair_loss]),
         "ForMaskedLM": ({"labels": masked}, heads.BertForPreTraining(config, pairs=False), [mlm_loss]),
@@ -129,7 +141,7 @@ def our_logits(logits, architecture: str) -> list[jax.Array]:
 def gradients(model: torch.nn.Module, family: str, architecture: str, config):
     """The gradients in a torch model as a tree like our parameters: through the same table."""
     grads = {name: p.grad.numpy() for name, p in model.named_parameters() if p.grad is not None}
-    rows = huggingface.name_mappings(config, architecture, f"{family}.")
+    rows = huggingface.name_mappings(config, architecture, FAMILIES[family].prefix)
     return table.to_ours(rows, grads, config, "gradients", strict=True)[0]
 
 
@@ -175,7 +187,7 @@ def test_heads_agree_in_logits_loss_and_gradients(tmp_path, family, architecture
     assert_gradients_agree(grads, gradients(model, family, architecture, config))
 
 
-@pytest.mark.parametrize("family", ["bert", "albert"])
+@pytest.mark.parametrize("family", FAMILIES)
 def test_choices_in_one_row_agree_with_choices_in_rows_of_their_own(tmp_path, family):
     model = torch_model(family, "ForMultipleChoice")
     config, _, params = saved(model, tmp_path)
@@ -183,11 +195,9 @@ def test_choices_in_one_row_agree_with_choices_in_rows_of_their_own(tmp_path, fa
     arrays = inputs(model.config, rows=examples * CHOICES, length=length)
     labels = np.array([2, 0])
     in_one_row = {name: array.reshape(examples, CHOICES * length) for name, array in arrays.items()}
-    batch = make_batch(
-        in_one_row["input_ids"],
-        token_type_ids=in_one_row["token_type_ids"],
-        sequence_ids=in_one_row["attention_mask"] * np.repeat(np.arange(1, CHOICES + 1, dtype=np.int32), length),
-    )
+    mask = in_one_row.pop("attention_mask")
+    sequence_ids = mask * np.repeat(np.arange(1, CHOICES + 1, dtype=np.int32), length)
+    batch = make_batch(sequence_ids=sequence_ids, **in_one_row)
     ours = heads.BertForMultipleChoice(config)
 
     def objective(params):

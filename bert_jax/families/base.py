@@ -30,6 +30,7 @@ class Family:
     fallbacks: Mapping[str, str] = field(default_factory=dict)  # field that may be null -> whose value it then has
     constants: Mapping[str, Any] = field(default_factory=dict)  # fields that must have this value
     written: Mapping[str, Any] = field(default_factory=dict)  # further fields to write, which are not read
+    token_ids: Mapping[str, str] = field(default_factory=dict)  # those with a token's id -> attribute of a tokenizer
     # (content of a config.json, its path) -> the content in the one spelling of `fields`, and the way back for writing.
     read_config: Callable[[Mapping[str, Any], str], Mapping[str, Any]] = as_it_is
     write_config: Callable[[Mapping[str, Any]], Mapping[str, Any]] = as_it_is

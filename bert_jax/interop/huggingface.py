@@ -45,6 +45,7 @@ UNWRITTEN = frozenset({"family", "num_layer_groups", "vocab_multiple", "hidden_d
 SIZES = ("vocab_size", "hidden_size", "num_layers", "num_heads", "intermediate_size")
 # Fields whose other values are not supported in any family.
 PLAIN = {"is_decoder": False}
+POOLINGS = ("cls", "mean")
 OTHER_WEIGHTS = {"tf_model.h5": "TensorFlow", "flax_model.msgpack": "Flax"}
 ACTIVATIONS = {"gelu": "gelu", "gelu_new": "gelu_new", "gelu_pytorch_tanh": "gelu_new", "relu": "relu"}
 
@@ -137,6 +138,10 @@ def parse_config(hf_config: Mapping[str, Any], where: str) -> tuple[BertConfig, 
                 f"{where}: {theirs['activation']} must be one of {', '.join(ACTIVATIONS)}, got {values['activation']!r}"
             )
         values["activation"] = ACTIVATIONS[values["activation"]]
+    if values.get("pooling", "cls") not in POOLINGS:
+        raise InputError(
+            f"{where}: {theirs['pooling']} must be one of {', '.join(POOLINGS)}, got {values['pooling']!r}"
+        )
     labels = _label_names(hf_config, where)
     classes = [name for name in hf_config.get("architectures") or [] if isinstance(name, str)]
     architecture = classes[0].removeprefix(family.class_prefix) if classes else ""
@@ -405,7 +410,13 @@ def _as_float(tensor: np.ndarray) -> np.ndarray:
     return tensor.astype(np.float32) if tensor.dtype.itemsize == 2 else tensor
 
 
-def write(folder: files.Path, config: BertConfig, params: Mapping[str, Any], details: Details = Details()) -> None:
+def write(
+    folder: files.Path,
+    config: BertConfig,
+    params: Mapping[str, Any],
+    details: Details = Details(),
+    token_ids: Mapping[str, int] | None = None,
+) -> None:
     """Writes config.json and model.safetensors, float32, as transformers' own classes save them.
 
     Args:
@@ -413,6 +424,7 @@ def write(folder: files.Path, config: BertConfig, params: Mapping[str, Any], det
       config: the encoder; in a family without shared blocks, a block is written once for each layer that applies it.
       params: {"bert": ..., HEAD: ...}, with heads that a class of the family has.
       details: labels and problem type; the architecture follows from the heads.
+      token_ids: fields of config.json with the id of a special token.
 
     Raises:
       InputError: no class of transformers has this architecture or these heads, or arrays are missing or left over.
@@ -423,11 +435,13 @@ def write(folder: files.Path, config: BertConfig, params: Mapping[str, Any], det
             f"no {family.class_prefix} class of transformers has exactly the heads {', '.join(sorted(heads))}"
         )
     architecture = family.architectures[heads]
-    if heads and named.has_pooler(params) == (architecture in family.without_pooler):
+    if (heads or architecture in family.without_pooler) and (
+        named.has_pooler(params) == (architecture in family.without_pooler)
+    ):
         has = "does not have a" if architecture in family.without_pooler else "needs a"
         raise InputError(f"{family.class_prefix}{architecture} of transformers {has} pooler; these parameters differ")
     details = replace(details, architecture=architecture, labels=_labels(params, heads, details.labels))
-    hf_config = to_config(config, details)
+    hf_config = to_config(config, details) | dict(token_ids or {})
     mappings = name_mappings(config, architecture, family.prefix if heads else "")
     tensors = to_theirs(mappings, params, config)
     files.make_folder(folder)

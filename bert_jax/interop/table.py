@@ -3,7 +3,8 @@
 A row of a table is (our name, shape, their name or names). A shape has one letter per dimension, as in
 `bert_jax.config`; T is also the positions of the position table, and S the segments. In the weights of a linear layer
 an arrow shows how the other library stores them: "D>F" as we do, inputs first; "F<D" with outputs first. Heads, and
-queries, keys and values ("3"), are dimensions here that others merge into one, or store as several tensors.
+queries, keys and values ("3"), and halves of a gated layer ("2"), are dimensions here that others merge into one, or
+store as several tensors; "3HK<" is a bias whose dimensions are merged.
 
 Names may contain {layer} and {group}: such a row becomes one row per layer, and {group} is the number of the block that
 the layer applies.
@@ -178,7 +179,8 @@ def _joined(row: NameMapping, tensors: Sequence[np.ndarray], sizes: dict[str, in
     if inputs:
         flat = [math.prod(sizes[d] for d in side) for side in (inputs, folded)]
     else:
-        flat = [math.prod(sizes[d] for d in folded)] if parts > 1 else [sizes[d] for d in folded]
+        merged = parts > 1 or outputs_first
+        flat = [math.prod(sizes[d] for d in folded)] if merged else [sizes[d] for d in folded]
     expected = tuple(reversed(flat)) if outputs_first else tuple(flat)
     for name, tensor in zip(row.theirs, tensors, strict=True):
         if tensor.shape != expected:
@@ -203,6 +205,6 @@ def _split(row: NameMapping, array: np.ndarray, sizes: dict[str, int]) -> list[n
     if inputs:
         size_in = math.prod(sizes[d] for d in inputs)
         arrays = [a.reshape(size_in, -1) for a in arrays]
-    elif parts > 1:
+    elif parts > 1 or outputs_first:
         arrays = [a.reshape(-1) for a in arrays]
     return [a.T if outputs_first else a for a in arrays]

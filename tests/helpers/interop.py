@@ -6,43 +6,47 @@ import transformers
 
 from bert_jax import tokenizers
 from bert_jax.data.batch import make_batch
+from bert_jax.families import FAMILIES
 from bert_jax.params import flatten
 
+# Fields of a BertConfig, which each family's table turns into the names of its config.json.
 SIZES = {
     "vocab_size": 61,
     "hidden_size": 24,
-    "num_hidden_layers": 3,
-    "num_attention_heads": 4,
+    "num_layers": 3,
+    "num_heads": 4,
     "intermediate_size": 40,
     "max_position_embeddings": 19,
-    "attn_implementation": "eager",
+    "hidden_dropout": 0.0,
+    "attention_dropout": 0.0,
+    "classifier_dropout": 0.0,
 }
-NO_DROPOUT = {
-    "bert": {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0, "classifier_dropout": 0.0},
-    "albert": {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0, "classifier_dropout_prob": 0.0},
+# Fields of config.json that a family's tests need besides. Windows of 2 tokens on each side, in rows of 13.
+MORE = {
+    "albert": {"embedding_size": 10},
+    "electra": {"embedding_size": 10, "summary_last_dropout": 0.0},
+    "modernbert": {"local_attention": 4, "pad_token_id": 0, "local_rope_theta": 100.0, "classifier_pooling": "mean"},
 }
+# Those with an output of each kind. What a choice reads is tested apart.
 HEADS = [
-    ("bert", "ForPreTraining"),
-    ("bert", "ForMaskedLM"),
-    ("bert", "ForNextSentencePrediction"),
-    ("bert", "ForSequenceClassification"),
-    ("bert", "ForTokenClassification"),
-    ("bert", "ForQuestionAnswering"),
-    ("albert", "ForPreTraining"),
-    ("albert", "ForMaskedLM"),
-    ("albert", "ForSequenceClassification"),
-    ("albert", "ForTokenClassification"),
-    ("albert", "ForQuestionAnswering"),
+    (family.name, architecture)
+    for family in FAMILIES.values()
+    for architecture in family.architectures.values()
+    if architecture not in ("Model", "ForMultipleChoice")
 ]
 
 
 def torch_model(family: str, architecture: str, seed: int = 0, **changes) -> torch.nn.Module:
-    """A model whose every parameter is random: biases of 0 and scales of 1 would hide mistakes."""
-    kind = family.capitalize()
-    if family == "albert":
-        changes = {"embedding_size": 10} | changes
-    config = getattr(transformers, f"{kind}Config")(**SIZES | NO_DROPOUT[family] | changes)
-    model = getattr(transformers, f"{kind}{architecture}")(config)
+    """A model whose every parameter is random: biases of 0 and scales of 1 would hide mistakes.
+
+    Args:
+      **changes: fields of config.json.
+    """
+    spec = FAMILIES[family]
+    sizes = {theirs: SIZES[ours] for theirs, ours in spec.fields.items() if ours in SIZES}
+    fields = {"attn_implementation": "eager"} | sizes | MORE.get(family, {}) | changes
+    config = getattr(transformers, f"{spec.class_prefix}Config")(**fields)
+    model = getattr(transformers, f"{spec.class_prefix}{architecture}")(config)
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
@@ -52,24 +56,23 @@ def torch_model(family: str, architecture: str, seed: int = 0, **changes) -> tor
 
 
 def inputs(config, padded: bool = True, rows: int = 4, length: int = 13, seed: int = 1) -> dict[str, np.ndarray]:
-    """Rows of odd lengths, one of them full, padded with token 0, in all segments."""
+    """Rows of odd lengths, one of them full, padded with token 0, in all segments if the model has any."""
     rng = np.random.default_rng(seed)
     lengths = np.array([length, *rng.integers(2, length, rows - 1)]) if padded else np.full(rows, length)
     mask = (np.arange(length) < lengths[:, None]).astype(np.int32)
-    return {
-        "input_ids": rng.integers(1, config.vocab_size, (rows, length), dtype=np.int32) * mask,
-        "token_type_ids": rng.integers(0, config.type_vocab_size, (rows, length), dtype=np.int32) * mask,
-        "attention_mask": mask,
-    }
+    arrays = {"input_ids": rng.integers(1, config.vocab_size, (rows, length), dtype=np.int32) * mask}
+    if hasattr(config, "type_vocab_size"):
+        arrays["token_type_ids"] = rng.integers(0, config.type_vocab_size, (rows, length), dtype=np.int32) * mask
+    return arrays | {"attention_mask": mask}
 
 
 def our_batch(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     rows, length = arrays["input_ids"].shape
     return make_batch(
         arrays["input_ids"],
-        token_type_ids=arrays["token_type_ids"],
         sequence_ids=arrays["attention_mask"],
         masked_positions=np.broadcast_to(np.arange(length, dtype=np.int32), (rows, length)),
+        **{name: array for name, array in arrays.items() if name == "token_type_ids"},
     )
 
 
