@@ -21,9 +21,11 @@ from helpers.models import MODEL
 SMALL = replace(MODEL, num_layers=1, max_position_embeddings=16)
 
 
-def make(tokenizer, **fields):
+def make(tokenizer, resolve=False, **fields):
     fields = MultipleChoice(**{"train": "t", "max_length": 16} | fields)
-    return tasks.make(fields, replace(SMALL, vocab_size=tokenizer.vocab_size), tokenizer)
+    return (tasks.resolve if resolve else tasks.make)(
+        fields, replace(SMALL, vocab_size=tokenizer.vocab_size), tokenizer
+    )
 
 
 def test_a_choice_scores_the_same_with_others_as_alone(tokenizer):
@@ -69,10 +71,9 @@ def test_packed_examples_teach_what_padded_ones_do(tokenizer, tmp_path):
 def test_choices_in_columns_are_read_as_choices_in_a_list(tokenizer, tmp_path):
     (tmp_path / "t.csv").write_text("sent1,a,b,label\nred,blue,gold,1\n")
     (tmp_path / "t.jsonl").write_text(json.dumps({"context": "red", "choices": ["blue", "gold"], "label": 1}) + "\n")
-    columns = make(tokenizer, eval=str(tmp_path / "t.csv"), context="sent1", choices=("a", "b")).eval_batches(
-        batch_size=1
-    )(0)
-    listed = make(tokenizer, eval=str(tmp_path / "t.jsonl")).eval_batches(batch_size=1)(0)
+    named = {"context": "sent1", "choices": ("a", "b"), "first_choice": 0}
+    columns = make(tokenizer, eval=str(tmp_path / "t.csv"), **named).eval_batches(batch_size=1)(0)
+    listed = make(tokenizer, eval=str(tmp_path / "t.jsonl"), first_choice=0).eval_batches(batch_size=1)(0)
     jax.tree.map(np.testing.assert_array_equal, columns, listed)
     assert listed["labels"].tolist() == [[1]]
 
@@ -91,9 +92,50 @@ def test_bad_rows_are_all_named_with_file_and_line(tokenizer, tmp_path):
         make(tokenizer, train=str(path)).train_batches(batch_size=1, steps=1, seed=0)
     lines = str(caught.value).splitlines()
     assert sorted(lines) == [
-        f"{path}:1: field 'label' should be the index of a choice, 0 to 1",
+        f"{path}:1: field 'label' should be the right choice, 0 to 1, a letter, A to B, or its text, not '2'",
         f"{path}:2: field 'choices' should be a list of two or more texts",
         f"{path}:3: field 'choices' should be a list of two or more texts",
-        f"{path}:4: field 'label' should be a number, not \"x\"",
-        f"{path}:5: field 'label' should be the index of a choice, 0 to 1",
+        f"{path}:4: field 'label' should be the right choice, 0 to 1, a letter, A to B, or its text, not 'x'",
+        f"{path}:5: field 'label' should be the right choice, 0 to 1, a letter, A to B, or its text, not '0.5'",
     ]
+
+
+TEXTS = ["red", "blue", "gold", "cats"]
+OWN = {"text": TEXTS, "label": ["A", "B", "C", "D"]}  # ARC's form
+LABELS = {
+    "from 0": (TEXTS, [0, "3", 1.0], [0, 3, 1], 0),
+    "from 1": (TEXTS, [1, 4, "2"], [0, 3, 1], 1),
+    "letters": (TEXTS, ["A", "d", " B "], [0, 3, 1], 0),
+    "texts": (TEXTS, ["red", "cats", "blue "], [0, 3, 1], 0),
+    "labels of their own": (OWN, ["A", "D", "B"], [0, 3, 1], 0),
+    "numbers of their own": (OWN | {"label": [1, 2, 3, 4]}, ["1", 4, "2"], [0, 3, 1], 0),
+    "a list in a cell": (str(TEXTS), ["0", "3", "1"], [0, 3, 1], 0),
+}
+
+
+@pytest.mark.parametrize("name", LABELS)
+def test_right_choices_are_read_as_their_makers_number_them(tokenizer, tmp_path, name):
+    choices, labels, expected, first = LABELS[name]
+    path = tmp_path / "t.jsonl"
+    rows = ({"context": "red", "choices": choices, "label": label} for label in labels)
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    task = make(tokenizer, train=str(path), resolve=True)
+    features = task.train_batches(batch_size=1, steps=1, seed=0).features
+    assert (features.arrays["labels"].ravel().tolist(), task.fields.first_choice) == (expected, first)
+    assert task.notes() == (["Right choices are counted from 1"] if first else [])
+
+
+def test_labels_that_do_not_show_where_they_begin_are_mentioned(tokenizer, tmp_path):
+    path = tmp_path / "t.jsonl"
+    path.write_text("".join(json.dumps({"context": "red", "choices": TEXTS, "label": n}) + "\n" for n in (1, 2, 3)))
+    task = make(tokenizer, train=str(path), resolve=True)
+    (note,) = task.notes()
+    assert note.endswith("the labels do not show from which number: --task.first-choice 0 or 1 sets it")
+    with pytest.warns(UserWarning, match="counted from 0, by the labels of these rows; set task.first_choice"):
+        make(tokenizer, eval=str(path)).eval_batches(batch_size=1)
+    labels = make(tokenizer, eval=str(path), first_choice=1).eval_batches(batch_size=3).features.arrays["labels"]
+    assert labels.ravel().tolist() == [0, 1, 2]
+    # A file that has both 0 and the number of choices is right in no reading: its rows are named.
+    path.write_text("".join(json.dumps({"context": "red", "choices": TEXTS, "label": n}) + "\n" for n in (0, 4)))
+    with pytest.raises(InputError, match=r"t\.jsonl:2: .* 0 to 3, a letter, A to D, or its text, not '4'"):
+        make(tokenizer, train=str(path), resolve=True).train_batches(batch_size=1, steps=1, seed=0)

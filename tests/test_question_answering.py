@@ -13,7 +13,7 @@ from bert_jax.config import QuestionAnswering
 from bert_jax.data.rows import Row, read_rows
 from bert_jax.devices import Devices
 from bert_jax.errors import InputError
-from bert_jax.tasks.question_answering import BEGINNING, NO_SPAN
+from bert_jax.tasks.question_answering import BEGINNING, NO_SPAN, locate
 from bert_jax.training.evaluate import run
 from bert_jax.training.step import evaluate_step
 from helpers.corpora import NAMES
@@ -229,12 +229,10 @@ def test_bad_rows_are_all_named(tokenizer, tmp_path):
     context = "red cats"
     rows = [
         {"context": context, "question": "q", "answers": [{"text": "cats", "answer_start": 4}]},
-        {"context": context, "question": "q", "answers": [{"text": "cats", "answer_start": 3}]},
-        {"context": context, "question": "q", "answers": [{"text": "cats", "answer_start": -4}]},
-        {"context": context, "question": "q", "answers": [{"text": "cats"}]},
         {"context": context, "question": "q", "answers": []},
-        {"context": context, "question": "", "answers": ["cats"]},
+        {"context": context, "question": "", "answers": [7]},
         {"question": "q", "answers": [{"text": "cats", "answer_start": 4}]},
+        {"context": context, "question": "q"},
     ]
     path = tmp_path / "t.jsonl"
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
@@ -243,14 +241,103 @@ def test_bad_rows_are_all_named(tokenizer, tmp_path):
         make(tokenizer, train=str(path)).train_batches(batch_size=1, steps=1, seed=0)
     lines = str(caught.value).splitlines()
     for expected in [
-        f"{path}:2: answer 'cats' is not at character 3, where there is ' cat'",
-        f"{path}:3: answer 'cats' is not at character -4, where there is ''",
-        f"{path}:4: answer 'cats' has no answer_start",
-        f"{path}:5: the question has no answer; set task.unanswerable where questions may have none",
-        f"{path}:6: field 'question' is empty",
-        f"{path}:6: field 'answers' should be a list of {{'text', 'answer_start'}}",
-        f"{path}:7: field 'context' is missing",
+        f"{path}:2: the question has no answer; set task.unanswerable where questions may have none",
+        f"{path}:3: field 'question' is empty",
+        f"{path}:3: field 'answers' should be a list of {{'text', 'answer_start'}}",
+        f"{path}:4: field 'context' is missing",
+        f"{path}:5: field 'answers' should be a list of {{'text', 'answer_start'}}",
     ]:
         assert expected in lines
     with pytest.raises(InputError, match=r"task\.max_length: 20 is too short for a context"):
         make(tokenizer, max_length=20)
+
+
+PARIS = "Paris is large"
+NO_ANSWER = {
+    "impossible with an answer that seems right": {
+        "is_impossible": True,
+        "answers": [{"text": "Paris", "answer_start": 0}],
+    },
+    "an empty text": {"answers": [{"text": "", "answer_start": -1}]},
+    "an empty list": {"answers": []},
+    "empty lists": {"answers": {"text": [], "answer_start": []}},
+    "empty texts in lists": {"answers": {"text": [" "], "answer_start": [0]}},
+    "null": {"answers": None},
+    "impossible and nothing more": {"is_impossible": True},
+    "impossible, from a table": {"is_impossible": "True", "answers": "[{'text': 'Paris', 'answer_start': 0}]"},
+    "an empty cell": {"answers": ""},
+}
+
+
+@pytest.mark.parametrize("name", NO_ANSWER)
+def test_a_question_without_an_answer_is_one_in_every_form(tokenizer, name):
+    row = Row({"context": PARIS, "question": "red", **NO_ANSWER[name]}, "f:1")
+    answered = Row({"context": PARIS, "question": "red", "answers": ["large"]}, "f:2")
+    with pytest.raises(InputError, match=r"f:1: the question has no answer; set task\.unanswerable"):
+        make(tokenizer).features([row, answered], labelled=True)
+    task = make(tokenizer, unanswerable=True)
+    features = task.features([row, answered], labelled=True)
+    assert features.arrays["labels"][0].tolist() == [[0, 0]]
+    assert features.arrays["label_weights"].tolist() == [[1], [1]]
+    logits, spans = sure(features)
+    logits[0, :, 0] = 99
+    evaluation = task.score(best(task, logits, spans), features, [row, answered])
+    assert evaluation.metrics["unanswerable_exact_match"] == evaluation.metrics["best_exact_match"] == 1
+
+
+ANSWERS = {
+    "one character off": ([{"text": "large", "answer_start": 8}], 9),
+    "no start": ([{"text": "large"}], 9),
+    "a start of -1": ([{"text": "large", "answer_start": -1}], 9),
+    "a text": (["large"], 9),
+    "one object": ({"text": "large", "answer_start": 9}, 9),
+    "an object of lists": ({"text": ["large"], "answer_start": [9]}, 9),
+    "lists that do not agree": ({"text": ["large", "Paris"], "answer_start": [9]}, 9),
+    "a cell of a table": ("large", 9),
+    "JSON in a cell": ('{"text": ["large"], "answer_start": [9]}', 9),
+    "spaces around it": ([{"text": " large ", "answer_start": 8}], 9),
+    "the second of two": ([{"text": "huge", "answer_start": 9}, {"text": "is", "answer_start": 6}], 6),
+}
+
+
+@pytest.mark.parametrize("name", ANSWERS)
+def test_an_answer_is_found_where_the_context_has_it(tokenizer, name):
+    answers, start = ANSWERS[name]
+    row = Row({"context": PARIS, "question": "red", "answers": answers}, "f:1")
+    task = make(tokenizer)
+    features = task.features([row], labelled=True)
+    (answer,) = task.decode(best(task, *sure(features)), features, [row])
+    assert (answer["start"], features.arrays["label_weights"].tolist()) == (start, [[1]])
+
+
+@pytest.mark.parametrize(
+    ("context", "start", "position"),
+    [
+        ("\U0001f600\U0001f600 is it, it is", 12, 10),  # UTF-16
+        ("Zürich ist da, ist dort", 16, 15),  # UTF-8
+        ("it as a it", 4, None),  # two as near as each other
+        ("it is" + " red" * 20 + " it is", 30, None),  # two far away
+    ],
+)
+def test_of_several_occurrences_the_one_that_is_meant_is_taken_or_none(context, start, position):
+    assert locate(context, "ist" if "ist" in context else "it", start) == position
+
+
+def test_answers_that_are_nowhere_are_left_out_of_training_and_counted(tokenizer, tmp_path):
+    texts = [("large", 9), ("huge", 9), ("large", 7), ("Paris", 0), ("Rome", 0)]
+    rows = [{"context": PARIS, "question": "red", "answers": [{"text": t, "answer_start": s}]} for t, s in texts]
+    path = tmp_path / "t.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    task = make(tokenizer, train=str(path), eval=str(path))
+    assert task.train_batches(batch_size=1, steps=1, seed=0).num_examples == 3
+    assert task.notes() == [
+        f"1 of 5 answers were not at their answer_start, but elsewhere in the context, such as that of {path}:3",
+        f"2 of 5 rows are left out, because their answer is nowhere near: {path}:2, {path}:5",
+    ]
+    # In evaluation the texts count: all questions are scored, and the loss is of those that have a position.
+    batches = task.eval_batches(batch_size=5)
+    assert batches.features.arrays["label_weights"].ravel().tolist() == [1, 0, 1, 1, 0]
+    assert task.evaluate(best(task, *sure(batches.features)), batches).metrics["exact_match"] == pytest.approx(0.6)
+    path.write_text(json.dumps(rows[1]) + "\n")
+    with pytest.raises(InputError, match=r"no answer is in its context; the first row is .*t\.jsonl:1"):
+        make(tokenizer, train=str(path)).train_batches(batch_size=1, steps=1, seed=0)

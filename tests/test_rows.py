@@ -1,9 +1,12 @@
 """Rows come out of every format the same, and what is wrong with them is said with file and line."""
 
+import datetime
 import gzip
 import json
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet
 import pytest
 import tensorflow_datasets as tfds
 
@@ -144,6 +147,8 @@ def test_tfds_rows_are_plain_values_with_label_names(tiny_set):
         "answers": {"text": ["né"], "answer_start": [1]},
     }
     assert json.dumps([row.values for row in rows])
+    assert data_rows.declared_labels("tfds:tiny_set:train", "label") == ("neg", "pos")
+    assert data_rows.declared_labels("tfds:tiny_set:train", "text") == ()
     assert len(data_rows.read_rows("tfds:tiny_set:1.0.0:train[:50%]")) == 2
     assert len(data_rows.read_rows(f"tfds:{tiny_set}:test")) == 1
 
@@ -312,3 +317,87 @@ def test_the_word_hash_is_a_word_within_a_sentence_and_where_it_has_a_tag(tmp_pa
     assert [row.values["tokens"] for row in data_rows.read_rows(path)] == [["#"], ["red", "#cat"]]
     path = write(tmp_path / "words.conll", "#\nred\n\n# one\ncat\n")
     assert [row.values["tokens"] for row in data_rows.read_rows(path)] == [["#", "red"], ["cat"]]
+
+
+def test_a_table_without_a_header_has_the_columns_that_are_named(tmp_path):
+    named = ("id", "label", "text")
+    expected = [{"id": "7", "label": "1", "text": "a cat"}, {"id": "8", "label": "0", "text": "dogs"}]
+    for name, content in {
+        "t.tsv": "7\t1\ta cat\n8\t0\tdogs\n",
+        "t.csv": "7,1,a cat\n8,0,dogs\n",
+        "with_header.csv": "id,label,text\n7,1,a cat\n8,0,dogs\n",
+        "t.jsonl": jsonl(expected),
+    }.items():
+        rows = data_rows.read_rows(write(tmp_path / name, content), columns=named)
+        assert [row.values for row in rows] == expected
+    with pytest.raises(InputError, match=r"t\.tsv:1: 3 columns, but task\.columns names 2: id, text"):
+        data_rows.read_rows(str(tmp_path / "t.tsv"), columns=("id", "text"))
+    with pytest.raises(InputError, match=r"t\.tsv:2: .*'a cat'; if the file has no header row, .*--task\.columns"):
+        data_rows.check_fields(data_rows.read_rows(str(tmp_path / "t.tsv")), ["text"])
+
+
+CLASSES = {"names": ["not", "is"], "_type": "ClassLabel"}
+FEATURES = {
+    "label": CLASSES,
+    "tags": {"feature": CLASSES, "_type": "List"},
+    "answers": {"feature": {"text": {"dtype": "string", "_type": "Value"}, "kind": CLASSES}, "_type": "Sequence"},
+}
+NUMBERED = [
+    {"label": 1, "tags": [0, 1], "answers": {"text": ["a"], "kind": [1]}, "day": datetime.date(2020, 1, 2)},
+    {"label": -1, "tags": [], "answers": {"text": [], "kind": []}, "day": None},
+]
+NAMED = [
+    {"label": "is", "tags": ["not", "is"], "answers": {"text": ["a"], "kind": ["is"]}, "day": "2020-01-02"},
+    {"label": None, "tags": [], "answers": {"text": [], "kind": []}, "day": None},
+]
+
+
+def saved(folder, described: bool = True):
+    """The rows as `datasets` saves them: a folder, one Arrow file, and two Parquet files."""
+    table = pa.Table.from_pylist(NUMBERED)
+    if described:
+        table = table.replace_schema_metadata({"huggingface": json.dumps({"info": {"features": FEATURES}})})
+    (folder / "set/train").mkdir(parents=True)
+    path = folder / "set/train/data-00000-of-00001.arrow"
+    with path.open("wb") as file, pa.ipc.new_stream(file, table.schema) as stream:
+        stream.write_table(table)
+    state = {"_data_files": [{"filename": "data-00000-of-00001.arrow"}], "_split": "train"}
+    (folder / "set/train/state.json").write_text(json.dumps(state))
+    (folder / "set/train/dataset_info.json").write_text(json.dumps({"features": FEATURES if described else None}))
+    (folder / "set/dataset_dict.json").write_text('{"splits": ["train", "test"]}')
+    for i in range(2):
+        pa.parquet.write_table(table.slice(i, 1), folder / f"train-{i}.parquet")
+
+
+def test_sets_of_hugging_face_have_the_names_of_their_classes(tmp_path):
+    saved(tmp_path)
+    arrow = tmp_path / "set/train/data-00000-of-00001.arrow"
+    for source in (tmp_path / "set/train", arrow, tmp_path / "train-*.parquet"):
+        assert [row.values for row in data_rows.read_rows(str(source))] == NAMED
+        assert data_rows.declared_labels(str(source), "label") == ("not", "is")
+        assert data_rows.declared_labels(str(source), "tags") == ("not", "is")
+        assert data_rows.declared_labels(str(source), "day") == ()
+    assert data_rows.read_rows(str(tmp_path / "train-*.parquet"))[1].where == f"{tmp_path}/train-1.parquet: row 1"
+    with pytest.raises(InputError, match=r"set: which split\? write .*set/SPLIT; there are train, test"):
+        data_rows.read_rows(str(tmp_path / "set"))
+    with pytest.raises(InputError, match=r"none-\*\.parquet: no file has such a name"):
+        data_rows.read_rows(str(tmp_path / "none-*.parquet"))
+    arrow.write_bytes(arrow.read_bytes()[:200])
+    with pytest.raises(InputError, match=r"arrow: not an Arrow file as `datasets` writes it, or cut short"):
+        data_rows.read_rows(str(tmp_path / "set/train"))
+
+
+def test_classes_without_names_stay_numbers(tmp_path):
+    saved(tmp_path, described=False)
+    for source in (tmp_path / "set/train", tmp_path / "train-0.parquet"):
+        assert data_rows.read_rows(str(source))[0].values["label"] == 1
+        assert data_rows.declared_labels(str(source), "label") == ()
+
+
+@pytest.mark.parametrize("value", ["9" * 5000, "[" * 100_000])
+def test_json_that_python_refuses_is_an_error_with_its_line(tmp_path, value):
+    for name, where in (("t.jsonl", r"t\.jsonl:1"), ("t.json", r"t\.json")):
+        with pytest.raises(InputError, match=where):
+            data_rows.read_rows(
+                write(tmp_path / name, f'{{"text": {value}\n' if value[0] == "[" else f'{{"text": {value}}}\n')
+            )

@@ -12,6 +12,8 @@ from bert_jax.config import TokenClassification
 from bert_jax.data.rows import Row
 from bert_jax.devices import Devices
 from bert_jax.errors import InputError
+from bert_jax.tasks.token_classification import _read
+from bert_jax.tasks.words import word_spans
 from bert_jax.training.evaluate import run
 from bert_jax.training.step import evaluate_step
 from helpers.corpora import NAMES
@@ -259,3 +261,49 @@ def test_entities_without_a_kind_are_scored_and_answered(tokenizer, tmp_path):
     assert task.evaluate(right, batches).metrics["f1"] == 1
     answers = task.decode(right, batches.features, batches.table)
     assert [[entity["text"] for entity in answer["entities"]] for answer in answers] == [["word0 word1"], ["word1"]]
+
+
+def test_numbers_mean_the_tags_that_the_user_lists(tokenizer, tmp_path):
+    labels = ("O", "B-A", "I-A")
+    task = complete(tokenizer, tmp_path / "t.jsonl", [[1, 2, 0], [0, 1]], labels=labels)
+    assert task.entities
+    assert task.notes()[1] == "Rows may have numbers for their labels: 0 for 'O', 1 for 'B-A', 2 for 'I-A'"
+    features = task.train_batches(batch_size=1, steps=1, seed=0).features
+    gold = features.token_arrays["labels"][features.token_arrays["words"] > 0]
+    assert gold.tolist() == [1, 2, 0, 0, 1]
+
+
+def test_lists_in_the_cells_of_a_table_are_lists(tokenizer, tmp_path):
+    (tmp_path / "t.tsv").write_text(
+        "tokens\ttags\n['red', \"cat's\"]\t['O' 'B-A']\n[\"a b\"]\t[\"O\"]\n[ see ]\tO O O\n"
+    )
+    fields = TokenClassification(train=str(tmp_path / "t.tsv"), max_length=24, overlap=8)
+    task = tasks.resolve(fields, replace(SMALL, vocab_size=tokenizer.vocab_size), tokenizer)
+    assert task.fields.labels == ("B-A", "O")
+    words = [_read(row, "tokens")[0] for row in task.sources.train]
+    assert words == [["red", "cat's"], ["a b"], ["[", "see", "]"]]
+    (tmp_path / "t.tsv").write_text("tokens\ttags\n['red' ... 'cat']\t['O' ... 'B-A']\n")
+    with pytest.raises(InputError, match=r"field 'tags' should be a list of labels, not \"\['O' \.\.\."):
+        tasks.resolve(fields, replace(SMALL, vocab_size=tokenizer.vocab_size), tokenizer)
+
+
+WORDS = {
+    "Hindi": ("हिन्दी भाषा", ["हिन्दी", "भाषा"]),
+    "Tamil": ("தமிழ் மொழி.", ["தமிழ்", "மொழி", "."]),
+    "a combining accent": ("cafe\u0301 noir", ["cafe\u0301", "noir"]),
+    "Arabic with vowels": ("كِتَابٌ جَدِيد", ["كِتَابٌ", "جَدِيد"]),
+    "Hebrew with a quotation mark": ('צה"ל בא', ['צה"ל', "בא"]),
+    "ideographs": ("北京大", ["北", "京", "大"]),
+    "Thai": ("ภาษาไทย ดี", ["ภาษาไทย", "ดี"]),
+    "Korean": ("한국어 문장", ["한국어", "문장"]),
+    "apostrophes and numbers": ("It can't be 3.5%", ["It", "can't", "be", "3.5", "%"]),
+    "hyphens and colons": ("well-known: yes", ["well", "-", "known", ":", "yes"]),
+    "one sign of several characters": ("a 👨\u200d👩\u200d👧 🇫🇷!", ["a", "👨\u200d👩\u200d👧", "🇫🇷", "!"]),
+    "no word": (" \u0301\u200b \t", []),
+}
+
+
+@pytest.mark.parametrize("name", WORDS)
+def test_raw_text_is_split_into_words_in_every_script(name):
+    text, words = WORDS[name]
+    assert [text[start:end] for start, end in word_spans(text)] == words

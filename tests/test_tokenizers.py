@@ -251,8 +251,6 @@ def test_extension_shortens_words_and_leaves_the_old_ids_alone(all_kinds):
 BAD = {
     "no folder": (None, "no such folder"),
     "empty folder": (lambda folder: None, "no vocab.txt"),
-    "piece twice": (lambda f: (f / "vocab.txt").write_text("[PAD]\n[UNK]\na\na\n"), r"'a' .* entries 3 and 4"),
-    "empty line": (lambda f: (f / "vocab.txt").write_text("[PAD]\n\na\n"), "entry 2 is empty"),
     "no mask": (lambda f: (f / "vocab.txt").write_text("[PAD]\n[UNK]\n[CLS]\n[SEP]\na\n"), r"mask token '\[MASK\]'"),
     "binary": (lambda f: (f / "vocab.txt").write_bytes(b"\xff\xfe\x00"), "not UTF-8"),
     "config": (lambda f: (f / "vocab.txt").write_text("a") and (f / "tokenizer_config.json").write_text("{"), "line 1"),

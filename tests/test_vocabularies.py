@@ -4,6 +4,7 @@ import random
 import re
 
 import pytest
+from transformers import AutoTokenizer
 
 from bert_jax import cli, tokenizers
 from bert_jax.errors import InputError
@@ -192,3 +193,42 @@ def test_words_decide_case_and_accents_of_a_bare_vocabulary(tmp_path, name):
     (tmp_path / "tokenizer_config.json").write_text('{"do_lower_case": true}')
     stated = tokenizers.load(tmp_path)
     assert (stated.lowercase, stated.strip_accents, stated.notes) == (True, True, ())
+
+
+ODD = {
+    "a token twice": ("x £ y £ z", "1 entries are repeated.*'£' is in lines 7 and 9"),
+    "a token three times": ("##q q £ ##q £ ##q z", "3 entries are repeated.*'##q' is in lines 6 and 9"),
+    "an empty line": ("x  £ y z", "1 lines are empty.*the first are 7"),
+    "a special token twice": ("x [UNK] £ y z", r"1 entries are repeated.*'\[UNK\]' is in lines 2 and 7"),
+}
+
+
+@pytest.mark.parametrize("name", ODD)
+def test_ids_are_lines_and_the_last_of_two_equal_ones_wins_as_in_transformers(tmp_path, name):
+    entries, message = ODD[name]
+    folder = tmp_path / "given"
+    folder.mkdir()
+    lines = [*SPECIAL, *entries.split(" ")]
+    (folder / "vocab.txt").write_text("".join(line + "\n" for line in lines), encoding="utf-8")
+    (folder / "tokenizer_config.json").write_text('{"tokenizer_class": "BertTokenizer", "do_lower_case": true}')
+    with pytest.warns(UserWarning, match=message):
+        loaded = tokenizers.load(folder)
+    texts = ["x £ y z", "qq q £z?"]
+    expected = AutoTokenizer.from_pretrained(folder)(texts, add_special_tokens=False)["input_ids"]
+    assert [ids.tolist() for ids in loaded.encode_ids(texts)] == expected
+    assert loaded.piece_id("z") == len(lines) - 1
+    assert loaded.vocab_size == len(lines)
+    loaded.save(tmp_path / "saved")
+    with pytest.warns(UserWarning, match=message):
+        again = tokenizers.load(tmp_path / "saved")
+    assert again.fingerprint == loaded.fingerprint
+    (tmp_path / "saved/vocab.txt").unlink()
+    for tokenizer in (again, tokenizers.load(tmp_path / "saved"), loaded.with_pieces(["w"])):
+        assert [ids.tolist() for ids in tokenizer.encode_ids(texts)] == expected
+
+
+def test_a_byte_order_mark_is_not_part_of_the_first_token(tmp_path):
+    (tmp_path / "vocab.txt").write_text("\n".join([*SPECIAL, "pear"]), encoding="utf-8-sig")
+    with pytest.warns(UserWarning, match="line 1 begins with a byte order mark"):
+        loaded = tokenizers.load(tmp_path)
+    assert loaded.vocabulary == (*SPECIAL, "pear")

@@ -135,9 +135,10 @@ class Pretraining(TaskBase):
 class Labelled(TaskBase):
     """What every task on labelled rows has; `bert_jax.data.rows.read_rows` lists the sources it reads."""
 
-    train: str = ""  # rows to learn from: JSON lines, TSV, CSV, conll:FILE, SQuAD's JSON, or tfds:name:split
+    train: str = ""  # rows to learn from: JSON lines, TSV, CSV, Parquet, conll:FILE, SQuAD's JSON, or tfds:name:split
     eval: str = ""  # rows to evaluate on
     folder: str = ""  # where `train` and `eval` are, if they are files given without a folder
+    columns: tuple[str, ...] = ()  # names of the columns of .tsv and .csv files without a header row
     limit: int | None = None  # number of training rows to use, drawn with the run's seed; None = all
     eval_limit: int | None = None  # number of rows to evaluate on, from the first; None = all
     max_length: int = 128  # tokens in a row, special tokens included
@@ -177,10 +178,14 @@ class SequenceClassification(Labelled):
     text: str = "text"  # field or column that holds the text
     text_b: str | None = None  # field of the second text of a pair
     label: str = "label"  # field of the label, of the list of labels, or of the number
+    label_columns: tuple[str, ...] = ()  # with several, in place of `label`: columns of 0 and 1, named as labels
+    label_separator: str | None = None  # with several: what is between the labels where a table has them in one column
     labels: tuple[str, ...] = ()  # names of the labels, in the order of the outputs; empty = found in the training rows
+    label_numbers: bool | None = None  # rows may have numbers for `labels`, from 0; None = if all training rows do
     class_weights: tuple[float, ...] = ()  # weight of each label in the loss (with several: of its presence)
     balanced: bool = False  # class_weights from the training rows, such that rare labels count as much as common ones
     label_shares: tuple[float, ...] = ()  # with several: how many rows have each label; empty = found in the rows
+    positive: str | None = None  # of two labels, the one that F1 is about; None = the second (GLUE: class 1)
     none_label: str | None = None  # the label "none of the others", left out of precision, recall and F1
     threshold: float = 0.5  # with several: a label is predicted where its probability is at least this
     markers: tuple[str, ...] = ()  # words in the text that are one token each, such as << >> around an entity
@@ -200,6 +205,11 @@ class SequenceClassification(Labelled):
     @property
     def problem_type(self) -> str | None:
         return _PROBLEM_TYPES[self.target]
+
+    @property
+    def label_fields(self) -> tuple[str, ...]:
+        """The fields that hold the labels of a row."""
+        return self.label_columns or (self.label,)
 
     @classmethod
     def from_hugging_face(cls, names: tuple[str, ...], problem_type: str | None, max_length: int) -> Self:
@@ -245,6 +255,7 @@ class TokenClassification(Labelled):
     tokens: str = "tokens"  # field of the list of words
     tags: str = "tags"  # field of the list of tags
     labels: tuple[str, ...] = ()  # names of the tags, in the order of the outputs; empty = found in the training rows
+    label_numbers: bool | None = None  # rows may have numbers for `labels`, from 0; None = if all training rows do
     overlap: int = 32  # tokens that two neighbouring windows of a long sentence share
 
     @property
@@ -293,7 +304,8 @@ class MultipleChoice(Labelled):
     max_length: int = 64  # tokens of a context with one choice
     context: str = "context"  # field of the context
     choices: tuple[str, ...] = ("choices",)  # the field that holds a list of choices, or a field for each choice
-    label: str = "label"  # field of the right choice's index, from 0
+    label: str = "label"  # field of the right choice: its number or letter
+    first_choice: Literal[0, 1] | None = None  # number of the first choice; None = decided by the training rows
 
     @classmethod
     def from_hugging_face(cls, names: tuple[str, ...], problem_type: str | None, max_length: int) -> Self:

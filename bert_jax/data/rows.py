@@ -1,12 +1,13 @@
 """Rows of named values from files and TFDS data sets, and error messages that name the rows that are wrong."""
 
+import ast
 import csv
 import json
 import math
 import re
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, BinaryIO
 
 from bert_jax import files, sources
 from bert_jax.data import parquet, tfds
@@ -15,6 +16,7 @@ from bert_jax.errors import InputError
 MOST_REPORTED = 20  # bad rows that a message lists; the others are counted
 _MISSING = frozenset({"", "nan", "null"})  # what a table holds, in any case, where a row has no label
 _COMMENT = re.compile(r"#( |$)|#(begin|end) document")  # a line of a CoNLL file, before the first word of a sentence
+_FLAGS = {"0": False, "1": True, "false": False, "true": True}
 _WHOLE_NUMBER = re.compile(r"([+-]?\d+)\.0+")
 
 
@@ -46,7 +48,7 @@ class RowErrors:
         raise InputError("\n".join(lines))
 
 
-def read_rows(source: str) -> list[Row]:
+def read_rows(source: str, columns: Sequence[str] = ()) -> list[Row]:
     """Reads all rows of `source`.
 
     A source is a file, plain or compressed (.gz, .zst). Its ending decides its format:
@@ -56,13 +58,17 @@ def read_rows(source: str) -> list[Row]:
         .csv                  a header row, then values between commas, quoted where needed
         .conll, .iob, .bio    columns by sentence: "tokens" is the first, "tags" the last, "column_2" the second, ...;
                               lines such as "# id 7" before a sentence are comments
-        .parquet              one row per row of the table
+        .parquet, .arrow      one row per row of the table; the path may be a glob such as data/train-*.parquet
         SQuAD JSON (1.1, 2.0) one row per question: "context", "question", "id", "answers", "is_impossible", "title";
                               "data" may also hold these rows themselves
 
-    With another ending the format goes before the path: `conll:train.tsv`, `squad:dev`. Or a source is a set of
+    With another ending the format goes before the path: `conll:train.tsv`, `squad:dev`. Or a source is a folder that
+    `save_to_disk` of Hugging Face's `datasets` wrote; of several splits, the folder of one. Or it is a set of
     TensorFlow Datasets, `tfds:name[/config][:version]:split`, whose split may be a slice such as `train[:80%]`, and
-    whose name may be the folder of a prepared set; class labels come as their names.
+    whose name may be the folder of a prepared set. Class labels come as their names where the source has these.
+
+    Args:
+      columns: names of the columns of .tsv and .csv files without a header row.
 
     Raises:
       InputError: the source is missing, empty, binary, not UTF-8 or not in its format, naming file and line.
@@ -73,11 +79,22 @@ def read_rows(source: str) -> list[Row]:
         return [Row(row, f"{source}: example {number}") for number, row in enumerate(values)]
     name, path = _format_and_path(source)
     errors = RowErrors()
-    rows = _FORMATS[name](path, errors)
+    if columns and name in ("tsv", "csv"):
+        rows = _with_header(path, _TABLES[name](path), errors, columns)
+    else:
+        rows = _FORMATS[name](path, errors)
     errors.check()
     if not rows:
         raise InputError(f"{path}: the file holds no rows")
     return rows
+
+
+def declared_labels(source: str, field: str) -> tuple[str, ...]:
+    """Returns the names that a source declares for the classes in `field`, in its order; empty if it declares none."""
+    if sources.parse(source).kind == "tfds":
+        return tfds.class_names(tfds.open_set(source)[1], field)
+    name, path = _format_and_path(source)
+    return parquet.class_names(path, field, name) if name in ("parquet", "arrow", "datasets") else ()
 
 
 def check_fields(rows: Sequence[Row], fields: Sequence[str]) -> None:
@@ -85,7 +102,9 @@ def check_fields(rows: Sequence[Row], fields: Sequence[str]) -> None:
     for field in fields:
         if not any(field in row.values for row in rows):
             known = ", ".join(repr(name) for name in rows[0].values)
-            raise InputError(f"{rows[0].where}: no row has a field or column {field!r}; this one has {known}")
+            table = re.search(r"\.[ct]sv(\.gz|\.zst)?:\d+$", rows[0].where)
+            advice = "; if the file has no header row, name its columns: --task.columns" if table else ""
+            raise InputError(f"{rows[0].where}: no row has a field or column {field!r}; this one has {known}{advice}")
 
 
 def text_of(row: Row, field: str, errors: RowErrors) -> str:
@@ -103,7 +122,7 @@ def number_of(row: Row, field: str, errors: RowErrors) -> float:
         return 0.0
     try:
         number = math.nan if isinstance(value, bool) else float(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         number = math.nan
     if math.isfinite(number):
         return number
@@ -164,6 +183,44 @@ def label_index(names: Sequence[str]) -> dict[str, int]:
     return {label_text(name): i for i, name in enumerate(names)} | {name: i for i, name in enumerate(names)}
 
 
+_ITEM = r"""'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*"|[+-]?\d+(?![\w.])"""
+_ITEMS = re.compile(_ITEM, re.DOTALL)
+_LIST = re.compile(rf"\s*\[\s*(?:(?:{_ITEM})(?:\s*,\s*|\s+|(?=\])))*\]\s*", re.DOTALL)
+
+
+def list_in_text(text: str) -> list[Any] | None:
+    """Returns the list that a cell of a table spells, as JSON, Python or NumPy write lists; None if it is other text.
+
+    >>> list_in_text('["a", "b c"]'), list_in_text("['a' 'b']"), list_in_text("[0, 1]"), list_in_text("[see 1]")
+    (['a', 'b c'], ['a', 'b'], [0, 1], None)
+    """
+    try:
+        value = json.loads(text)
+        return value if isinstance(value, list) else None
+    except (ValueError, RecursionError):
+        return [ast.literal_eval(item) for item in _ITEMS.findall(text)] if _LIST.fullmatch(text) else None
+
+
+def words_in(row: Row, field: str) -> Row:
+    """Returns the row with a list in `field`, where a table has the list as text, or the words between spaces."""
+    value = row.values.get(field)
+    if not isinstance(value, str):
+        return row
+    listed = list_in_text(value)
+    if listed is None and re.match(r"\s*\[\s*['\"]", value):
+        return row  # such as a list that NumPy printed with "..." in it: the error shows it
+    return Row(row.values | {field: value.split() if listed is None else listed}, row.where)
+
+
+def flag_of(row: Row, field: str, errors: RowErrors) -> bool:
+    """Returns whether a column of 0 and 1 is 1. If it is missing or something else, adds an error."""
+    value = _filled(row, field, errors)
+    text = "" if value is None else label_text(value).lower()
+    if value is not None and text not in _FLAGS:
+        errors.add(row.where, f"field {field!r} should be 0 or 1, not {_shown(value)}")
+    return _FLAGS.get(text, False)
+
+
 def _filled(row: Row, field: str, errors: RowErrors) -> Any:
     """Returns the value of `field`. If it is missing or empty, adds an error and returns None."""
     value = row.values.get(field)
@@ -184,6 +241,8 @@ def _format_and_path(source: str) -> tuple[str, str]:
     prefix, colon, rest = source.partition(":")
     if colon and prefix in _FORMATS:
         return prefix, rest
+    if parquet.is_folder(source):
+        return "datasets", source
     ending = files.path(files.without_compression(source)).suffix
     if ending in _ENDINGS:
         return _ENDINGS[ending], source
@@ -204,6 +263,9 @@ def _read_jsonl(path: str, errors: RowErrors) -> list[Row]:
         except json.JSONDecodeError as error:
             errors.add(where, f"this line is not JSON ({error.msg}, column {error.colno}): {_shown(line)}")
             continue
+        except (ValueError, RecursionError) as error:  # a number of thousands of digits, or brackets in brackets
+            errors.add(where, f"this line cannot be read as JSON ({error}): {_shown(line)}")
+            continue
         if isinstance(value, dict):
             rows.append(Row(value, where))
         else:
@@ -216,7 +278,7 @@ def _read_json(path: str, errors: RowErrors) -> list[Row]:
     first = next((line for _, line in files.read_lines(path) if line.strip()), "")
     try:
         value = json.loads(first)
-    except json.JSONDecodeError:
+    except (ValueError, RecursionError):
         value = None
     lines = isinstance(value, dict) and not isinstance(value.get("data"), list)
     return (_read_jsonl if lines else _read_squad)(path, errors)
@@ -245,7 +307,7 @@ def _read_squad(path: str, errors: RowErrors) -> list[Row]:
         raise InputError(
             f"{path}:{error.lineno}: this is neither JSON lines nor one JSON array nor SQuAD's JSON: {error.msg}"
         ) from None
-    except (KeyError, TypeError, AttributeError) as error:
+    except (KeyError, TypeError, AttributeError, ValueError, RecursionError) as error:
         raise InputError(
             f"{path}: this is neither JSON lines nor a JSON array of rows nor SQuAD's JSON, "
             f'{{"data": [{{"paragraphs": [{{"context": ..., "qas": [...]}}]}}]}} ({type(error).__name__}: {error})'
@@ -264,41 +326,48 @@ def _objects(values: list[Any], path: str, errors: RowErrors) -> list[Row]:
     return rows
 
 
-def _read_tsv(path: str, errors: RowErrors) -> list[Row]:
-    table = ((number, line.split("\t")) for number, line in files.read_lines(path) if line)
-    return _with_header(path, table, errors)
+def _tsv_table(path: str) -> Iterator[tuple[int, list[str]]]:
+    return ((number, line.split("\t")) for number, line in files.read_lines(path) if line)
 
 
-def _read_csv(path: str, errors: RowErrors) -> list[Row]:
+def _csv_table(path: str) -> Iterator[tuple[int, list[str]]]:
     # The module's default limit of 131,072 characters would refuse long documents.
     csv.field_size_limit(2**31 - 1)
     reader = csv.reader((line + "\n" for _, line in files.read_lines(path)), strict=True)
-
-    def table() -> Iterator[tuple[int, list[str]]]:
-        begin = 1
-        try:
-            for values in reader:
-                if values:
-                    yield begin, values
-                begin = reader.line_num + 1
-        except csv.Error as error:
-            raise InputError(f"{path}:{begin}: the row that begins here is not CSV: {error}") from None
-
-    return _with_header(path, table(), errors)
+    begin = 1
+    try:
+        for values in reader:
+            if values:
+                yield begin, values
+            begin = reader.line_num + 1
+    except csv.Error as error:
+        raise InputError(f"{path}:{begin}: the row that begins here is not CSV: {error}") from None
 
 
-def _with_header(path: str, table: Iterator[tuple[int, list[str]]], errors: RowErrors) -> list[Row]:
-    header: list[str] | None = None
+def _read_tsv(path: str, errors: RowErrors) -> list[Row]:
+    return _with_header(path, _tsv_table(path), errors)
+
+
+def _read_csv(path: str, errors: RowErrors) -> list[Row]:
+    return _with_header(path, _csv_table(path), errors)
+
+
+def _with_header(
+    path: str, table: Iterator[tuple[int, list[str]]], errors: RowErrors, columns: Sequence[str] = ()
+) -> list[Row]:
+    """Returns the rows of a table; `columns` are the names of the columns where no header row has them."""
+    header = list(columns)
+    source = "task.columns names" if columns else "the header has"
     rows = []
     for number, values in table:
         where = f"{path}:{number}"
-        if header is None:
+        if not header:
             header = values
             if twice := [name for name in header if header.count(name) > 1]:
                 raise InputError(f"{where}: the header names column {twice[0]!r} twice")
         elif len(values) != len(header):
-            errors.add(where, f"{len(values)} columns, but the header has {len(header)}: {', '.join(header)}")
-        else:
+            errors.add(where, f"{len(values)} columns, but {source} {len(header)}: {', '.join(header)}")
+        elif values != list(columns):  # a table may have its header row all the same
             rows.append(Row(dict(zip(header, values, strict=True)), where))
     return rows
 
@@ -340,11 +409,30 @@ def _sentence(lines: list[list[str]], where: str) -> list[Row]:
 
 
 def _read_parquet(path: str, errors: RowErrors) -> list[Row]:
-    with files.errors_named(path), files.path(path).open("rb") as raw:
-        table = parquet.read(files.decompressed(raw, path), path)
-        return [Row(values, f"{path}: row {number}") for number, values in enumerate(table, start=1)]
+    return _read_columns(path, parquet.read)
 
 
+def _read_arrow(path: str, errors: RowErrors) -> list[Row]:
+    return _read_columns(path, parquet.read_arrow)
+
+
+def _read_columns(path: str, read: Callable[[BinaryIO, str], Iterator[dict[str, Any]]]) -> list[Row]:
+    paths = [str(one) for one in files.expand(path)] if "*" in path else [path]
+    if not paths:
+        raise InputError(f"{path}: no file has such a name")
+    rows = []
+    for one in paths:
+        with files.errors_named(one), files.path(one).open("rb") as raw:
+            table = read(files.decompressed(raw, one), one)
+            rows += [Row(values, f"{one}: row {number}") for number, values in enumerate(table, start=1)]
+    return rows
+
+
+def _read_folder(path: str, errors: RowErrors) -> list[Row]:
+    return [Row(values, f"{path}: row {number}") for number, values in enumerate(parquet.read_folder(path), start=1)]
+
+
+_TABLES = {"tsv": _tsv_table, "csv": _csv_table}
 _FORMATS: dict[str, Callable[[str, RowErrors], list[Row]]] = {
     "jsonl": _read_jsonl,
     "json": _read_json,
@@ -353,6 +441,8 @@ _FORMATS: dict[str, Callable[[str, RowErrors], list[Row]]] = {
     "conll": _read_conll,
     "squad": _read_squad,
     "parquet": _read_parquet,
+    "arrow": _read_arrow,
+    "datasets": _read_folder,
 }
 _ENDINGS = {
     ".jsonl": "jsonl",
@@ -363,4 +453,5 @@ _ENDINGS = {
     ".iob": "conll",
     ".bio": "conll",
     ".parquet": "parquet",
+    ".arrow": "arrow",
 }

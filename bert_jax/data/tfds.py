@@ -72,3 +72,10 @@ def plain(feature: Any, value: Any) -> Any:
     if hasattr(feature, "int2str"):
         return None if number < 0 else feature.int2str(number)  # GLUE's test splits hide their labels behind -1
     return number
+
+
+def class_names(features: Any, field: str) -> tuple[str, ...]:
+    """Returns the names of the classes of a ClassLabel, in their order; empty if `field` is something else."""
+    feature: Any = dict(features).get(field)
+    feature = getattr(feature, "feature", feature)  # of a list of classes, that of its items
+    return tuple(feature.names) if hasattr(feature, "int2str") else ()

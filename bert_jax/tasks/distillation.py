@@ -36,7 +36,9 @@ class TeacherSources(Sources):
     @cached_property
     def unlabelled(self) -> list[Row]:
         """The rows without labels."""
-        return read_rows(self.fields.source(self.fields.unlabelled))[: self.fields.unlabelled_limit]
+        return read_rows(self.fields.source(self.fields.unlabelled), columns=self.fields.columns)[
+            : self.fields.unlabelled_limit
+        ]
 
     @cached_property
     def teacher(self) -> tuple[Weights, SequenceClassification]:
@@ -92,7 +94,10 @@ class DistillationTask(SequenceClassificationTask):
                 f"task.labels: {', '.join(fields.labels)}, but the teacher has {', '.join(taught.labels)}; leave them "
                 "out to take the teacher's"
             )
-        return SequenceClassificationTask.complete(dataclasses.replace(fields, labels=taught.labels), sources)
+        # The teacher's names do not say in which order rows have numbers for them; the user's do.
+        numbers = fields.label_numbers if fields.labels and fields.train else bool(fields.label_numbers)
+        fields = dataclasses.replace(fields, labels=taught.labels, label_numbers=numbers)
+        return SequenceClassificationTask.complete(fields, sources)
 
     def loss_fn(self, params: Any, batch: dict[str, jax.Array], keys: Keys) -> Outcome:
         """Without the teacher's logits in the batch, as in evaluation, the losses are those on the labels."""

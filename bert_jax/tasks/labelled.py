@@ -13,7 +13,7 @@ from flax import linen as nn
 from bert_jax.config import BertConfig, Compute
 from bert_jax.data.batch import Arrays, make_batch
 from bert_jax.data.batches import Features, RowBatches
-from bert_jax.data.rows import MOST_REPORTED, Row, RowErrors, read_rows
+from bert_jax.data.rows import MOST_REPORTED, Row, RowErrors, declared_labels, label_index, read_rows
 from bert_jax.errors import InputError
 from bert_jax.losses import Keys, counts_of
 from bert_jax.tasks.base import Batches, Evaluation
@@ -31,14 +31,23 @@ class Sources:
 
     @cached_property
     def train(self) -> list[Row]:
-        """The rows with labels.
+        """The rows to learn from."""
+        return self.rows
+
+    @cached_property
+    def rows(self) -> list[Row]:
+        """All rows of `train`, with labels.
 
         Raises:
           InputError: `train` names none, or they cannot be read.
         """
         if not self.fields.train:
             raise InputError("task.train: name a file of rows or tfds:name:split to learn from")
-        return read_rows(self.fields.source(self.fields.train))
+        return read_rows(self.fields.source(self.fields.train), columns=self.fields.columns)
+
+    def declared_labels(self, field: str) -> tuple[str, ...]:
+        """Returns the names of labels that `train` declares, in its order; empty if it declares none."""
+        return declared_labels(self.fields.source(self.fields.train), field)
 
 
 class LabelledTask:
@@ -123,7 +132,8 @@ class LabelledTask:
 
     def eval_batches(self, *, batch_size: int, data: str | None = None) -> RowBatches | None:
         source = data or self.fields.source(self.fields.eval)
-        return self._once(read_rows(source)[: self.fields.eval_limit], batch_size, labelled=True) if source else None
+        rows = read_rows(source, columns=self.fields.columns)[: self.fields.eval_limit] if source else []
+        return self._once(rows, batch_size, labelled=True) if source else None
 
     def predict_batches(self, rows: Sequence[Row], *, batch_size: int) -> RowBatches:
         return self._once(rows, batch_size, labelled=False)
@@ -178,16 +188,60 @@ def sequence(
     return frame.join(cut(a, keep)) if b is None else frame.join(cut(a, keep), b[: room - keep])
 
 
-def label_names(names: Iterable[str], where: str) -> tuple[str, ...]:
+def label_names(names: Iterable[str], where: str, at_least: int = 2) -> tuple[str, ...]:
     """Returns the different names in a fixed order: that of numbers if all of them are numbers, otherwise of text.
 
     Raises:
-      InputError: there are fewer than two.
+      InputError: there are fewer than `at_least`.
     """
     different = sorted(set(names))
-    if len(different) < 2:
-        raise InputError(f"{where}: needs at least two different labels, has {different}")
-    return tuple(sorted(different, key=int) if all(name.isdecimal() for name in different) else different)
+    if len(different) < at_least:
+        wanted = "two different labels" if at_least == 2 else "one label"
+        raise InputError(f"{where}: needs at least {wanted}, has {different}")
+    numbers = all(name.isdecimal() and len(name) < 100 for name in different)
+    return tuple(sorted(different, key=int) if numbers else different)
+
+
+def are_numbers(names: Iterable[str], labels: Sequence[str]) -> bool:
+    """Whether `names`, the labels of rows, are numbers of `labels`, from 0, and not labels themselves.
+
+    >>> are_numbers(["0", "1"], ["bad", "good"]), are_numbers(["0", "2"], ["bad", "good"]), are_numbers(["1"], ["0"])
+    (True, False, False)
+    """
+    different = set(names) - UNLABELLED
+    return bool(different) and not different & set(labels) and different <= set(map(str, range(len(labels))))
+
+
+def index_of(labels: Sequence[str], numbers: bool | None) -> dict[str, int]:
+    """Returns the index of each label by its name and, if `numbers` or for LABEL_0, LABEL_1, ..., by its number."""
+    unnamed = list(labels) == [f"LABEL_{i}" for i in range(len(labels))]
+    by_number = {str(i): i for i in range(len(labels))} if numbers or unnamed else {}
+    return by_number | label_index(labels)
+
+
+def numbers_note(labels: Sequence[str]) -> str:
+    """Returns a line for the user about which label each number is."""
+    shown = ", ".join(f"{i} for {name!r}" for i, name in enumerate(labels[:MOST_REPORTED]))
+    return f"Rows may have numbers for their labels: {shown}{', ...' if len(labels) > MOST_REPORTED else ''}"
+
+
+def none_of(kind: str, name: str, labels: Sequence[str]) -> str:
+    """Returns the problem of a row whose label or tag (`kind`) is not one of `labels`, with the way on."""
+    shown = ", ".join(labels[:MOST_REPORTED]) + (", ..." if len(labels) > MOST_REPORTED else "")
+    numbers = name.isdecimal() and name in map(str, range(len(labels)))
+    advice = "; if the rows have the numbers of these, from 0, in this order, set task.label_numbers" if numbers else ""
+    return f"{kind} {name!r} is none of {shown}{advice}"
+
+
+def affirmed(names: Sequence[str]) -> str | None:
+    """Returns the name that the other of two names denies, if it does.
+
+    >>> affirmed(["entailed", "not_entailed"]), affirmed(["non-toxic", "toxic"]), affirmed(["a", "b"])
+    ('entailed', 'toxic', None)
+    """
+    pairs = list(zip(names, reversed(names), strict=True)) if len(names) == 2 else []
+    denied = [name for name, other in pairs if re.fullmatch(rf"(not|non|no)[ _-]*{re.escape(name)}", other, re.I)]
+    return denied[0] if denied else None
 
 
 def missing_labels(names: Iterable[str]) -> set[str]:

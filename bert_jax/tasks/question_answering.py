@@ -1,8 +1,11 @@
 """Answers as spans of a context: SQuAD 1.1 and 2.0, and factoid questions as BioASQ scores them."""
 
+import ast
+import json
 import re
 from collections import defaultdict
 from collections.abc import Sequence
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import jax
@@ -13,16 +16,18 @@ from bert_jax import metrics
 from bert_jax.config import BertConfig, Compute, QuestionAnswering
 from bert_jax.data.batch import Arrays
 from bert_jax.data.batches import Features, join
-from bert_jax.data.rows import Row, RowErrors, check_fields, text_of
+from bert_jax.data.rows import MOST_REPORTED, Row, RowErrors, check_fields, label_text, text_of
 from bert_jax.errors import InputError
 from bert_jax.heads import BertForQuestionAnswering
 from bert_jax.losses import Keys, Outcome, accuracy, cross_entropy
 from bert_jax.model import MASKED_SCORE
 from bert_jax.tasks.base import Evaluation
-from bert_jax.tasks.labelled import EXAMPLES, LabelledTask, with_answers
+from bert_jax.tasks.labelled import EXAMPLES, LabelledTask, Sources, with_answers
 from bert_jax.tasks.windows import owners, windows
 from bert_jax.tokenizers import Encoding, Tokenizer
 
+IMPOSSIBLE = "is_impossible"  # SQuAD 2.0's field of questions without an answer
+NEARBY = 10  # characters that an answer may be away from its answer_start if the context has its text several times
 NO_SPAN, INSIDE, BEGINNING = 0, 1, 2  # a token outside the context, in it, and one that an answer may begin with
 
 
@@ -35,6 +40,45 @@ class Candidate(NamedTuple):
     end: int
 
 
+class AnsweredQuestions(Sources):
+    """Training rows without those whose answers are not in their contexts."""
+
+    @cached_property
+    def placed(self) -> list[tuple[str, int] | None]:
+        """The answer to each of `rows`, where its context has it; None without an answer, or if it is nowhere."""
+        return [self._placed(row) for row in self.rows]
+
+    @cached_property
+    def left_out(self) -> list[Row]:
+        """The rows with a context and an answer that is nowhere in it."""
+        pairs = [pair for pair in zip(self.rows, self.placed, strict=True) if pair[1] is None]
+        return [row for row, _ in pairs if self._answers(row) and isinstance(row.values.get(self.fields.context), str)]
+
+    @cached_property
+    def moved(self) -> list[Row]:
+        """The rows whose answer is not where the row has it."""
+        pairs = zip(self.rows, self.placed, strict=True)
+        return [row for row, answer in pairs if answer is not None and answer not in self._answers(row)]
+
+    @cached_property
+    def train(self) -> list[Row]:
+        skipped = {id(row) for row in self.left_out}
+        rows = [row for row in self.rows if id(row) not in skipped]
+        if not rows:
+            raise InputError(f"{self.fields.train}: no answer is in its context; the first row is {self.rows[0].where}")
+        return rows
+
+    def _placed(self, row: Row) -> tuple[str, int] | None:
+        context = row.values.get(self.fields.context)
+        return placed(context, self._answers(row)) if isinstance(context, str) else None
+
+    def _answers(self, row: Row) -> list[tuple[str, int | None]]:
+        try:
+            return answers_of(row, self.fields.answers)
+        except ValueError:
+            return []  # `features` reports what is wrong
+
+
 class QuestionAnsweringTask(LabelledTask):
     """See `bert_jax.tasks.base.Answering`; the fields are `bert_jax.config.QuestionAnswering`.
 
@@ -42,6 +86,8 @@ class QuestionAnsweringTask(LabelledTask):
     """
 
     fields: QuestionAnswering
+    sources: AnsweredQuestions
+    sources_type = AnsweredQuestions
 
     def __init__(
         self, fields: QuestionAnswering, config: BertConfig, tokenizer: Tokenizer, compute: Compute = Compute()
@@ -56,6 +102,19 @@ class QuestionAnsweringTask(LabelledTask):
             )
         if fields.stride < 1:
             raise InputError(f"task.stride: {fields.stride} must be at least 1")
+
+    def notes(self) -> list[str]:
+        moved, left_out, count = self.sources.moved, self.sources.left_out, len(self.sources.rows)
+        notes = []
+        if moved:
+            notes.append(
+                f"{len(moved)} of {count} answers were not at their answer_start, but elsewhere in the context, "
+                f"such as that of {moved[0].where}"
+            )
+        if left_out:
+            shown = ", ".join(row.where for row in left_out[:MOST_REPORTED])
+            notes.append(f"{len(left_out)} of {count} rows are left out, because their answer is nowhere near: {shown}")
+        return notes
 
     def loss_fn(self, params: Any, batch: dict[str, jax.Array], keys: Keys) -> Outcome:
         """Cross-entropy of the answer's first and last token over the tokens of the window; [CLS] means no answer."""
@@ -128,12 +187,15 @@ class QuestionAnsweringTask(LabelledTask):
         check_fields(rows, [fields.context, fields.question, *([fields.answers] if labelled else [])])
         contexts = [text_of(row, fields.context, errors) for row in rows]
         questions = [text_of(row, fields.question, errors) for row in rows]
-        answers = [_first_answer(row, fields, errors) if labelled else None for row in rows]
+        answers: list[tuple[str, int] | None] = [None] * len(rows)
+        weights = [0.0] * len(rows)
+        if labelled:
+            answers, weights = self._placed_answers(rows, errors)
         errors.check()
         unique = {context: i for i, context in enumerate(dict.fromkeys(contexts))}
         encodings = self.tokenizer.encode(list(unique))
         frame = self.tokenizer.frame
-        ids, types, spans, offsets, labels, of_row = [], [], [], [], [], []
+        ids, types, spans, offsets, labels, label_weights, of_row = [], [], [], [], [], [], []
         for number, question in enumerate(self.tokenizer.encode_ids(questions)):
             encoding = encodings[unique[contexts[number]]]
             question = question[: fields.max_question_length]
@@ -143,6 +205,8 @@ class QuestionAnsweringTask(LabelledTask):
             parts = windows(len(encoding.ids), size, min(fields.stride, size))
             owner = owners(len(encoding.ids), parts)
             span = _token_span(encoding, answers[number])
+            if span is None and answers[number] is not None:
+                weights[number] = 0.0  # no token is left of the answer
             for window, (begin, end) in enumerate(parts):
                 mine = np.where(owner[begin:end] == window, BEGINNING, INSIDE)
                 window_ids, window_types = frame.join(question, encoding.ids[begin:end])
@@ -152,19 +216,41 @@ class QuestionAnsweringTask(LabelledTask):
                 offsets.append(np.pad(encoding.offsets[begin:end], (around, (0, 0))))
                 inside = span is not None and begin <= span[0] and span[1] < end
                 labels.append([before - begin + position for position in span] if inside and span else [0, 0])
+                label_weights.append(weights[number])
                 of_row.append(number)
         return join(
             ids,
             types,
             {
                 "labels": np.array(labels, np.int32).reshape(-1, 1, 2),  # counted from the window's [CLS]
-                "label_weights": np.full((len(ids), 1), float(labelled), np.float32),
+                "label_weights": np.array(label_weights, np.float32)[:, None],
             },
             token_arrays={"spans": np.concatenate(spans)},
             rows=np.array(of_row, np.int64),
             first_position=frame.first_position,
             offsets=np.concatenate(offsets).astype(np.int32),
         )
+
+    def _placed_answers(
+        self, rows: Sequence[Row], errors: RowErrors
+    ) -> tuple[list[tuple[str, int] | None], list[float]]:
+        """Returns where each row's answer is, and the weight of its loss: 0 if it has answers and none is there."""
+        positions: list[tuple[str, int] | None] = []
+        weights = []
+        for row in rows:
+            try:
+                answers = answers_of(row, self.fields.answers)
+            except ValueError as error:
+                errors.add(row.where, f"field {self.fields.answers!r} {error}")
+                answers = []
+            else:
+                if not answers and not self.fields.unanswerable:
+                    problem = "the question has no answer; set task.unanswerable where questions may have none"
+                    errors.add(row.where, problem)
+            context = row.values.get(self.fields.context)
+            positions.append(placed(context, answers) if isinstance(context, str) else None)
+            weights.append(0.0 if answers and positions[-1] is None else 1.0)
+        return positions, weights
 
     def _answers(
         self, predictions: Arrays, features: Features, rows: Sequence[Row]
@@ -199,7 +285,7 @@ class QuestionAnsweringTask(LabelledTask):
         self, best: list[list[Candidate]], null: list[float], gold: dict[str, list[str]], scorer: Any
     ) -> tuple[float, float]:
         answered = np.array([scorer(b[0].text if b else "", gold[str(i)]) for i, b in enumerate(best)])
-        answerable = np.array([bool(gold[str(i)]) for i in range(len(best))])
+        answerable = np.array([any(map(metrics.normalize_answer, gold[str(i)])) for i in range(len(best))])
         above = np.array([n - (b[0].score if b else MASKED_SCORE) for b, n in zip(best, null, strict=True)])
         return metrics.null_threshold(answered, answerable, above)
 
@@ -235,37 +321,86 @@ def _token_span(encoding: Encoding, answer: tuple[str, int] | None) -> tuple[int
 
 
 def answers_of(row: Row, field: str) -> list[tuple[str, int | None]]:
-    """Returns a row's answers as (text, first character), from a list of objects or from an object of lists.
+    """Returns a row's answers as (text, first character or None); none if the question has no answer.
+
+    They may be a list of objects, an object of lists, texts alone, and in a table the text of one of these. A question
+    has no answer if "is_impossible" is true, whatever its answers, or if they are missing or empty.
 
     Raises:
-      ValueError: it is neither.
+      ValueError: it is something else.
     """
+    if label_text(row.values.get(IMPOSSIBLE, False)).lower() in ("true", "yes", "1"):
+        return []
     value = row.values.get(field)
-    if isinstance(value, dict) and isinstance(value.get("text"), list):
-        starts = value.get("answer_start")
-        starts = starts if isinstance(starts, list) else [None] * len(value["text"])
-        value = [{"text": t, "answer_start": s} for t, s in zip(value["text"], starts, strict=True)]
-    if not isinstance(value, list) or not all(isinstance(v, dict) and isinstance(v.get("text"), str) for v in value):
+    if value is None and (field in row.values or IMPOSSIBLE in row.values):
+        return []
+    if isinstance(value, str):
+        value = _from_text(value)
+    if isinstance(value, dict) and isinstance(value.get("text"), str | list):
+        value = _from_lists(value["text"], value.get("answer_start"))
+    answers: list[Any] = value if isinstance(value, list) else [value]
+    answers = [{"text": item} if isinstance(value, list) and isinstance(item, str) else item for item in answers]
+    if not all(isinstance(answer, dict) and isinstance(answer.get("text"), str) for answer in answers):
         raise ValueError("should be a list of {'text', 'answer_start'}")
-    return [(answer["text"], answer.get("answer_start")) for answer in value]
+    return [(answer["text"], _start(answer.get("answer_start"))) for answer in answers if answer["text"].strip()]
 
 
-def _first_answer(row: Row, fields: QuestionAnswering, errors: RowErrors) -> tuple[str, int] | None:
-    """Returns the first answer of a question, or None without one; adds what is wrong to `errors`."""
-    try:
-        answers = answers_of(row, fields.answers)
-    except ValueError as error:
-        errors.add(row.where, f"field {fields.answers!r} {error}")
-        return None
-    if not answers and not fields.unanswerable:
-        errors.add(row.where, "the question has no answer; set task.unanswerable where questions may have none")
-    context = row.values.get(fields.context)
+def _from_text(text: str) -> Any:
+    """Returns what the text of a table's cell spells, as JSON or Python write it; other text is one answer."""
+    if not re.match(r"\s*[\[{]", text):
+        return [text]
+    for read in (json.loads, ast.literal_eval):
+        try:
+            return read(text)
+        except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
+            pass
+    return text  # not a list
+
+
+def _from_lists(texts: str | list[Any], starts: Any) -> list[dict[str, Any]]:
+    """Returns the objects of an object of lists. If there are not as many starts as texts, no answer has one."""
+    texts = [texts] if isinstance(texts, str) else texts
+    starts = starts if isinstance(starts, list) else [starts] * len(texts)
+    starts = starts if len(starts) == len(texts) else [None] * len(texts)
+    return [{"text": text, "answer_start": start} for text, start in zip(texts, starts, strict=True)]
+
+
+def _start(value: Any) -> int | None:
+    text = label_text(value)
+    return int(text) if re.fullmatch(r"\d{1,9}", text) else None
+
+
+def placed(context: str, answers: Sequence[tuple[str, int | None]]) -> tuple[str, int] | None:
+    """Returns the first answer that is in its context, and its first character there; None without one."""
     for text, start in answers:
-        if isinstance(start, int) and isinstance(context, str):
-            there = context[start : start + len(text)] if start >= 0 else ""
-            if there != text:
-                errors.add(row.where, f"answer {text!r} is not at character {start}, where there is {there!r}")
-        else:
-            errors.add(row.where, f"answer {text!r} has no answer_start")
-    first = answers[0] if answers else None
-    return (first[0], first[1]) if first is not None and isinstance(first[1], int) else None
+        for spelling in (text, text.strip()):
+            position = locate(context, spelling, start)
+            if position is not None:
+                return spelling, position
+    return None
+
+
+def locate(context: str, text: str, start: int | None) -> int | None:
+    """Returns the first character of an answer in its context, or None.
+
+    It is at `start`; or it occurs only once; or it is at `start` if that counts UTF-16 units or UTF-8 bytes, as other
+    programs count; or it is near `start`, and it does not occur again as near.
+
+    >>> locate("red cats", "cats", 3), locate("\U0001f600 cats, cats", "cats", 3), locate("a b a", "a", None)
+    (4, 2, None)
+    """
+    if start is not None and context.startswith(text, start):
+        return start
+    positions = [match.start() for match in re.finditer(f"(?={re.escape(text)})", context)]
+    if len(positions) == 1:
+        return positions[0]
+    if start is None or not positions:
+        return None
+    if not context.isascii():
+        for encoding, size in (("utf-16-le", 2), ("utf-8", 1)):
+            before = context.encode(encoding, "surrogatepass")[: start * size].decode(encoding, "ignore")
+            if len(before) in positions:
+                return len(before)
+    nearest = sorted(positions, key=lambda position: abs(position - start))[:2]
+    distances = [abs(position - start) for position in nearest]
+    return nearest[0] if distances[0] <= NEARBY and distances[0] < distances[1] else None

@@ -14,7 +14,17 @@ from bert_jax import metrics
 from bert_jax.config import BertConfig, Compute, SequenceClassification
 from bert_jax.data.batch import Arrays
 from bert_jax.data.batches import Features, join
-from bert_jax.data.rows import Row, RowErrors, check_fields, label_index, label_of, labels_of, number_of, text_of
+from bert_jax.data.rows import (
+    Row,
+    RowErrors,
+    check_fields,
+    flag_of,
+    label_of,
+    labels_of,
+    list_in_text,
+    number_of,
+    text_of,
+)
 from bert_jax.errors import InputError
 from bert_jax.heads import BertForSequenceClassification
 from bert_jax.losses import Keys, Mean, Outcome, accuracy, binary_cross_entropy, cross_entropy, squared_error
@@ -25,9 +35,14 @@ from bert_jax.tasks.labelled import (
     LabelledTask,
     Sources,
     add_unlabelled,
+    affirmed,
+    are_numbers,
     balanced_weights,
+    index_of,
     label_names,
     missing_labels,
+    none_of,
+    numbers_note,
     sequence,
     with_answers,
 )
@@ -47,14 +62,17 @@ class SequenceClassificationTask(LabelledTask):
     ):
         super().__init__(fields, config, tokenizer, compute)
         self._markers = marker_ids(fields.markers, tokenizer)
-        self._index = label_index(fields.labels)
+        self._index = index_of(fields.labels, fields.label_numbers)
         if fields.class_weights and len(fields.class_weights) != len(fields.labels):
             raise InputError(
                 f"task.class_weights: {len(fields.class_weights)} weights for {len(fields.labels)} labels: "
                 f"{', '.join(fields.labels)}; give one for each"
             )
+        if fields.target != "multi_label" and (fields.label_columns or fields.label_separator is not None):
+            raise InputError(f"task.label_columns, task.label_separator: need target multi_label, got {fields.target}")
         if fields.none_label is not None and fields.none_label not in fields.labels:
             raise InputError(f"task.none_label: {fields.none_label!r} is none of {', '.join(fields.labels)}")
+        self._positive = positive_index(fields)
         if fields.label_shares and len(fields.label_shares) != len(fields.labels):
             raise InputError(f"task.label_shares: {len(fields.label_shares)} shares for {len(fields.labels)} labels")
         bias = prior_bias(fields.label_shares, fields.class_weights) if fields.label_shares else ()
@@ -68,31 +86,37 @@ class SequenceClassificationTask(LabelledTask):
             return fields
         unweighted = fields.balanced and not fields.class_weights
         uncounted = fields.target == "multi_label" and not fields.label_shares
-        if fields.labels and not unweighted and not uncounted:
+        if fields.labels and not unweighted and not uncounted and fields.label_numbers is not None:
             return fields
         rows = sources.train
-        check_fields(rows, [fields.label])
+        check_fields(rows, fields.label_fields)
         errors = RowErrors()
         names_of_rows = [_labels(row, fields, errors) for row in rows]
-        errors.check()
-        every = {name for names in names_of_rows for name in names}
-        if fields.target == "single_label" and not fields.labels:
-            for missing in missing_labels(every):
-                without = [row for row, names in zip(rows, names_of_rows, strict=True) if names == [missing]]
-                add_unlabelled(errors, without, missing, len(rows), label_names(every - UNLABELLED, fields.train))
-        errors.check()
-        labels = fields.labels or label_names(every, fields.train)
+        if not fields.labels or unweighted or uncounted:  # otherwise `features` has these errors, with all others
+            errors.check()
+        if not fields.labels:
+            fields = _with_found_labels(fields, rows, names_of_rows, sources)
+        elif fields.label_numbers is None and are_numbers((n for names in names_of_rows for n in names), fields.labels):
+            fields = dataclasses.replace(fields, label_numbers=True)
         weights, shares = fields.class_weights, fields.label_shares
-        index = label_index(labels)
+        index = index_of(fields.labels, fields.label_numbers)
         known = [index[name] for names in names_of_rows for name in names if name in index]
-        counts = np.bincount(known, minlength=len(labels))
+        counts = np.bincount(known, minlength=len(fields.labels))
         if unweighted and fields.target == "multi_label":
             weights = tuple(float(w) for w in (len(rows) - counts) / np.maximum(counts, 1))
         elif unweighted:
-            weights = balanced_weights(known, len(labels))
+            weights = balanced_weights(known, len(fields.labels))
         if uncounted:
             shares = tuple(float(share) for share in counts / len(rows))
-        return dataclasses.replace(fields, labels=labels, class_weights=weights, label_shares=shares)
+        return dataclasses.replace(fields, class_weights=weights, label_shares=shares)
+
+    def notes(self) -> list[str]:
+        notes = [numbers_note(self.fields.labels)] if self.fields.label_numbers else []
+        if self._positive is not None and self.fields.none_label is None:
+            first, second = self.fields.labels
+            name = self.fields.labels[self._positive]
+            notes.append(f"F1 is about the label {name!r}, of {first!r} and {second!r}; --task.positive names another")
+        return notes
 
     def loss_fn(self, params: Any, batch: dict[str, jax.Array], keys: Keys) -> Outcome:
         return self.outcome(self.logits(params, batch, keys), batch)
@@ -148,7 +172,7 @@ class SequenceClassificationTask(LabelledTask):
             figures = metrics.several_labels(predictions["probabilities"], labels, self.fields.threshold)
             return Evaluation(figures, tables, {}, examples)
         predicted = predictions["probabilities"].argmax(axis=1)
-        figures = metrics.classification(predicted, labels, len(names))
+        figures = metrics.classification(predicted, labels, len(names), 1 if self._positive is None else self._positive)
         if self.fields.none_label is not None:
             figures |= metrics.without_class(predicted, labels, self._index[self.fields.none_label])
         matrix = metrics.confusion_matrix(predicted, labels, len(names))
@@ -175,7 +199,7 @@ class SequenceClassificationTask(LabelledTask):
     def features(self, rows: Sequence[Row], labelled: bool) -> Features:
         fields, errors = self.fields, RowErrors()
         texts = [fields.text] + ([fields.text_b] if fields.text_b is not None else [])
-        check_fields(rows, texts + ([fields.label] if labelled else []))
+        check_fields(rows, texts + (list(fields.label_fields) if labelled else []))
         parts = [[text_of(row, field, errors) for row in rows] for field in texts]
         arrays = self._label_arrays(rows, errors) if labelled else self._no_labels(len(rows))
         errors.check()
@@ -214,7 +238,7 @@ class SequenceClassificationTask(LabelledTask):
                 if name not in self._index and name in UNLABELLED and self.fields.target == "single_label":
                     unlabelled.setdefault(name, []).append(row)
                 elif name not in self._index:
-                    errors.add(row.where, f"label {name!r} is none of {', '.join(self.fields.labels)}")
+                    errors.add(row.where, none_of("label", name, self.fields.labels))
                 elif self.fields.target == "multi_label":
                     arrays["labels"][i, 0, self._index[name]] = 1
                 else:
@@ -238,7 +262,62 @@ def prior_bias(shares: Sequence[float], weights: Sequence[float]) -> tuple[float
     return tuple(math.log(w * p / (1 - p)) for p, w in zip(odds, weights or [1.0] * len(odds), strict=True))
 
 
+def positive_index(fields: SequenceClassification) -> int | None:
+    """Returns the index of the label that F1 is about, or None if there are not two classes.
+
+    Raises:
+      InputError: `positive` is not one of two labels.
+    """
+    two = fields.target == "single_label" and len(fields.labels) == 2
+    if fields.positive is None:
+        return 1 if two else None
+    if two and fields.positive in fields.labels:
+        return fields.labels.index(fields.positive)
+    expected = f"one of {', '.join(fields.labels)}" if two else "left out, because F1 of one label needs two in all"
+    raise InputError(f"task.positive: must be {expected}, got {fields.positive!r}")
+
+
+def _with_found_labels(
+    fields: SequenceClassification, rows: Sequence[Row], names_of_rows: Sequence[Sequence[str]], sources: Sources
+) -> SequenceClassification:
+    """Returns the fields with the labels that the data set declares, in its order, or otherwise those of its rows.
+
+    Raises:
+      InputError: there are too few, or some rows have "-1" or "-" for a missing label.
+    """
+    if fields.label_columns:
+        return dataclasses.replace(fields, labels=fields.label_columns)
+    if declared := sources.declared_labels(fields.label):
+        return dataclasses.replace(fields, labels=declared)
+    errors, every = RowErrors(), {name for names in names_of_rows for name in names}
+    if fields.target == "multi_label":
+        return dataclasses.replace(fields, labels=label_names(every, fields.train, at_least=1))
+    for missing in missing_labels(every):
+        without = [row for row, names in zip(rows, names_of_rows, strict=True) if names == [missing]]
+        add_unlabelled(errors, without, missing, len(rows), label_names(every - UNLABELLED, fields.train))
+    errors.check()
+    labels = label_names(every, fields.train)
+    return dataclasses.replace(fields, labels=labels, positive=fields.positive or affirmed(labels))
+
+
 def _labels(row: Row, fields: SequenceClassification, errors: RowErrors) -> list[str]:
+    """Returns the labels of a row; adds what is wrong with them to `errors`."""
+    if fields.label_columns:
+        return [column for column in fields.label_columns if flag_of(row, column, errors)]
+    value = row.values.get(fields.label)
+    if fields.target == "multi_label" and isinstance(value, str):
+        if fields.label_separator:
+            listed: list[Any] | None = [part for part in value.split(fields.label_separator) if part.strip()]
+        else:
+            listed = list_in_text(value)
+        if listed is None:
+            errors.add(
+                row.where,
+                f"field {fields.label!r} should be a list of labels, not {value[:60]!r}; for a table, name its columns "
+                "of 0 and 1 (task.label_columns) or what is between labels in one column (task.label_separator)",
+            )
+            return []
+        row = Row(row.values | {fields.label: listed}, row.where)
     if fields.target == "multi_label":
         return labels_of(row, fields.label, errors, fields.labels)
     name = label_of(row, fields.label, errors, fields.labels)

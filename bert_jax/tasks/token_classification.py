@@ -1,7 +1,6 @@
 """One tag for each word of a sentence: named entities in any of the field's schemes, or plain tags."""
 
 import dataclasses
-import re
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -12,14 +11,25 @@ from bert_jax import metrics
 from bert_jax.config import BertConfig, Compute, TokenClassification
 from bert_jax.data.batch import Arrays
 from bert_jax.data.batches import Features, join
-from bert_jax.data.rows import Row, RowErrors, check_fields, label_index, labels_of
+from bert_jax.data.rows import Row, RowErrors, check_fields, labels_of, words_in
 from bert_jax.errors import InputError
 from bert_jax.heads import BertForTokenClassification
 from bert_jax.losses import Keys, Outcome, accuracy, cross_entropy
 from bert_jax.tasks.base import Evaluation
-from bert_jax.tasks.labelled import EXAMPLES, LabelledTask, Sources, label_names, with_answers
+from bert_jax.tasks.labelled import (
+    EXAMPLES,
+    LabelledTask,
+    Sources,
+    are_numbers,
+    index_of,
+    label_names,
+    none_of,
+    numbers_note,
+    with_answers,
+)
 from bert_jax.tasks.schemes import scheme
 from bert_jax.tasks.windows import owners, windows
+from bert_jax.tasks.words import word_spans
 from bert_jax.tokenizers import Tokenizer, in_line
 
 
@@ -40,7 +50,7 @@ class TokenClassificationTask(LabelledTask):
     ):
         super().__init__(fields, config, tokenizer, compute)
         self.model = BertForTokenClassification(config, len(fields.labels), compute=compute)
-        self._index = label_index(fields.labels)
+        self._index = index_of(fields.labels, fields.label_numbers)
         self._size = fields.max_length - tokenizer.frame.size(1)  # tokens in a window
         if not 0 <= fields.overlap < self._size:
             raise InputError(
@@ -50,18 +60,22 @@ class TokenClassificationTask(LabelledTask):
 
     @staticmethod
     def complete(fields: TokenClassification, sources: Sources) -> TokenClassification:
-        if fields.labels:
+        if fields.labels and fields.label_numbers is not None:
             return fields
         rows, errors = sources.train, RowErrors()
         check_fields(rows, [fields.tags])
-        tags = [labels_of(_split(row, fields.tags), fields.tags, errors) for row in rows]
+        tags = [labels_of(words_in(row, fields.tags), fields.tags, errors) for row in rows]
+        every = {tag for sentence in tags for tag in sentence}
+        if fields.labels:  # `features` has the errors
+            return dataclasses.replace(fields, label_numbers=True) if are_numbers(every, fields.labels) else fields
         errors.check()
-        labels = label_names((tag for sentence in tags for tag in sentence), fields.train)
+        labels = sources.declared_labels(fields.tags) or label_names(every, fields.train)
         _check_scheme(labels, rows, tags, fields)
         return dataclasses.replace(fields, labels=labels)
 
     def notes(self) -> list[str]:
-        return [f"Tags: {scheme(self.fields.labels)}"]
+        numbers = [numbers_note(self.fields.labels)] if self.fields.label_numbers else []
+        return [f"Tags: {scheme(self.fields.labels)}", *numbers]
 
     def loss_fn(self, params: Any, batch: dict[str, jax.Array], keys: Keys) -> Outcome:
         logits_BTC = self.logits(params, batch, keys)
@@ -157,12 +171,12 @@ class TokenClassificationTask(LabelledTask):
         words = _read(row, self.fields.tokens, errors)[0]
         if not labelled:
             return words, [0] * len(words)
-        tags = labels_of(_split(row, self.fields.tags), self.fields.tags, errors, self._index)
+        tags = labels_of(words_in(row, self.fields.tags), self.fields.tags, errors, self._index)
         if words and len(tags) != len(words):
             errors.add(row.where, f"{len(words)} words but {len(tags)} tags")
         for tag in dict.fromkeys(tags):
             if tag not in self._index:
-                errors.add(row.where, f"tag {tag!r} is none of {', '.join(self.fields.labels)}")
+                errors.add(row.where, none_of("tag", tag, self.fields.labels))
         return words, [self._index.get(tag, 0) for tag in tags]
 
     def _words(self, predictions: Arrays, features: Features) -> Words:
@@ -211,25 +225,19 @@ def _check_scheme(
         ) from None
 
 
-def _split(row: Row, field: str) -> Row:
-    """Returns the row with words or tags that are one text, separated by spaces as in a TSV column, as a list."""
-    value = row.values.get(field)
-    return Row(row.values | {field: value.split()}, row.where) if isinstance(value, str) else row
-
-
 def _read(row: Row, field: str, errors: RowErrors | None = None) -> tuple[list[str], str, list[tuple[int, int]]]:
     """Returns a row's words, their text, and the (start, end) of each word in the text.
 
-    The words are those in `field`, and the text is these words joined by spaces. If a row has only "text", each run of
-    letters and digits in it is a word, and so is each other character that is not a space.
+    The words are those in `field`, and the text is these words joined by spaces. If a row has only "text", its words
+    are those of `tasks.words`.
     """
     if field not in row.values and isinstance(row.values.get("text"), str):
         text = row.values["text"]
-        matches = list(re.finditer(r"\w+|[^\w\s]", text))
-        if not matches and errors is not None:
+        spans = word_spans(text)
+        if not spans and errors is not None:
             errors.add(row.where, "field 'text' is empty")
-        return [match.group() for match in matches], text, [match.span() for match in matches]
-    words = _split(row, field).values.get(field)
+        return [text[start:end] for start, end in spans], text, spans
+    words = words_in(row, field).values.get(field)
     if not isinstance(words, list) or not words or not all(isinstance(word, str) for word in words):
         if errors is not None:
             problem = "is missing" if words is None else "is empty" if not words else "should be a list of words"

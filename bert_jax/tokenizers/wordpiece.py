@@ -2,6 +2,7 @@
 
 import itertools
 import unicodedata
+import warnings
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
@@ -17,6 +18,7 @@ from bert_jax.tokenizers import base
 from bert_jax.tokenizers.frame import Frame
 
 CONTINUING = "##"
+BYTE_ORDER_MARK = "\ufeff"
 # By default, a vocabulary has at most this many of the commonest characters; each costs up to two entries, alone and
 # inside a word. Words with others become [UNK].
 MAX_ALPHABET = 1000
@@ -42,14 +44,15 @@ class WordPiece:
     Satisfies `base.Tokenizer`. The reference is Devlin et al. 2019, and the `BertTokenizer` of transformers.
 
     Args:
-      pieces: the vocabulary in the order of the ids; pieces inside a word begin with "##".
+      pieces: the vocabulary in the order of the ids; pieces inside a word begin with "##". Text gets the last id of a
+        piece that occurs twice, and never that of an empty one.
       normalization: how text is prepared.
       names: role -> special token, see `base.SPECIAL_ROLES`.
       where: the file the vocabulary came from, for messages.
       notes: see `base.Tokenizer.notes`.
 
     Raises:
-      InputError: a piece occurs twice, or a special token is missing.
+      InputError: a special token is missing.
     """
 
     kind, mask_takes_space, word_prefix = "wordpiece", False, ""
@@ -62,7 +65,6 @@ class WordPiece:
         where: str = "vocabulary",
         notes: tuple[str, ...] = (),
     ):
-        base.check_unique(pieces, where)
         ids = base.special_ids(pieces, names, where)
         self.pad_id, self.unk_id, self.cls_id, self.sep_id, self.mask_id = (ids[role] for role in base.SPECIAL_ROLES)
         self.special_ids = tuple(sorted(ids.values()))
@@ -78,7 +80,7 @@ class WordPiece:
         )
         self.word_starts = np.array([not piece.startswith(CONTINUING) for piece in pieces])
         self.word_starts[[i for i in self.special_ids if i != self.unk_id]] = False
-        self._index = {piece: i for i, piece in enumerate(pieces)}
+        self._index = _index(pieces)
         # Special tokens are not registered with the library here, so they are not matched in text.
         self._library = self._build()
         self._decoder = decoders.WordPiece(prefix=CONTINUING)
@@ -119,6 +121,7 @@ class WordPiece:
 
     def with_pieces(self, pieces: Sequence[str]) -> "WordPiece":
         """See `base.Tokenizer.with_pieces`."""
+        base.check_unique([*dict.fromkeys(filter(None, self.vocabulary)), *pieces], "vocabulary")
         return WordPiece([*self.vocabulary, *pieces], self.normalization, self.names, notes=self.notes)
 
     def words(self, texts: Iterable[str]) -> Counter[str]:
@@ -178,9 +181,10 @@ def load(folder: files.Path) -> WordPiece:
     where, pieces = str(vocab_file), _read_vocabulary(vocab_file) if vocab_file.exists() else None
     if library_file.exists():
         listed, normalizer = _read_library_file(library_file)
-        if pieces is not None and pieces != listed:
+        if pieces is not None and _index(pieces) != _index(listed):
             raise InputError(f"{vocab_file} and {library_file} hold different vocabularies; remove the wrong one")
-        where, pieces = str(library_file), listed
+        # vocab.txt has the entries that no text gets; tokenizer.json lacks their ids.
+        where, pieces = str(library_file), listed if pieces is None else pieces
     if pieces is None:
         raise InputError(f"{folder}: no vocab.txt and no tokenizer.json")
     names = base.special_names(folder, config, base.SPECIAL_NAMES)
@@ -242,7 +246,33 @@ def _read_vocabulary(path: files.Path) -> list[str]:
         text = path.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
         raise InputError(f"{path}: not UTF-8 at byte {error.start}; expected one piece per line") from None
-    return text.rstrip("\n").split("\n")
+    pieces = text.rstrip("\n").split("\n")
+    if len(pieces[0]) > 1 and pieces[0][0] == BYTE_ORDER_MARK:
+        pieces[0] = pieces[0][1:]
+        _warn(f"{path}: line 1 begins with a byte order mark, which is ignored")
+    lines: dict[str, int] = {}
+    twice, empty = [], []
+    for number, piece in enumerate(pieces, 1):
+        if not piece:
+            empty.append(number)
+        elif piece in lines:
+            twice.append(f"{piece!r} is in lines {lines[piece]} and {number}")
+        lines[piece] = number
+    if twice:
+        _warn(f"{path}: {len(twice)} entries are repeated, and only the last id is used: {'; '.join(twice[:5])}")
+    if empty:
+        shown = ", ".join(map(str, empty[:5]))
+        _warn(f"{path}: {len(empty)} lines are empty, and no text gets their ids; the first are {shown}")
+    return pieces
+
+
+def _index(pieces: Sequence[str]) -> dict[str, int]:
+    """Returns the id of each piece; the last one of a piece that occurs twice, as in transformers."""
+    return {piece: i for i, piece in enumerate(pieces) if piece}
+
+
+def _warn(message: str) -> None:
+    warnings.warn(message, stacklevel=2)
 
 
 def _read_library_file(path: files.Path) -> tuple[list[str], dict[str, Any]]:
@@ -260,16 +290,20 @@ def _read_library_file(path: files.Path) -> tuple[list[str], dict[str, Any]]:
     for name, (actual, wanted) in expected.items():
         if actual != wanted:
             raise InputError(f"{path}: {name} is {actual!r}; expected {wanted!r}, as in BERT's WordPiece")
-    index = model.get("vocab")
-    if not isinstance(index, dict) or sorted(index.values()) != list(range(len(index))):
-        raise InputError(f"{path}: model.vocab must map pieces to the ids 0, 1, 2... without a gap")
+    index: dict[str, Any] = model["vocab"] if isinstance(model.get("vocab"), dict) else {}
+    ids = list(index.values())
+    gaps = max(ids, default=0) + 1 - len(ids) if all(type(i) is int and i >= 0 for i in ids) else -1
+    if not ids or len(set(ids)) != len(ids) or not 0 <= gaps <= len(ids):
+        raise InputError(f"{path}: model.vocab must map pieces to the ids 0, 1, 2..., each to one of its own")
     added = [token["content"] for token in content.get("added_tokens", []) if token["content"] not in index]
     if added:
         raise InputError(
             f"{path}: {len(added)} tokens were added outside the vocabulary (the first is {added[0]!r}); "
             "only pieces of the vocabulary itself are supported"
         )
-    return sorted(index, key=index.__getitem__), normalizer
+    # An id is missing where the vocabulary had a piece twice: both then have the last id.
+    piece_of = {i: piece for piece, i in index.items()}
+    return [piece_of.get(i, "") for i in range(len(ids) + gaps)], normalizer
 
 
 def train(
