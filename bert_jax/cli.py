@@ -236,11 +236,13 @@ def evaluate(source: SourceArgument, data: str | None = None) -> None:
 
     Args:
         source: The model: a run's workdir, WORKDIR@STEP, a Hugging Face folder or hf:org/name.
-        data: Rows to evaluate on, in the format of the training rows. Default: the run's own evaluation rows.
+        data: Rows to evaluate on, all of them, in the format of the training rows. Their scores are kept apart from the
+            run's own, in its folder results. Default: the run's own evaluation rows.
     """
     from bert_jax.predict import evaluate_source
 
-    print(json.dumps(evaluate_source(source, data), indent=2))
+    metrics = evaluate_source(source, data, say=lambda line: print(line, file=sys.stderr))
+    print(json.dumps(metrics, indent=2))
 
 
 def predict(source: SourceArgument, input: str = "-") -> None:

@@ -1,6 +1,9 @@
 """A loaded model, as `bert_jax.load` returns it: fill_mask, encode, predict and evaluate."""
 
+import itertools
 import json
+import posixpath
+import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -138,7 +141,7 @@ class PretrainedBert:
         return task.decode(predictions, batches.features, table)
 
     def evaluate(self, data: str | None = None) -> dict[str, Any]:
-        """Returns what `tasks.Evaluation` names, of the run's task on `data` or on the run's own rows.
+        """Returns what `tasks.Evaluation` names, and the number of "rows", on all of `data` or on the run's own rows.
 
         Raises:
           InputError: the source was trained for no task, or there is nothing to evaluate on.
@@ -146,7 +149,8 @@ class PretrainedBert:
         batches = self._task.eval_batches(batch_size=self.batch_size, data=data)
         if batches is None:
             raise InputError("evaluate: the run has no rows to evaluate on; give --data FILE")
-        return evaluate(self._task, self._predict, self.params, batches)._asdict()
+        rows = len(batches.table) if isinstance(batches, RowBatches) else batches.num_examples
+        return {"rows": rows} | evaluate(self._task, self._predict, self.params, batches)._asdict()
 
     @property
     def _longest(self) -> int:
@@ -225,22 +229,51 @@ def load(source: files.PathLike, *, strict: bool = True) -> PretrainedBert:
     )
 
 
-def evaluate_source(source: str, data: str | None = None) -> dict[str, Any]:
-    """Evaluates a SOURCE, keeps the result in its result.json if it is a workdir, and returns the metrics.
+def evaluate_source(source: str, data: str | None = None, say: Callable[[str], None] = print) -> dict[str, Any]:
+    """Evaluates a SOURCE and returns the metrics; a workdir keeps the result.
 
-    In the workdir of a run with several seeds, all seeds are evaluated; the result is that of `evaluate.over_seeds`.
+    That of the run's own rows is in result.json. That of `data` is in a file of its own in the folder `results`, and
+    leaves result.json as it is. In the workdir of a run with several seeds, all seeds are evaluated; the result is that
+    of `evaluate.over_seeds`.
+
+    Args:
+      say: is called with a line that has the number of scored rows of `data`.
     """
     folder = files.path(source)
-    if (folder / layout.SEEDS).exists():
-        seeds = sorted(json.loads((folder / layout.SEEDS).read_text())["runs"], key=int)
-        return over_seeds({seed: evaluate_source(str(folder / layout.seed_run(seed)), data) for seed in seeds})
-    result = load(source).evaluate(data)
+    seeds = folder / layout.SEEDS
+    if seeds.exists():
+        stored = json.loads(seeds.read_text())
+        runs = sorted(stored["runs"], key=int)
+        result = over_seeds({run: evaluate_source(str(folder / layout.seed_run(run)), data, say) for run in runs})
+        if data is None:
+            files.write_json(seeds, stored | result)
+        else:
+            _write_result_of(folder, data, result)
+        return result
+    bert = load(source)
+    result = bert.evaluate(data)
+    path = folder / layout.RESULT
     if data is not None:
         del result["fitted"]  # other rows decide nothing about the run
-    path = folder / layout.RESULT
-    if path.exists():
-        files.write_json(path, json.loads(path.read_text()) | result | {"data": data})
+        say(f"{source}: scored on all {result['rows']:,} rows of {data}")
+        if (folder / layout.EXPERIMENT).exists():
+            _write_result_of(folder, data, result)
+    elif path.exists():
+        earlier = json.loads(path.read_text())
+        earlier.pop("data", None)  # earlier versions wrote the scores of other files here
+        files.write_json(path, earlier | result)
     return result["metrics"]
+
+
+def _write_result_of(folder: files.Path, data: str, result: dict[str, Any]) -> None:
+    """Writes an evaluation of `data` to a file with its name; files of the same name in other folders get a number."""
+    results = files.make_folder(folder / layout.RESULTS)
+    name = re.sub(r"[^\w.=-]+", "_", posixpath.basename(data))[-100:]
+    for number in itertools.count(1):
+        path = results / (f"{name}.json" if number == 1 else f"{name}-{number}.json")
+        if not path.exists() or json.loads(path.read_text()).get("data") == data:
+            files.write_json(path, {"data": data} | result)
+            return
 
 
 def predict_lines(source: str, lines: Iterable[str], where: str) -> Iterator[dict[str, Any]]:

@@ -132,9 +132,15 @@ def test_evaluate_prints_and_stores_the_figures_of_training(folder, capsys):
     printed = json.loads(capsys.readouterr().out)
     assert printed == pytest.approx(before["metrics"])
     assert run("evaluate", folder / "sweep/fast", "--data", folder / "train.jsonl") == 0
+    printed = capsys.readouterr()
     after = json.loads((folder / "sweep/fast/result.json").read_text())
-    assert after["data"] == str(folder / "train.jsonl")
+    assert after["metrics"] == pytest.approx(before["metrics"])
     assert after["tokens"] == before["tokens"]
+    other = json.loads((folder / "sweep/fast/results/train.jsonl.json").read_text())
+    assert other["data"] == str(folder / "train.jsonl")
+    assert other["rows"] == 16
+    assert other["metrics"] == json.loads(printed.out)
+    assert f"scored on all 16 rows of {folder / 'train.jsonl'}" in printed.err
 
 
 def test_predict_answers_each_line_in_order(folder, capsys):

@@ -14,7 +14,7 @@ from bert_jax.errors import InputError
 from bert_jax.report import print_summary, report, summary
 from bert_jax.report.charts import make_axis, tick_texts
 from bert_jax.report.runs import find_runs, group_seeds
-from bert_jax.report.tables import shared_table
+from bert_jax.report.tables import Measure, shared_table
 from helpers.fake_runs import classify, pretrain, write_bare, write_lines, write_quickstart, write_run
 
 
@@ -69,6 +69,22 @@ def page_of(*workdirs: Path) -> Page:
 def score_rows(workdir: Path) -> dict[str, dict]:
     table = next(table for table in summary([workdir]) if "scores" in table.title)
     return {row[0]: dict(zip(table.columns, row, strict=True)) for row in table.rows}
+
+
+def test_scores_on_another_file_are_shown_under_its_name_and_apart_from_final_scores(tmp_path):
+    for seed, accuracy in ((0, 0.5), (1, 0.7)):
+        write_bare(tmp_path / f"run{seed}", classify(seed), accuracy=accuracy)
+    (tmp_path / "run0/results").mkdir()
+    other = {"data": "data/easy.jsonl", "rows": 3, "metrics": {"accuracy": 0.875}}
+    (tmp_path / "run0/results/easy.jsonl.json").write_text(json.dumps(other))
+    final, easy, *_ = summary([tmp_path])
+    assert final.rows[0][2].values == (0.5, 0.7)
+    assert easy.title.endswith("scores on data/easy.jsonl")
+    assert easy.rows[0][1:] == (1, Measure((0.875,)))
+    report([tmp_path], tmp_path / "page.html")
+    page = (tmp_path / "page.html").read_text()
+    assert "Scores on data/easy.jsonl" in page
+    assert "0.8750" in page
 
 
 def test_runs_that_differ_only_in_the_seed_are_one_experiment_with_its_spread(tmp_path):

@@ -71,6 +71,31 @@ def test_each_seed_gives_what_its_own_run_gives(experiment, tmp_path):
     assert again["spread"]["loss"] == pytest.approx(result["spread"]["loss"], rel=1e-3)
 
 
+def test_another_file_is_scored_in_full_and_leaves_the_runs_own_score(experiment, tmp_path):
+    few = replace(experiment, task=replace(experiment.task, eval_limit=5), steps=1, seeds=2)
+    own = train(few, tmp_path / "run", say=silent)
+    rows = [f'{{"text": "red cat {i}", "label": "{"no" if i % 2 else "yes"}"}}\n' for i in range(12)]
+    for folder in ("one", "two"):  # two files of one name
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "test.jsonl").write_text("".join(rows[: 12 if folder == "one" else 4]))
+        printed = []
+        evaluate_source(str(tmp_path / "run"), str(tmp_path / folder / "test.jsonl"), printed.append)
+        assert len(printed) == 2  # a line for each seed
+    assert json.loads((tmp_path / "run/seeds.json").read_text()) == own
+    for seed in ("0", "1"):
+        run = tmp_path / f"run/seed-{seed}"
+        assert json.loads((run / "result.json").read_text())["metrics"] == own["runs"][seed]
+        results = [
+            json.loads((run / "results" / name).read_text()) for name in ("test.jsonl.json", "test.jsonl-2.json")
+        ]
+        assert [result["rows"] for result in results] == [12, 4]
+        assert sum(label["support"] for label in results[0]["tables"]["per_label"].values()) == 12
+    mean = json.loads((tmp_path / "run/results/test.jsonl.json").read_text())
+    assert mean["metrics"]["loss"] == pytest.approx(statistics.mean(run["loss"] for run in mean["runs"].values()))
+    evaluate_source(str(tmp_path / "run"), str(tmp_path / "one/test.jsonl"), silent)  # again: nothing is added
+    assert len(list((tmp_path / "run/seed-0/results").iterdir())) == 2
+
+
 def linear(params, batch, keys):
     """A loss that compiles at once."""
     error = batch["x"] @ params["kernel"] - 1

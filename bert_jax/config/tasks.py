@@ -140,7 +140,7 @@ class Labelled(TaskBase):
     folder: str = ""  # where `train` and `eval` are, if they are files given without a folder
     columns: tuple[str, ...] = ()  # names of the columns of .tsv and .csv files without a header row
     limit: int | None = None  # number of training rows to use, drawn with the run's seed; None = all
-    eval_limit: int | None = None  # number of rows to evaluate on, from the first; None = all
+    eval_limit: int | None = None  # number of rows of `eval` to evaluate on, from the first; None = all
     max_length: int = 128  # tokens in a row, special tokens included
     packing: bool = False  # several short examples share a row, attention kept apart; a batch holds as many examples
 

@@ -16,7 +16,15 @@ from bert_jax import files
 from bert_jax.errors import InputError
 from bert_jax.report.page import render
 from bert_jax.report.runs import find_runs, group_seeds
-from bert_jax.report.tables import Measure, Table, by_kind, cost_table, difference_table, score_table
+from bert_jax.report.tables import (
+    Measure,
+    Table,
+    by_kind,
+    cost_table,
+    difference_table,
+    other_score_tables,
+    score_table,
+)
 from bert_jax.report.watching import watch
 
 __all__ = ["Measure", "Table", "print_summary", "report", "summary", "watch"]
@@ -47,7 +55,7 @@ def report(workdirs: Sequence[files.PathLike], out: files.PathLike) -> None:
 
 
 def summary(workdirs: Sequence[files.PathLike]) -> list[Table]:
-    """Returns three tables per kind of task: final scores, fields that differ, and cost.
+    """Returns tables per kind of task: final scores, scores on each other file, fields that differ, and cost.
 
     A score is a `Measure`: one value per run, with mean and standard deviation.
 
@@ -57,9 +65,10 @@ def summary(workdirs: Sequence[files.PathLike]) -> list[Table]:
     runs, _ = find_runs([files.path(workdir) for workdir in workdirs])
     tables = []
     for kind, variants in by_kind(group_seeds(runs)).items():
-        for make in (score_table, difference_table, cost_table):
-            table = make(variants)
-            tables.append(Table(f"{kind}: {table.title.lower()}", table.columns, table.rows))
+        made = [score_table(variants), *other_score_tables(variants), difference_table(variants), cost_table(variants)]
+        for table in made:
+            title = table.title[0].lower() + table.title[1:]  # the rest may be the name of a file
+            tables.append(Table(f"{kind}: {title}", table.columns, table.rows))
     return tables
 
 

@@ -22,6 +22,7 @@ from bert_jax.report.tables import (
     cost_table,
     difference_table,
     label_table,
+    other_score_tables,
     run_table,
     score_table,
     shared_table,
@@ -82,6 +83,8 @@ def _problems(runs: Sequence[RunRecord], notes: RunNotes) -> str:
 def _section(kind: str, variants: Sequence[Variant]) -> str:
     colours = charts.rank_colours(variants) if len(variants) > 1 else [""]
     parts = [_scores(variants, colours)]
+    for scores in other_score_tables(variants):
+        parts += [f"<h3>{_escape(scores.title)}</h3>", _table(scores, head=charts.figure_title)]
     differing = difference_table(variants)
     if len(variants) > 1:
         parts.append("<h3>What differs</h3>")

@@ -33,6 +33,7 @@ class RunRecord:
     speed: list[dict[str, float]]  # the lines of speed.jsonl
     result: dict[str, Any]  # result.json; empty if there is none yet
     problems: tuple[str, ...]  # one sentence for each missing or broken file, or value that is not finite
+    other_scores: dict[str, dict[str, float]] = field(default_factory=dict)  # by file: those of `evaluate --data`
 
     @property
     def kind(self) -> str:
@@ -148,6 +149,7 @@ def read_run(path: files.Path, name: str) -> RunRecord:
         [numbers(line) for line in _read_lines(speed, problems)] if speed.exists() else [],
         _read_object(result, problems) if result.exists() else {},
         (),
+        _read_other_scores(path / layout.RESULTS, problems),
     )
     if not run.finished:
         steps = f"{run.step:,} of {run.planned_steps:,}" if run.planned_steps else f"{run.step:,}"
@@ -244,6 +246,12 @@ def _read_object(path: files.Path, problems: list[str]) -> dict[str, Any]:
         problems.append(f"{path.name} is not a JSON object")
         return {}
     return value
+
+
+def _read_other_scores(folder: files.Path, problems: list[str]) -> dict[str, dict[str, float]]:
+    results = [_read_object(path, problems) for path in files.matching(folder, "*.json")]
+    scores = {str(result.get("data")): numbers(result.get("metrics")) for result in results}
+    return {data: figures for data, figures in scores.items() if figures}
 
 
 def _read_lines(path: files.Path, problems: list[str]) -> list[dict[str, Any]]:

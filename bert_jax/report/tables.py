@@ -79,6 +79,21 @@ def score_table(variants: Sequence[Variant]) -> Table:
     return Table("Final scores", ("experiment", "runs", *names), tuple(rows))
 
 
+def other_score_tables(variants: Sequence[Variant]) -> list[Table]:
+    """Returns a table like `score_table` for each file that runs were scored on by `bert_jax evaluate --data`."""
+    tables = []
+    for data in dict.fromkeys(data for variant in variants for run in variant.runs for data in run.other_scores):
+        scored = {v.name: [run.other_scores[data] for run in v.runs if data in run.other_scores] for v in variants}
+        names = figure_names([scores for runs in scored.values() for scores in runs])
+        rows = [
+            (name, len(runs), *(_measure(scores.get(figure) for scores in runs) for figure in names))
+            for name, runs in scored.items()
+            if runs
+        ]
+        tables.append(Table(f"Scores on {data}", ("experiment", "runs", *names), tuple(rows)))
+    return tables
+
+
 def difference_table(variants: Sequence[Variant]) -> Table:
     """Returns the fields that differ between the experiments. The longer dimension becomes the rows."""
     paths, all_fields = _fields(variants)

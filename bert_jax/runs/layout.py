@@ -7,6 +7,7 @@ BEST = "best"  # the same for the best evaluation, with `keep_best`
 METRICS = "metrics.jsonl"  # figures by step: equal for equal seeds, on any machine
 SPEED = "speed.jsonl"  # figures by step that depend on the machine
 RESULT = "result.json"  # the last evaluation
+RESULTS = "results"  # folder with the evaluations of other files, by `bert_jax evaluate --data`
 ENVIRONMENT = "environment.json"  # libraries, git revision and devices, from which step on
 TENSORBOARD = "tensorboard"  # folder with TensorBoard events
 PROFILE = "profile"  # folder with the trace that --profile takes

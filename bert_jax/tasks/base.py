@@ -67,7 +67,10 @@ class Task(Protocol):
         ...
 
     def eval_batches(self, *, batch_size: int, data: str | None = None) -> Batches | None:
-        """Returns the batches to evaluate on, from the fields' own data or from `data`; None without any."""
+        """Returns the batches to evaluate on; None without any.
+
+        They are those of all rows of `data` or, without it, of the fields' own rows, as many as `eval_limit` allows.
+        """
         ...
 
     def loss_fn(self, params: Any, batch: dict[str, jax.Array], keys: Keys) -> Outcome:

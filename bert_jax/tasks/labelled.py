@@ -131,8 +131,10 @@ class LabelledTask:
         )
 
     def eval_batches(self, *, batch_size: int, data: str | None = None) -> RowBatches | None:
-        source = data or self.fields.source(self.fields.eval)
-        rows = read_rows(source, columns=self.fields.columns)[: self.fields.eval_limit] if source else []
+        source = self.fields.source(self.fields.eval) if data is None else data
+        rows = read_rows(source, columns=self.fields.columns) if source else []
+        if data is None:
+            rows = rows[: self.fields.eval_limit]
         return self._once(rows, batch_size, labelled=True) if source else None
 
     def predict_batches(self, rows: Sequence[Row], *, batch_size: int) -> RowBatches:
