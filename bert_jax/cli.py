@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import posixpath
+import signal
 import sys
 from argparse import ArgumentParser
 from collections.abc import Callable, Sequence
@@ -164,11 +165,16 @@ Estimates what a run will take, without running it: parameters, memory on each d
 are those of `bert_jax train`; the command `bert_jax plan EXPERIMENT.py --help` lists them."""
 
 
-def train(args: Sequence[str]) -> None:
-    """Runs an experiment file, or continues it from its last checkpoint."""
+def train(args: Sequence[str]) -> int:
+    """Runs an experiment file, or continues it from its last checkpoint.
+
+    After a signal, no other experiment of a sweep is begun, and the exit code is 128 + the number of the signal, unless
+    everything was finished.
+    """
     parsed = _parse_experiments("train", args, _Train, {"workdir": tyro.MISSING}, TRAIN_USAGE)
 
     from bert_jax import runtime
+    from bert_jax.training.hooks import RecordEnd
     from bert_jax.training.train import train as run
 
     if any(options.several_hosts for options in parsed.values()):
@@ -176,10 +182,16 @@ def train(args: Sequence[str]) -> None:
     for name, options in parsed.items():
         experiment = sweeps.for_training(options.experiment, options.workdir)
         workdir = posixpath.join(options.workdir, name) if name else options.workdir
-        result = run(experiment, workdir, profile=options.profile)
+        end = RecordEnd()
+        result = run(experiment, workdir, profile=options.profile, hooks=[end])
         if runtime.is_first_host():
             figures = {**result.get("metrics", {}), **({"spread": result["spread"]} if "spread" in result else {})}
-            print(json.dumps({"experiment": name or args[0], "step": result.get("step"), **figures}))
+            # Figures of an earlier evaluation are not those of the step at which the run was stopped.
+            line = {"step": result.get("step"), **figures} if end.finished else {"step": end.step, "stopped": True}
+            print(json.dumps({"experiment": name or args[0], **line}))
+        if not end.finished or (end.signal is not None and name != list(parsed)[-1]):
+            return 128 + (end.signal or signal.SIGTERM)  # without one of its own, another host was stopped
+    return 0
 
 
 def plan(args: Sequence[str]) -> None:
@@ -384,9 +396,8 @@ def run(args: Sequence[str]) -> int:
         raise InputError(f"no command is called {args[0]!r}; the commands are {', '.join(COMMANDS)}")
     command = COMMANDS[args[0]]
     if command in (train, plan):
-        command(args[1:])
-    else:
-        tyro.cli(command, args=list(args[1:]), prog=f"bert_jax {args[0]}")
+        return command(args[1:]) or 0
+    tyro.cli(command, args=list(args[1:]), prog=f"bert_jax {args[0]}")
     return 0
 
 

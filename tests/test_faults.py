@@ -15,11 +15,14 @@ import numpy as np
 import pytest
 
 from bert_jax import Hook, train
+from bert_jax.config import to_json
 from bert_jax.errors import InputError
 from bert_jax.runs import workdir
 from bert_jax.runs.checkpoint import Checkpoints
 from bert_jax.runs.workdir import Workdir, environment, git_revision
 from bert_jax.training import progress
+from bert_jax.training.hooks import ShowProgress
+from helpers.cli import run
 from helpers.experiments import fine_tuning, lines, pretraining, silent
 
 
@@ -182,6 +185,46 @@ def test_a_run_stopped_in_an_evaluation_evaluates_when_it_continues(data, tmp_pa
     monkeypatch.undo()
     train(experiment, tmp_path / "stopped", say=silent)
     assert (tmp_path / "stopped/metrics.jsonl").read_text() == (tmp_path / "whole/metrics.jsonl").read_text()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_stopped_run_exits_with_the_signals_code_and_its_step(data, tmp_path, monkeypatch, capsys, number):
+    stored = json.dumps(to_json(short(data)))
+    loading = "import json\nfrom bert_jax.config import experiment_from_json\n"
+    both = f"sweep = dict.fromkeys(('first', 'second'), experiment_from_json(json.loads({stored!r}), 'here'))\n"
+    (tmp_path / "sweep.py").write_text(loading + both)
+
+    def stop(self, loop, step):
+        if step == 8:
+            signal.raise_signal(number)
+
+    monkeypatch.setattr(ShowProgress, "__call__", stop)
+    assert run("train", tmp_path / "sweep.py", "--workdir", tmp_path / "runs") == 128 + number
+    last = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert last == {"experiment": "first", "step": 8, "stopped": True}
+    assert not (tmp_path / "runs/second").exists()
+    monkeypatch.undo()
+    assert run("train", tmp_path / "sweep.py", "--workdir", tmp_path / "runs") == 0
+    lasts = [json.loads(line) for line in capsys.readouterr().out.splitlines() if line.startswith("{")]
+    assert [(line["experiment"], line["step"]) for line in lasts] == [("first", 12), ("second", 12)]
+
+
+def test_a_run_that_never_took_a_step_leaves_its_workdir_free(data, tmp_path):
+    class Never(Hook):
+        def __call__(self, loop, step):
+            raise AssertionError(f"took step {step}")
+
+    experiment = short(data, eval_every=4)
+    missing = replace(experiment, task=replace(experiment.task, eval=str(tmp_path / "nowhere.jsonl")))
+    with pytest.raises(InputError, match="no such file"):
+        train(missing, tmp_path / "run", say=silent)
+    for name in ("f1macro", "mean_average_precision"):  # of no task, and of another one
+        with pytest.raises(InputError, match=f"no figure '{name}'; it has .*f1_macro"):
+            train(replace(experiment, keep_best=name), tmp_path / "run", say=silent, hooks=[Never()])
+    result = train(replace(experiment, keep_best="f1_macro", seeds=2), tmp_path / "run", say=silent)
+    assert result["step"] == 12
+    with pytest.raises(InputError, match="holds another experiment"):
+        train(replace(experiment, seed=1, keep_best="loss"), tmp_path / "run/seed-1", say=silent)
 
 
 def test_the_workdir_records_hardware_and_versions(data, tmp_path):

@@ -74,6 +74,13 @@ class Board:
             self._writer.close()
 
 
+def has_steps(folder: files.Path) -> bool:
+    """Returns whether a run in the workdir `folder` left anything of its steps: a checkpoint, figures or a result."""
+    written = (folder / layout.METRICS, folder / layout.RESULT)
+    stored = (folder / layout.CHECKPOINTS, folder / layout.BEST)
+    return any(path.exists() for path in written) or any(checkpoint.latest_step(path) is not None for path in stored)
+
+
 class Workdir:
     """The folder of one run, locked against a second process while it is open.
 
@@ -129,6 +136,8 @@ class Workdir:
     def claim(self, experiment: Experiment, tokenizer: Tokenizer) -> dict[str, tuple[Any, Any]]:
         """Stores the experiment and its tokenizer, or checks that the workdir holds the same experiment.
 
+        An experiment that never took a step, because something was wrong with it, is replaced.
+
         Returns:
           {path of a field: (old value, new value)} of the fields that changed, which are all allowed to.
 
@@ -142,7 +151,10 @@ class Workdir:
             stored = experiment_from_json(json.loads(path.read_text()), str(path))
             changed = differences(to_json(stored), new)
             refused = {name: both for name, both in changed.items() if not is_resumable(name)}
-            if refused:
+            if refused and not has_steps(self.path):
+                changed = {}
+                self._discard_setup()
+            elif refused:
                 listed = "; ".join(f"{name} is {was!r} there and {now!r} here" for name, (was, now) in refused.items())
                 raise InputError(f"{self.path}: holds another experiment: {listed}; use another --workdir")
         if not self._writes:
@@ -152,6 +164,11 @@ class Workdir:
                 tokenizer.save(folder)
         files.write_json(path, new)
         return changed
+
+    def _discard_setup(self) -> None:
+        if self._writes:
+            files.remove(self.tokenizer)
+            files.remove(self.path / layout.ENVIRONMENT)
 
     def record_environment(self, step: int, devices: dict[str, Any]) -> None:
         """Adds the environment from `step` on to environment.json, unless it is the same as before."""

@@ -2,6 +2,7 @@
 
 import statistics
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import jax
@@ -11,6 +12,7 @@ from bert_jax.data.batch import Arrays
 from bert_jax.data.batches import prefetch
 from bert_jax.losses import Mean
 from bert_jax.tasks import Batches, Evaluation, Task
+from bert_jax.training.step import evaluate_step
 
 Sums = dict[str, tuple[float, float]]
 
@@ -45,6 +47,24 @@ def evaluate(
     evaluation = task.evaluate(predictions, batches)
     sums = {"loss": sum(means.values()), **means, **divide(metrics)}
     return evaluation._replace(metrics=sums | evaluation.metrics)
+
+
+def figure_names(task: Task, params: Any, batches: Batches) -> list[str]:
+    """Returns the names of the figures that `evaluate` gives, without running the model.
+
+    Names may depend on the rows, but not on what is predicted: here that is 0 everywhere.
+    """
+    outputs: dict[Any, Any] = {}  # by the shapes of a batch: to trace the model takes time
+
+    def blank(params: Any, batch: Arrays) -> Any:
+        shapes = tuple((name, x.shape) for name, x in batch.items())
+        if shapes not in outputs:
+            sums, predictions = jax.eval_shape(partial(evaluate_step, loss_fn=task.loss_fn), params, batch)
+            ones = jax.tree.map(lambda x: np.ones(x.shape, x.dtype), sums)  # a figure with count 0 is left out
+            outputs[shapes] = ones, jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), predictions)
+        return outputs[shapes]
+
+    return list(evaluate(task, blank, params, batches).metrics)
 
 
 def run(

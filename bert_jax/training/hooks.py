@@ -1,5 +1,6 @@
 """The hooks of every run: a profile, figures, evaluations, progress and checkpoints, each with its own period."""
 
+from collections.abc import Iterable
 from typing import Any
 
 import jax
@@ -11,7 +12,7 @@ from bert_jax.metrics import lower_is_better
 from bert_jax.runs import layout
 from bert_jax.tasks import Evaluation
 from bert_jax.training import optimizer
-from bert_jax.training.evaluate import divide, evaluate, mean_figures
+from bert_jax.training.evaluate import divide, evaluate, figure_names, mean_figures
 from bert_jax.training.loop import Hook, Loop, SeedRun
 from bert_jax.training.progress import ProgressBar
 from bert_jax.training.run import Run
@@ -99,7 +100,12 @@ class Evaluate(Hook):
         self._bar = bar
 
     def begin(self, loop: Loop, step: int) -> None:
-        """Evaluates the seeds whose evaluation at `step` was interrupted."""
+        """Evaluates the seeds whose evaluation at `step` was interrupted; checks `keep_best` before the first step."""
+        if step == 0 and loop.experiment.keep_best:
+            params = loop.seed_runs[0].state.params
+            names = figure_names(loop.task, params, self._batches) if self._batches is not None else []
+            if loop.experiment.keep_best not in names:
+                raise _unknown_figure(loop.experiment.keep_best, names)
         if loop.due(self.every, step):
             self._evaluate(loop, step)
 
@@ -157,8 +163,12 @@ def record_evaluation(seed_run: SeedRun, step: int, evaluation: Evaluation) -> N
 def _figure(name: str, metrics: dict[str, float]) -> float:
     """Returns the figure that `keep_best` names, negated where lower is better."""
     if name not in metrics:
-        raise InputError(f"keep_best: the evaluation has no figure {name!r}; it has {', '.join(metrics) or 'none'}")
+        raise _unknown_figure(name, metrics)
     return -metrics[name] if lower_is_better(name) else metrics[name]
+
+
+def _unknown_figure(name: str, names: Iterable[str]) -> InputError:
+    return InputError(f"keep_best: the evaluation has no figure {name!r}; it has {', '.join(names) or 'none'}")
 
 
 class ShowProgress(Hook):
@@ -173,6 +183,21 @@ class ShowProgress(Hook):
             loop.collect()
             self._bar.heartbeat(f"step {step}/{loop.experiment.steps}")
         self._bar.advance(loop.collected)
+
+
+class RecordEnd(Hook):
+    """Records how the run ended: at which step, whether it was finished, and which signal stopped it."""
+
+    every = 0
+
+    def __init__(self) -> None:
+        self.step = 0
+        self.finished = True  # also if the run was finished before, and no hook is called
+        self.signal: int | None = None
+
+    def end(self, loop: Loop, step: int) -> None:
+        """Reads this from the loop."""
+        self.step, self.finished, self.signal = step, loop.finished(step), loop.stop_signal
 
 
 class SaveCheckpoints(Hook):

@@ -263,6 +263,11 @@ class Loop:
         """Whether this process received a signal, or a hook called `stop`."""
         return self._stop.requested
 
+    @property
+    def stop_signal(self) -> int | None:
+        """The number of the signal that this process received, or None."""
+        return self._stop.signal
+
     def _stopping(self, step: int) -> bool:
         if not self._running():
             return True

@@ -15,6 +15,7 @@ class Stop:
 
     def __init__(self) -> None:
         self.requested = False
+        self.signal: int | None = None  # the number of the signal that arrived
         self._before: dict[int, Any] = {}
 
     def __enter__(self) -> "Stop":
@@ -31,6 +32,7 @@ class Stop:
 
     def _request(self, number: int, frame: FrameType | None) -> None:
         self.requested = True
+        self.signal = number
         signal.signal(number, signal.SIG_DFL)
         print("Finishing this step, then saving; once more to end at once", file=sys.stderr)
 

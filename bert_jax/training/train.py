@@ -10,7 +10,7 @@ from bert_jax.config import Experiment
 from bert_jax.devices import Devices
 from bert_jax.errors import InputError
 from bert_jax.runs import layout
-from bert_jax.runs.workdir import Workdir
+from bert_jax.runs.workdir import Workdir, has_steps
 from bert_jax.runtime import is_first_host, set_up
 from bert_jax.training.evaluate import over_seeds
 from bert_jax.training.hooks import Evaluate, Figures, Profile, SaveCheckpoints, ShowProgress
@@ -75,7 +75,7 @@ def train(
 def _workdir_of_each_seed(experiment: Experiment, folder: files.Path) -> list[files.Path]:
     if experiment.seeds == 1:
         return [folder]
-    if (folder / layout.EXPERIMENT).exists():
+    if (folder / layout.EXPERIMENT).exists() and has_steps(folder):
         raise InputError(f"{folder}: holds a run with one seed; use another --workdir")
     return [folder / layout.seed_run(experiment.seed + i) for i in range(experiment.seeds)]
 
