@@ -1,7 +1,6 @@
 """The command line: parsing only. Bad input is one line on stderr and exit code 2."""
 
 import dataclasses
-import json
 import posixpath
 import signal
 import sys
@@ -173,7 +172,7 @@ def train(args: Sequence[str]) -> int:
     """
     parsed = _parse_experiments("train", args, _Train, {"workdir": tyro.MISSING}, TRAIN_USAGE)
 
-    from bert_jax import runtime
+    from bert_jax import files, runtime
     from bert_jax.training.hooks import RecordEnd
     from bert_jax.training.train import train as run
 
@@ -188,7 +187,7 @@ def train(args: Sequence[str]) -> int:
             figures = {**result.get("metrics", {}), **({"spread": result["spread"]} if "spread" in result else {})}
             # Figures of an earlier evaluation are not those of the step at which the run was stopped.
             line = {"step": result.get("step"), **figures} if end.finished else {"step": end.step, "stopped": True}
-            print(json.dumps({"experiment": name or args[0], **line}))
+            print(files.json_text({"experiment": name or args[0], **line}))
         if not end.finished or (end.signal is not None and name != list(parsed)[-1]):
             return 128 + (end.signal or signal.SIGTERM)  # without one of its own, another host was stopped
     return 0
@@ -251,10 +250,11 @@ def evaluate(source: SourceArgument, data: str | None = None) -> None:
         data: Rows to evaluate on, all of them, in the format of the training rows. Their scores are kept apart from the
             run's own, in its folder results. Default: the run's own evaluation rows.
     """
+    from bert_jax import files
     from bert_jax.predict import evaluate_source
 
     metrics = evaluate_source(source, data, say=lambda line: print(line, file=sys.stderr))
-    print(json.dumps(metrics, indent=2))
+    print(files.json_text(metrics, indent=2))
 
 
 def predict(source: SourceArgument, input: str = "-") -> None:
@@ -269,7 +269,7 @@ def predict(source: SourceArgument, input: str = "-") -> None:
 
     lines = sys.stdin if input == "-" else (line for _, line in files.read_lines(input))
     for answer in predict_lines(source, lines, "stdin" if input == "-" else input):
-        print(json.dumps(answer, ensure_ascii=False))
+        print(files.json_text(answer))
 
 
 def convert(

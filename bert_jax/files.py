@@ -13,6 +13,7 @@ import gzip
 import importlib.util
 import io
 import json
+import math
 import os
 import shutil
 import tempfile
@@ -195,11 +196,28 @@ def write_whole(name: PathLike, content: str | bytes) -> None:
 
 def write_json(name: PathLike, value: Any) -> None:
     """Writes JSON, indented, like `write_whole`."""
+    write_whole(name, json_text(value, indent=2) + "\n")
+
+
+def json_text(value: Any, indent: int | None = None) -> str:
+    """Returns JSON, with characters as they are; numbers that are not finite are null, because JSON has none."""
     try:
-        content = json.dumps(value, indent=2, ensure_ascii=False).encode()
+        text = json.dumps(value, indent=indent, ensure_ascii=False, allow_nan=False)
+    except ValueError:
+        return json_text(_without_nan(value), indent)
+    try:
+        text.encode()
     except UnicodeEncodeError:  # half a surrogate pair, such as in the name of a file that is not UTF-8
-        content = json.dumps(value, indent=2).encode()
-    write_whole(name, content + b"\n")
+        return json.dumps(value, indent=indent)
+    return text
+
+
+def _without_nan(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _without_nan(item) for name, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_without_nan(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def open_appending(name: PathLike) -> BinaryIO:

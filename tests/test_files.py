@@ -44,6 +44,14 @@ def bucket(monkeypatch):
     return "gs://bucket/folder"
 
 
+def test_json_never_holds_numbers_that_json_does_not_have(tmp_path):
+    value = {"a": [1.5, float("nan")], "b": (float("inf"), {"c": -float("inf")}), "d": "NaN", "e": "Ä\udce9"}
+    files.write_json(tmp_path / "a.json", value)
+    for text in ((tmp_path / "a.json").read_text(), files.json_text(value)):
+        read = json.loads(text, parse_constant=lambda name: pytest.fail(f"holds {name}"))
+        assert read == {"a": [1.5, None], "b": [None, {"c": None}], "d": "NaN", "e": "Ä\udce9"}
+
+
 def test_a_failed_write_leaves_the_old_file_and_a_good_one_no_other(tmp_path):
     files.write_json(tmp_path / "a.json", {"new": [1, "ä"]})
     with pytest.raises(TypeError):

@@ -1,6 +1,7 @@
 """Several seeds in one run, the best checkpoint, and stopping early."""
 
 import json
+import re
 import shutil
 import statistics
 from dataclasses import replace
@@ -177,6 +178,22 @@ def test_the_best_weights_are_kept_and_loaded(experiment, tmp_path, monkeypatch,
     assert (last[0], second[0]) == (3, 2)
     jax.tree.map(np.testing.assert_array_equal, params_of(tmp_path / "best"), second[1])
     assert any((a != b).any() for a, b in zip(*map(jax.tree.leaves, (last[1], second[1])), strict=True))
+
+
+def test_a_figure_that_is_not_finite_is_never_the_best(experiment, tmp_path, monkeypatch):
+    nan, infinite = float("nan"), float("inf")
+    script(monkeypatch, [nan, infinite, 0.4, nan, 0.6])
+    run = replace(experiment, steps=5, eval_every=1, checkpoint_every=0, keep_best="accuracy", patience=3)
+    result = train(run, tmp_path / "run", say=silent)
+    assert (result["step"], result["best_step"], result["metrics"]["accuracy"]) == (5, 5, 0.6)
+    script(monkeypatch, [nan, nan])
+    result = train(replace(run, steps=2), tmp_path / "never", say=silent)
+    assert (result["best_step"], result["metrics"]) == (None, {"accuracy": None, "loss": None})
+    for path in [*tmp_path.rglob("*.json"), *tmp_path.rglob("*.jsonl")]:
+        assert not re.search(r"\b(NaN|Infinity)\b", path.read_text()), path
+    script(monkeypatch, [nan, 0.5, nan, 0.5])
+    both = train(replace(run, steps=1, seeds=2, keep_best="", patience=0), tmp_path / "both", say=silent)
+    assert both["metrics"] == both["spread"] == {}
 
 
 def test_a_seed_that_runs_out_of_patience_stops_and_the_others_continue(experiment, tmp_path, monkeypatch):

@@ -132,9 +132,9 @@ def read_run(path: files.Path, name: str) -> RunRecord:
     not_finite: dict[str, int] = {}
     for line in _read_lines(path / layout.METRICS, problems):
         for figure, value in line.items():
-            if figure in ("step", "split") or not is_number(value):
+            if figure in ("step", "split") or not (value is None or is_number(value)):
                 continue
-            if _is_finite(value):
+            if value is not None and _is_finite(value):
                 figures[figure, str(line.get("split", "train"))][_whole(line.get("step"))] = value
             else:
                 not_finite.setdefault(figure, _whole(line.get("step")))

@@ -1,6 +1,7 @@
 """A run's workdir: what is written to it, by which process, and how its files go back to a checkpoint's step."""
 
 import json
+import math
 import platform
 import subprocess
 import time
@@ -60,11 +61,13 @@ class Board:
         return writer
 
     def write(self, step: int, figures: dict[str, float]) -> None:
-        """Writes figures, {name: value}."""
+        """Writes figures, {name: value}; those that are not finite are left out."""
         from tensorboardX.proto.event_pb2 import Event
         from tensorboardX.summary import scalar
 
         for name, value in figures.items():
+            if not math.isfinite(value):
+                continue
             self._writer.write_event(Event(wall_time=time.time(), step=step, summary=scalar(name, value)))
         self._writer.flush()
 
@@ -229,7 +232,7 @@ class Workdir:
 
     def _append(self, name: str, line: dict[str, Any]) -> None:
         if self._writes:
-            files.append_line(self.path / name, json.dumps(line))
+            files.append_line(self.path / name, files.json_text(line))
 
     def _show(self, step: int, group: str, figures: dict[str, float]) -> None:
         if self._board is not None:

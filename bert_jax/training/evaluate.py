@@ -1,5 +1,6 @@
 """Metrics of a task on a data set."""
 
+import math
 import statistics
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -103,8 +104,8 @@ def _in_order(parts: list[Arrays], batches: Any) -> Arrays:
 
 
 def mean_figures(figures: Sequence[dict[str, float]]) -> dict[str, float]:
-    """Returns the means of the figures that every seed reports."""
-    names = [name for name in figures[0] if all(name in metrics for metrics in figures)]
+    """Returns the means of the figures that every seed reports; None is a figure that is not finite."""
+    names = [name for name in figures[0] if all(metrics.get(name) is not None for metrics in figures)]
     return {name: statistics.fmean(metrics[name] for metrics in figures) for name in names}
 
 
@@ -112,5 +113,6 @@ def over_seeds(runs: dict[str, dict[str, float]]) -> dict[str, Any]:
     """Returns means and sample standard deviations over runs with different seeds, and the runs themselves."""
     figures = list(runs.values())
     means = mean_figures(figures)
-    spread = {name: statistics.stdev(metrics[name] for metrics in figures) for name in means}
+    finite = [name for name, mean in means.items() if math.isfinite(mean)]
+    spread = {name: statistics.stdev(metrics[name] for metrics in figures) for name in finite}
     return {"metrics": means, "spread": spread, "runs": runs}

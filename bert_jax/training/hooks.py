@@ -1,5 +1,6 @@
 """The hooks of every run: a profile, figures, evaluations, progress and checkpoints, each with its own period."""
 
+import math
 from collections.abc import Iterable
 from typing import Any
 
@@ -141,7 +142,8 @@ class Evaluate(Hook):
 def record_evaluation(seed_run: SeedRun, step: int, evaluation: Evaluation) -> None:
     """Writes an evaluation to the seed's result.json and, if it is the best with `keep_best`, saves the weights.
 
-    With `keep_best`, result.json holds the best evaluation.
+    With `keep_best`, result.json holds the best evaluation. A figure that is not finite is never the best; as long as
+    there is none, `best_step` is null.
     """
     meta = seed_run.meta
     cost = {"tokens": meta["tokens"], "seconds": round(meta["seconds"], 3), "flops": meta["flops"]}
@@ -149,13 +151,13 @@ def record_evaluation(seed_run: SeedRun, step: int, evaluation: Evaluation) -> N
     if seed_run.best is not None:
         value = _figure(seed_run.experiment.keep_best, evaluation.metrics)
         meta["waited"] += 1
-        if meta["best"] is None or value > meta["best"][1]:
+        if math.isfinite(value) and (meta["best"] is None or value > meta["best"][1]):
             meta["best"], meta["waited"] = (step, value), 0
             seed_run.best.save_once(step, seed_run.state.params)
-        else:
+        elif meta["best"] is not None:
             best = seed_run.workdir.result() or {}
             result = {name: value for name, value in best.items() if name in result}
-        result |= {"best_step": meta["best"][0], "stopped_early": seed_run.stopped}
+        result |= {"best_step": meta["best"] and meta["best"][0], "stopped_early": seed_run.stopped}
     seed_run.workdir.write_result({"step": step, **cost} | result)
     meta["evaluated"] = step
 
