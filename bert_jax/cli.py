@@ -258,17 +258,17 @@ def evaluate(source: SourceArgument, data: str | None = None) -> None:
 
 
 def predict(source: SourceArgument, input: str = "-") -> None:
-    """Predicts for JSON lines: what the run's task predicts or, after pre-training, the best tokens for each [MASK].
+    """Predicts for rows: what the model's task predicts or, with an MLM head, the best tokens for each [MASK].
 
     Args:
         source: The model: a run's workdir, WORKDIR@STEP, a Hugging Face folder or hf:org/name.
-        input: A file of JSON lines with the fields that the task reads (such as "text"); - is standard input.
+        input: Rows with the fields that the task reads (such as "text"), in any format of the training rows; - is
+            standard input, in JSON lines.
     """
     from bert_jax import files
-    from bert_jax.predict import predict_lines
+    from bert_jax.predict import predict_source
 
-    lines = sys.stdin if input == "-" else (line for _, line in files.read_lines(input))
-    for answer in predict_lines(source, lines, "stdin" if input == "-" else input):
+    for answer in predict_source(source, input):
         print(files.json_text(answer))
 
 
@@ -405,6 +405,12 @@ def main() -> None:
     """The console script `bert_jax`."""
     try:
         code = run(sys.argv[1:])
+        sys.stdout.flush()
+    except BrokenPipeError:
+        from bert_jax import files
+
+        files.discard_output()
+        code = 128 + signal.SIGPIPE  # as of other programs, in `bert_jax predict ... | head`
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         code = 2

@@ -16,6 +16,7 @@ import json
 import math
 import os
 import shutil
+import sys
 import tempfile
 import zlib
 from collections.abc import Callable, Iterator
@@ -419,6 +420,16 @@ def read_lines(name: PathLike) -> Iterator[tuple[int, str]]:
     with errors_named(name), path(name).open("rb") as raw:
         for number, line in decode_lines(decompressed(raw, os.fspath(name)), name):
             yield number, line.removesuffix("\n").removesuffix("\r")
+
+
+def standard_input() -> BinaryIO:
+    """Returns the bytes that other programs or the user give to this process."""
+    return sys.stdin.buffer
+
+
+def discard_output() -> None:
+    """Lets everything that is still printed go nowhere: its reader has gone."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def read_json(name: PathLike) -> dict[str, Any]:

@@ -4,7 +4,7 @@ import itertools
 import json
 import posixpath
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, NamedTuple, cast
@@ -17,7 +17,7 @@ from bert_jax import params as named
 from bert_jax.config import BertConfig, Compute, TaskFields
 from bert_jax.data.batch import Arrays
 from bert_jax.data.batches import Features, RowBatches
-from bert_jax.data.rows import Row
+from bert_jax.data.rows import Row, RowErrors, read_json_lines, read_rows, text_of
 from bert_jax.devices import Devices
 from bert_jax.errors import InputError
 from bert_jax.heads import BertForPreTraining
@@ -124,14 +124,13 @@ class PretrainedBert:
         """Returns the task's answer to each input: a text, or a row with the fields that the task reads.
 
         Raises:
-          InputError: the source was trained for no task, or a row lacks a field.
+          InputError: `inputs` is not a list, the source was trained for no task, or a row lacks a field.
         """
         task = self._task
         field = task.fields.text_field
-        table = [
-            item if isinstance(item, Row) else Row({field: item} if isinstance(item, str) else item, f"input {number}")
-            for number, item in enumerate(inputs, 1)
-        ]
+        if isinstance(inputs, str | bytes | dict | Row):
+            raise InputError(f"predict: give a list of texts or rows, not one {_KINDS.get(type(inputs), 'row')}")
+        table = [_input_row(item, field, f"input {number}") for number, item in enumerate(inputs, 1)]
         if not table:
             return []
         if not isinstance(task, tasks.Answering):
@@ -177,7 +176,10 @@ class PretrainedBert:
         if self.task_problem:
             raise InputError(self.task_problem)
         if self.task is None:
-            raise InputError("predict needs a source trained for a task; fine-tune one with `bert_jax train`")
+            raise InputError(
+                "predict and evaluate need a source trained for a task; fine-tune one with `bert_jax train`, or give "
+                "one with an MLM head, which fills masks"
+            )
         return tasks.make(self.task, self.config, self.tokenizer, self.compute)
 
     @cached_property
@@ -276,31 +278,39 @@ def _write_result_of(folder: files.Path, data: str, result: dict[str, Any]) -> N
             return
 
 
-def predict_lines(source: str, lines: Iterable[str], where: str) -> Iterator[dict[str, Any]]:
-    """Yields the answer to each JSON line: the task's or, after pre-training, the tokens for each [MASK].
+def predict_source(source: str, data: str) -> Iterator[dict[str, Any]]:
+    """Yields the answer to each row of `data`: the task's or, with an MLM head, the tokens for each [MASK].
+
+    Args:
+      data: rows as `bert_jax.data.rows.read_rows` reads them; a file whose ending names no format holds JSON lines, and
+        "-" is standard input with JSON lines.
 
     Raises:
-      InputError: a line is not a JSON object or lacks a field; it is named as `where`:number.
+      InputError: a row is bad or lacks a field; it is named with its file and line.
     """
     bert = load(source)
-    rows = []
-    for number, line in enumerate(lines, 1):
-        if line.strip():
-            rows.append(_json_row(line, f"{where}:{number}"))
-    if bert.task is None or not bert.task.fills_masks:
+    if data == "-":
+        rows = read_json_lines(files.standard_input(), "stdin")
+    else:
+        rows = read_rows(data, getattr(bert.task, "columns", ()), otherwise="jsonl")
+    fills_masks = bert.task.fills_masks if bert.task is not None else named.MLM in bert.params
+    if not fills_masks:
         yield from bert.predict(rows)
         return
-    for row in rows:
-        if "text" not in row.values:
-            raise InputError(f"{row.where}: no field 'text'")
-        yield {"text": row.values["text"], "fill_mask": bert.fill_mask(row.values["text"])}
+    errors = RowErrors()
+    texts = [text_of(row, "text", errors) for row in rows]
+    errors.check()
+    for text in texts:
+        yield {"text": text, "fill_mask": bert.fill_mask(text)}
 
 
-def _json_row(line: str, where: str) -> Row:
-    try:
-        values = json.loads(line)
-    except json.JSONDecodeError as error:
-        raise InputError(f"{where}: not JSON: {error}") from None
-    if not isinstance(values, dict):
-        raise InputError(f'{where}: expected a JSON object such as {{"text": "..."}}')
-    return Row(values, where)
+_KINDS = {str: "text", bytes: "text"}
+
+
+def _input_row(item: Any, field: str, where: str) -> Row:
+    """Returns an input of `predict` as a row; a text is the value of `field`."""
+    if isinstance(item, Row):
+        return item
+    if not isinstance(item, str | dict):
+        raise InputError(f"{where}: expected a text, or a row such as {{{field!r}: ...}}, got {item!r}")
+    return Row({field: item} if isinstance(item, str) else item, where)

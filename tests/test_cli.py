@@ -1,6 +1,8 @@
 """Every command, end to end on tiny data. Bad input gets one clear line and exit code 2, and nothing is lost."""
 
+import gzip
 import inspect
+import io
 import json
 import re
 import subprocess
@@ -12,7 +14,9 @@ import numpy as np
 import pytest
 
 from bert_jax import cli, pretrained, tokenizers
+from bert_jax.data.rows import Row
 from bert_jax.errors import InputError
+from bert_jax.predict import load
 from helpers.cli import run
 from helpers.corpora import WORDS
 
@@ -150,6 +154,76 @@ def test_predict_answers_each_line_in_order(folder, capsys):
     for answer in answers:
         assert answer["label"] in ("no", "yes")
         assert sum(answer["probabilities"].values()) == pytest.approx(1, abs=1e-5)
+
+
+def test_predict_reads_every_format_that_train_reads(folder, tmp_path, capsys, monkeypatch):
+    jsonl = '\ufeff{"text": "red cat"}\n\n{"text": "blue dog"}\n'
+    (tmp_path / "a.jsonl").write_text(jsonl)
+    (tmp_path / "a.jsonl.gz").write_bytes(gzip.compress(jsonl.encode()))
+    (tmp_path / "a.csv").write_text("id,text\n1,red cat\n2,blue dog\n")
+    (tmp_path / "a.lines").write_text(jsonl)  # an ending that names no format
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(jsonl.encode())))
+    outputs = []
+    for data in (*sorted(tmp_path.iterdir()), "-"):
+        assert run("predict", folder / "sweep/fast", "--input", data) == 0
+        outputs.append(capsys.readouterr().out)
+    assert len(outputs[0].splitlines()) == 2
+    assert outputs == outputs[:1] * 5
+
+
+BAD_INPUTS = {
+    "latin-1": ("b.jsonl", '{"text": "cat"}\n{"text": "caf\xe9"}\n'.encode("latin-1"), "b.jsonl:2: not UTF-8"),
+    "utf-16": ("b.jsonl", '{"text": "cat"}\n'.encode("utf-16"), "iconv -f utf-16"),
+    "cut off": ("b.jsonl.gz", gzip.compress(b'{"text": "cat"}\n')[:-9], "damaged or cut off"),
+    "no text": ("b.tsv", b"words\ncat\n", "no row has a field or column 'text'"),
+    "missing": ("b.txt", None, "b.txt: no such file"),
+}
+
+
+@pytest.mark.parametrize("kind", BAD_INPUTS)
+@pytest.mark.parametrize("command", [("predict", "--input"), ("evaluate", "--data")])
+def test_bad_rows_to_predict_or_evaluate_are_one_line(folder, tmp_path, capsys, kind, command):
+    name, content, message = BAD_INPUTS[kind]
+    if content is not None:
+        (tmp_path / name).write_bytes(content)
+    assert run(command[0], folder / "sweep/fast", command[1], tmp_path / name) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert len(error.splitlines()) == 1
+
+
+def test_predict_ends_quietly_if_nobody_reads_on(folder, tmp_path):
+    (tmp_path / "in.jsonl").write_text('{"text": "red cat"}\n' * 4000)
+    shown = f"{sys.executable} -m bert_jax.cli predict {folder / 'sweep/fast'} --input {tmp_path / 'in.jsonl'}"
+    done = subprocess.run(f"{shown} | head -1", shell=True, capture_output=True, text=True, check=True)
+    assert json.loads(done.stdout)["label"] in ("no", "yes")
+    assert done.stderr == ""
+
+
+def test_predict_in_python_takes_a_list_and_nothing_else(folder):
+    bert = load(folder / "sweep/fast")
+    first, second = bert.predict(["red cat", {"text": "red cat"}])
+    assert first == second
+    for one in ("good", {"text": "good"}, Row({"text": "good"}, "here")):
+        with pytest.raises(InputError, match="give a list of texts or rows, not one"):
+            bert.predict(one)
+    for item in (None, 5, ["red", "cat"]):
+        with pytest.raises(InputError, match=r"input 2: expected a text, or a row such as \{'text': \.\.\.\}"):
+            bert.predict(["red cat", item])
+
+
+def test_predict_fills_masks_with_any_mlm_head(folder, tmp_path, capsys):
+    assert run("convert", folder / "pretrained", tmp_path / "exported") == 0
+    (tmp_path / "in.csv").write_text("text\nThe [MASK] runs.\n")
+    capsys.readouterr()
+    answers = []
+    for source in (folder / "pretrained", tmp_path / "exported"):
+        assert run("predict", source, "--input", tmp_path / "in.csv") == 0
+        answers.append(json.loads(capsys.readouterr().out))
+    assert [token for token, _ in answers[0]["fill_mask"]] == [token for token, _ in answers[1]["fill_mask"]]
+    (tmp_path / "in.jsonl").write_text('{"text": 5}\n')
+    assert run("predict", tmp_path / "exported", "--input", tmp_path / "in.jsonl") == 2
+    assert "in.jsonl:1: field 'text' should be a text, not 5" in capsys.readouterr().err
 
 
 def test_predict_fills_masks_after_pretraining(folder, tmp_path, capsys):

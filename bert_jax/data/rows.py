@@ -5,7 +5,7 @@ import csv
 import json
 import math
 import re
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, BinaryIO
 
@@ -48,7 +48,7 @@ class RowErrors:
         raise InputError("\n".join(lines))
 
 
-def read_rows(source: str, columns: Sequence[str] = ()) -> list[Row]:
+def read_rows(source: str, columns: Sequence[str] = (), otherwise: str | None = None) -> list[Row]:
     """Reads all rows of `source`.
 
     A source is a file, plain or compressed (.gz, .zst). Its ending decides its format:
@@ -69,6 +69,7 @@ def read_rows(source: str, columns: Sequence[str] = ()) -> list[Row]:
 
     Args:
       columns: names of the columns of .tsv and .csv files without a header row.
+      otherwise: the format of a file whose ending names none.
 
     Raises:
       InputError: the source is missing, empty, binary, not UTF-8 or not in its format, naming file and line.
@@ -77,7 +78,7 @@ def read_rows(source: str, columns: Sequence[str] = ()) -> list[Row]:
         elements, features = tfds.open_set(source)
         values = (tfds.plain(features, elements[number]) for number in range(len(elements)))
         return [Row(row, f"{source}: example {number}") for number, row in enumerate(values)]
-    name, path = _format_and_path(source)
+    name, path = _format_and_path(source, otherwise)
     errors = RowErrors()
     if columns and name in ("tsv", "csv"):
         rows = _with_header(path, _TABLES[name](path), errors, columns)
@@ -237,7 +238,19 @@ def _shown(value: Any) -> str:
     return text if len(text) <= 60 else text[:57] + "..."
 
 
-def _format_and_path(source: str) -> tuple[str, str]:
+def read_json_lines(stream: BinaryIO, name: str) -> list[Row]:
+    """Reads rows from an open file of JSON lines, which may hold none.
+
+    Raises:
+      InputError: some lines are not JSON objects, or not UTF-8.
+    """
+    errors = RowErrors()
+    rows = _json_rows(files.decode_lines(stream, name), name, errors)
+    errors.check()
+    return rows
+
+
+def _format_and_path(source: str, otherwise: str | None = None) -> tuple[str, str]:
     prefix, colon, rest = source.partition(":")
     if colon and prefix in _FORMATS:
         return prefix, rest
@@ -246,6 +259,10 @@ def _format_and_path(source: str) -> tuple[str, str]:
     ending = files.path(files.without_compression(source)).suffix
     if ending in _ENDINGS:
         return _ENDINGS[ending], source
+    if not files.path(source).exists():
+        raise InputError(f"{source}: no such file")
+    if otherwise is not None:
+        return otherwise, source
     raise InputError(
         f"{source}: the ending {ending!r} does not name a format; use {', '.join(_ENDINGS)} (also with .gz or .zst), "
         f"or write the format before the path, as in conll:{source}; formats are {', '.join(_FORMATS)}, tfds"
@@ -253,8 +270,12 @@ def _format_and_path(source: str) -> tuple[str, str]:
 
 
 def _read_jsonl(path: str, errors: RowErrors) -> list[Row]:
+    return _json_rows(files.read_lines(path), path, errors)
+
+
+def _json_rows(lines: Iterable[tuple[int, str]], path: str, errors: RowErrors) -> list[Row]:
     rows = []
-    for number, line in files.read_lines(path):
+    for number, line in lines:
         where = f"{path}:{number}"
         if not line.strip():
             continue
