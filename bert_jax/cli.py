@@ -1,18 +1,22 @@
 """The command line: parsing only. Bad input is one line on stderr and exit code 2."""
 
+import contextlib
 import dataclasses
+import io
 import posixpath
 import signal
 import sys
 from argparse import ArgumentParser
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Annotated, Any, Literal
 
 import tyro
 
 from bert_jax import sweeps
 from bert_jax.config import Experiment
+from bert_jax.config.ranges import COUNT, POSITIVE, RANGES, Range, check_range
 from bert_jax.errors import InputError
 
 # Paths stay text here, so that gs://... arrives unchanged and --help needs no library for files.
@@ -54,6 +58,10 @@ def tokenizer(
     from bert_jax import files, tokenizers
     from bert_jax.data import corpus as corpora
 
+    check_range("--vocab-size", vocab_size, COUNT)
+    _check_sample(sample_mb, seed)
+    if files.path(out).exists() and not files.path(out).is_dir():
+        raise InputError(f"{out}: is a file; give a folder")
     texts = corpora.sample(corpora.documents(corpus), int(sample_mb * 1e6), seed)
     options: dict[str, Any] = {"model_type": model_type} if kind == "sentencepiece" else {}
     options |= {
@@ -69,6 +77,11 @@ def tokenizer(
     print("\n".join(lines))
     for warning in warnings:
         print(f"warning: {warning}", file=sys.stderr)
+
+
+def _check_sample(sample_mb: float, seed: int) -> None:
+    check_range("--sample-mb", sample_mb, POSITIVE)
+    check_range("--seed", seed, RANGES["seed"])
 
 
 def prepare(
@@ -97,6 +110,7 @@ def prepare(
         shards: With --runner: folder that all of its workers can write to. By default it is next to --out.
         beam_options: With --runner: options of Beam without their dashes, such as project=NAME region=europe-west1.
     """
+    check_range("--workers", workers, COUNT)
     if runner is None:
         if shards is not None or beam_options:
             raise InputError("--shards and --beam-options need --runner, for Beam")
@@ -147,6 +161,10 @@ class _Plan:
     accelerator: str = "cpu"  # such as h100, a100, v4, v5e; cpu means this machine
     devices: int = 1  # number of accelerators
     mfu: float = 0.4  # expected share of their peak operations per second
+
+    def __post_init__(self):
+        check_range("--devices", self.devices, COUNT)
+        check_range("--mfu", self.mfu, Range(0, 1, above=True))
 
 
 TRAIN_USAGE = """usage: bert_jax train EXPERIMENT.py --workdir DIR [FLAGS]
@@ -232,14 +250,30 @@ def _parse_experiments(
             experiment = dataclasses.replace(experiment, init_from=early.init_from)
         if any(flag.startswith("--model.") for flag in rest):
             experiment = dataclasses.replace(experiment, model=sweeps.model_of(experiment, sweep))
-        parsed[name] = tyro.cli(
+        parse = partial(
+            tyro.cli,
             kind,
             config=(tyro.conf.AvoidSubcommands,),
             default=kind(experiment=experiment, **fields),
             args=rest,
             prog=f"bert_jax {command} {path}",
         )
+        parsed[name] = _with_one_line(parse)
     return parsed
+
+
+def _with_one_line(parse: Callable[[], Any]) -> Any:
+    """Calls `parse`; a wrong value of a config is raised as it is, without the frame that tyro prints."""
+    try:
+        with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+            return parse()
+    except SystemExit as end:
+        cause: BaseException | None = end
+        while cause is not None and not isinstance(cause, InputError):
+            cause = cause.__context__
+    if cause is not None:
+        raise cause from None
+    return parse()  # again, to print the help, or what is wrong with the flags
 
 
 def evaluate(source: SourceArgument, data: str | None = None) -> None:
@@ -320,6 +354,8 @@ def extend(
     from bert_jax.data import corpus as corpora
     from bert_jax.pretrained import extend_vocabulary, open_source, write_source
 
+    check_range("--num-tokens", num_tokens, COUNT)
+    _check_sample(sample_mb, seed)
     texts = corpora.sample(corpora.documents(corpus), int(sample_mb * 1e6), seed)
     extended, learnt = extend_vocabulary(open_source(source), texts, num_tokens)
     notes = write_source(extended, files.path(target), to)
@@ -344,6 +380,8 @@ def report(
     """
     from bert_jax import report as reports
 
+    if not workdirs:
+        raise InputError("report: name the workdir of a run, or a folder with workdirs in it")
     if watch:
         reports.watch(workdirs[0])
         return
@@ -364,6 +402,8 @@ def quickstart(workdir: Path = "runs/quickstart", minutes: float = 5.0, seed: in
     from bert_jax import files
     from bert_jax.quickstart import quickstart as run
 
+    check_range("--minutes", minutes, POSITIVE)
+    check_range("--seed", seed, RANGES["seed"])
     run(files.path(workdir), minutes, seed)
 
 

@@ -193,6 +193,8 @@ def write_source(source: Weights, target: files.Path, to: str = "huggingface") -
       InputError: the folder is not empty, the source's task cannot be used, or no class of `transformers` has this
         model and these heads.
     """
+    if target.exists() and not target.is_dir():
+        raise InputError(f"{target}: is a file; name a new folder")
     if target.exists() and any(target.iterdir()):
         raise InputError(f"{target}: is not empty; name a new folder")
     source.check_task()

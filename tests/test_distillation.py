@@ -289,8 +289,8 @@ def test_a_field_that_cannot_be_is_named_with_what_would_be_right(folder, tmp_pa
         ({"labels": ("bad", "good")}, r"task\.labels: bad, good, but the teacher has no, yes"),
         ({"train": ""}, r"task\.train: name rows with labels, or set hard_weight 0 and name `unlabelled` rows"),
         ({"train": "", "unlabelled": "more.jsonl", "hard_weight": 0.1}, r"task\.train: name rows with labels"),
-        ({"temperature": 0.0}, r"task\.temperature: 0\.0 must be above 0"),
-        ({"hard_weight": 1.5}, r"task\.hard_weight: 1\.5 must be between 0 and 1"),
+        ({"temperature": 0.0}, r"task\.temperature: must be above 0, got 0\.0"),
+        ({"hard_weight": 1.5}, r"task\.hard_weight: must be between 0 and 1, got 1\.5"),
     ]
     for fields, message in cases:
         with pytest.raises(InputError, match=message):

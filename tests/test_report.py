@@ -125,7 +125,7 @@ def test_every_field_occurs_once_as_shared_or_as_differing(tmp_path):
 
 def test_experiments_come_in_the_order_of_the_numbers_in_their_names(tmp_path):
     names = ["limit30", "limit200", "lr3e-5", "lr0.0001", "lr1e-3"]
-    for size, name in enumerate(reversed(names)):
+    for size, name in enumerate(reversed(names), 1):
         write_bare(tmp_path / name, classify(limit=size), accuracy=0.5)
     assert list(score_rows(tmp_path)) == names
 

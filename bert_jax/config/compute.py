@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from bert_jax.config.model import BertConfig
+from bert_jax.config.ranges import check_ranges
 from bert_jax.errors import InputError
 
 
@@ -20,10 +21,7 @@ class Compute:
     microbatches: int = 1  # parts a batch is split into, one after another, to save memory
 
     def __post_init__(self):
-        if self.fsdp < 0:
-            raise InputError(f"compute.fsdp: must be 0 (all devices) or a number of devices, got {self.fsdp}")
-        if self.microbatches < 1:
-            raise InputError(f"compute.microbatches: must be at least 1, got {self.microbatches}")
+        check_ranges(self, "compute.")
 
     def check(self, model: BertConfig) -> None:
         """Checks that the attention kernel can compute `model`.

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field, fields
 from bert_jax.config.compute import Compute
 from bert_jax.config.model import BertConfig, check_group_boundary
 from bert_jax.config.optimizer import AdamW, OptimizerFields
+from bert_jax.config.ranges import check_ranges
 from bert_jax.config.tasks import TaskFields
 from bert_jax.errors import InputError
 
@@ -38,9 +39,7 @@ class Experiment:
     max_skipped: int = field(default=10, metadata=RESUMABLE)
 
     def __post_init__(self):
-        for name in ("batch_size", "seeds"):
-            if getattr(self, name) < 1:
-                raise InputError(f"{name}: must be at least 1, got {getattr(self, name)}")
+        check_ranges(self, "")
         if self.patience and not self.keep_best:
             raise InputError("patience: name the figure that should get better in keep_best, such as loss")
 

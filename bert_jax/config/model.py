@@ -4,6 +4,7 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from bert_jax.config.ranges import check_ranges
 from bert_jax.errors import InputError
 from bert_jax.families import FAMILIES, FamilyName
 
@@ -52,6 +53,7 @@ class BertConfig:
     family: FamilyName = "bert"  # whose checkpoints, tokenizers and special tokens go with this encoder
 
     def __post_init__(self):
+        check_ranges(self, "model.")
         if self.hidden_size % self.num_heads:
             raise InputError(f"model.num_heads: must divide hidden_size {self.hidden_size}, got {self.num_heads}")
         if self.num_layer_groups is not None and not 1 <= self.num_layer_groups <= self.num_layers:
@@ -66,17 +68,6 @@ class BertConfig:
             )
         if self.positions == "rotary" and self.head_size % 2:
             raise InputError(f"model.num_heads: rotary positions need an even head size, got {self.head_size}")
-        for name in ("rotary_theta", "local_rotary_theta"):
-            theta = getattr(self, name)
-            if theta is not None and theta <= 0:
-                raise InputError(f"model.{name}: must be above 0, got {theta}")
-        least_values = {"type_vocab_size": 0, "vocab_multiple": 1, "local_attention": 0, "global_every": 1}
-        for name, least in least_values.items():
-            if getattr(self, name) < least:
-                raise InputError(f"model.{name}: must be at least {least}, got {getattr(self, name)}")
-        for name in ("hidden_dropout", "attention_dropout", "classifier_dropout"):
-            if not 0 <= getattr(self, name) < 1:
-                raise InputError(f"model.{name}: must be at least 0 and below 1, got {getattr(self, name)}")
 
     @property
     def embedding_width(self) -> int:

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from bert_jax.errors import InputError
+from bert_jax.config.ranges import check_ranges
 
 __all__ = ["OPTIMIZER_KINDS", "AdamW", "Optimizer", "OptimizerFields"]
 
@@ -23,9 +23,7 @@ class Optimizer:
     unfreeze_share: float = 0.0  # gradual unfreezing: one more layer, from the top, after each such share of the steps
 
     def __post_init__(self):
-        for name in ("warmup_share", "unfreeze_share"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise InputError(f"optimizer.{name}: must be between 0 and 1, got {getattr(self, name)}")
+        check_ranges(self, "optimizer.")
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import ClassVar, Literal, Self
 
 from bert_jax import sources
+from bert_jax.config.ranges import check_ranges
 from bert_jax.errors import InputError
 
 __all__ = [  # noqa: RUF022 (in the order of this file)
@@ -108,15 +109,11 @@ class Pretraining(TaskBase):
     max_ngram: int = 3  # longest run with mask_unit ngram; a run of n has probability proportional to 1/n
 
     def __post_init__(self):
-        for name in ("held_out", "short_sequences", "mask_rate", "mask_token_share", "random_token_share"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise InputError(f"task.{name}: must be between 0 and 1, got {getattr(self, name)}")
+        check_ranges(self, "task.")
         if self.mask_token_share + self.random_token_share > 1:
             raise InputError("task: mask_token_share and random_token_share add up to more than 1")
         if self.packing == "concatenated" and self.pairs != "none":
             raise InputError("task: packing concatenated has no sentence pairs; set pairs none, or packing packed")
-        if self.max_ngram < 1:
-            raise InputError(f"task.max_ngram: must be at least 1, got {self.max_ngram}")
         if self.length_schedule and abs(sum(share for share, _ in self.length_schedule) - 1) > 1e-6:
             raise InputError("task.length_schedule: the shares of the steps must add up to 1")
 
@@ -143,6 +140,9 @@ class Labelled(TaskBase):
     eval_limit: int | None = None  # number of rows of `eval` to evaluate on, from the first; None = all
     max_length: int = 128  # tokens in a row, special tokens included
     packing: bool = False  # several short examples share a row, attention kept apart; a batch holds as many examples
+
+    def __post_init__(self):
+        check_ranges(self, "task.")
 
     @property
     def longest_row(self) -> tuple[str, int]:

@@ -75,12 +75,8 @@ class DistillationTask(SequenceClassificationTask):
     def __init__(self, fields: Distillation, config: BertConfig, tokenizer: Tokenizer, compute: Compute = Compute()):
         super().__init__(fields, config, tokenizer, compute)
         self._taught: dict[str, np.ndarray] = {}  # the teacher's logits [C], by Row.where
-        if fields.temperature <= 0:
-            raise InputError(f"task.temperature: {fields.temperature} must be above 0")
         if fields.target == "regression" and fields.temperature != 1:
             raise InputError("task.temperature: numbers are compared as they are; leave it at 1 with target regression")
-        if not 0 <= fields.hard_weight <= 1:
-            raise InputError(f"task.hard_weight: {fields.hard_weight} must be between 0 and 1")
 
     @staticmethod
     def complete(fields: Any, sources: Any) -> Any:

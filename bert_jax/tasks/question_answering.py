@@ -100,8 +100,6 @@ class QuestionAnsweringTask(LabelledTask):
                 f"task.max_length: {fields.max_length} is too short for a context next to questions of up to "
                 f"{fields.max_question_length} tokens; choose at least {least}"
             )
-        if fields.stride < 1:
-            raise InputError(f"task.stride: {fields.stride} must be at least 1")
 
     def notes(self) -> list[str]:
         moved, left_out, count = self.sources.moved, self.sources.left_out, len(self.sources.rows)

@@ -1,0 +1,87 @@
+"""Which values each number in a config, or of a flag, may have."""
+
+import dataclasses
+import math
+from typing import Any
+
+from bert_jax.errors import InputError
+
+_AT_LEAST_1 = (
+    "batch_size seeds keep_checkpoints max_skipped microbatches limit eval_limit unlabelled_limit eval_sequences "
+    "max_ngram n_best max_answer_length max_question_length stride hidden_size num_layers num_heads intermediate_size "
+    "embedding_size max_position_embeddings vocab_multiple global_every"
+)
+_AT_LEAST_0 = (
+    "steps epochs log_every eval_every checkpoint_every patience reinit_layers fsdp frozen_layers overlap vocab_size "
+    "learning_rate weight_decay max_grad_norm weights class_weights initializer_range type_vocab_size "
+    "local_attention first_position"
+)
+_SHARES = (
+    "warmup_share unfreeze_share held_out short_sequences mask_rate mask_token_share random_token_share hard_weight "
+    "threshold label_shares"
+)
+_BELOW_1 = "b1 b2 hidden_dropout attention_dropout classifier_dropout"
+_ABOVE_0 = "temperature layer_decay epsilon layer_norm_epsilon rotary_theta local_rotary_theta"
+
+
+@dataclasses.dataclass(frozen=True)
+class Range:
+    """The numbers between two bounds."""
+
+    least: float = 0.0
+    most: float = math.inf  # never allowed itself if it is infinite
+    above: bool = False  # least itself is not allowed
+    below: bool = False  # most itself is not allowed
+
+    def __contains__(self, value: object) -> bool:
+        if not isinstance(value, int | float) or not math.isfinite(value):
+            return False
+        return (self.least < value if self.above else self.least <= value) and (
+            value < self.most if self.below else value <= self.most
+        )
+
+    def __str__(self) -> str:
+        if math.isinf(self.most):
+            return f"{'above' if self.above else 'at least'} {self.least:.10g}"
+        if self.above:
+            return f"above {self.least:.10g} and at most {self.most:.10g}"
+        if self.below:
+            return f"at least {self.least:.10g} and below {self.most:.10g}"
+        return f"between {self.least:.10g} and {self.most:.10g}"
+
+
+COUNT, SHARE = Range(1), Range(0, 1)
+POSITIVE = Range(above=True)
+RANGES: dict[str, Range] = {
+    **dict.fromkeys(_AT_LEAST_1.split(), COUNT),
+    **dict.fromkeys(_AT_LEAST_0.split(), Range()),
+    **dict.fromkeys(_SHARES.split(), SHARE),
+    **dict.fromkeys(_BELOW_1.split(), Range(0, 1, below=True)),
+    **dict.fromkeys(_ABOVE_0.split(), POSITIVE),
+    "seed": Range(0, 2**31 - 1),  # of 32 bits, as JAX's keys are
+    "max_length": Range(3),  # a token between [CLS] and [SEP]
+    "sequence_length": Range(3),
+}
+
+
+def check_ranges(config: Any, prefix: str) -> None:
+    """Checks every number of a config, and the numbers of a tuple; None is allowed where the field allows it.
+
+    Args:
+      prefix: what comes before a field's name in its flag, such as "task.".
+
+    Raises:
+      InputError: a number is out of its range.
+    """
+    for field in dataclasses.fields(config):
+        if field.name in RANGES:
+            value = getattr(config, field.name)
+            for number in value if isinstance(value, tuple) else (value,):
+                if number is not None:
+                    check_range(prefix + field.name, number, RANGES[field.name])
+
+
+def check_range(name: str, value: Any, allowed: Range) -> None:
+    """Raises InputError, with the name and the range, if `value` is not in the range `allowed`."""
+    if value not in allowed:
+        raise InputError(f"{name}: must be {allowed}, got {value}")
