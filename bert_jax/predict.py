@@ -83,7 +83,8 @@ class PretrainedBert:
         for row in logits:
             probabilities = np.exp(row - row.max())
             probabilities /= probabilities.sum()
-            best = np.argsort(-probabilities, kind="stable")[:top_k]
+            # A model may have spare rows, which are the rows of no token.
+            best = np.argsort(-probabilities[: self.tokenizer.vocab_size], kind="stable")[:top_k]
             answers.append(list(zip(self.tokenizer.pieces(best), probabilities[best].tolist(), strict=True)))
         return answers[0] if len(answers) == 1 else answers
 

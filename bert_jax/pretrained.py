@@ -40,6 +40,16 @@ class Weights:
     compute: Compute = Compute()  # only the number formats of the training
     task_problem: str = ""  # why the task of the files cannot be used; the encoder can
 
+    @property
+    def notes(self) -> list[str]:
+        """Sentences of the loading report about the files themselves."""
+        if self.config.vocab_size == self.tokenizer.vocab_size:
+            return []
+        return [
+            f"the model has {self.config.vocab_size} tokens and the tokenizer {self.tokenizer.vocab_size}; the spare "
+            "rows are kept, and are never predicted"
+        ]
+
     def check_task(self) -> None:
         """Raises InputError if the files define a task that cannot be used."""
         if self.task_problem:
@@ -78,7 +88,7 @@ def open_source(source: files.PathLike, *, strict: bool = True) -> Weights:
       strict: whether a tensor that is not in the table is an error; if not, it is left out.
 
     Raises:
-      InputError: it does not exist, is none of these, is incomplete, or its model and tokenizer have different sizes.
+      InputError: it does not exist, is none of these, is incomplete, or its tokenizer has more tokens than its model.
     """
     parts = sources.parse(str(source), is_workdir)
     if parts.kind not in ("path", "hub"):
@@ -103,7 +113,7 @@ def open_source(source: files.PathLike, *, strict: bool = True) -> Weights:
             f"{source}: {problem}; a SOURCE is a run's workdir ({layout.EXPERIMENT}), WORKDIR@STEP, "
             "a Hugging Face folder (config.json), hf:org/name, or a TensorFlow checkpoint (*.index)"
         )
-    if opened.config.vocab_size != opened.tokenizer.vocab_size:
+    if opened.config.vocab_size < opened.tokenizer.vocab_size:
         raise InputError(
             f"{source}: the model has {opened.config.vocab_size} tokens and the tokenizer next to it "
             f"{opened.tokenizer.vocab_size}; they do not belong together"
@@ -199,7 +209,7 @@ def write_source(source: Weights, target: files.Path, to: str = "huggingface") -
         raise InputError(f"{target}: is not empty; name a new folder")
     source.check_task()
     params, set_aside = source.read_params()
-    notes = list(set_aside.notes)
+    notes = [*set_aside.notes, *source.notes]
     if to == "huggingface":
         names = FAMILIES[source.config.family].token_ids
         token_ids = {name: getattr(source.tokenizer, attribute) for name, attribute in names.items()}
@@ -252,18 +262,22 @@ def add_pieces(source: Weights, pieces: Sequence[str]) -> Weights:
 
 
 def _lengthened(source: Weights, tokenizer: Tokenizer, added: Callable[[np.ndarray], np.ndarray]) -> Weights:
-    """Returns the source with `tokenizer`, whose vocabulary is longer; `added` makes the new rows from the old ones."""
+    """Returns the source with `tokenizer`, whose vocabulary is longer; `added` makes the new rows from the old ones.
+
+    The new rows take the place of spare ones, as far as there are any.
+    """
 
     def longer(name: str, rows: np.ndarray) -> np.ndarray:
         if not named.grows_with_vocabulary(name):
             return rows
-        return np.concatenate([rows, added(rows).astype(rows.dtype)])
+        used = rows[: source.tokenizer.vocab_size]
+        return np.concatenate([used, added(used).astype(rows.dtype), rows[tokenizer.vocab_size :]])
 
     def read_params() -> tuple[Any, SetAside]:
         params, set_aside = source.read_params()
         return named.map_named(longer, params), set_aside
 
-    config = replace(source.config, vocab_size=tokenizer.vocab_size)
+    config = replace(source.config, vocab_size=max(source.config.vocab_size, tokenizer.vocab_size))
     return replace(source, config=config, tokenizer=tokenizer, read_params=read_params)
 
 
@@ -319,7 +333,7 @@ def fit(params: Any, source: Weights, reinitialised: Sequence[str] = ()) -> tupl
     source_params, set_aside = source.read_params()
     theirs = named.flatten(source_params)
     ours = named.flatten(params)
-    notes = [*source.tokenizer.notes, *set_aside.notes]
+    notes = [*source.tokenizer.notes, *set_aside.notes, *source.notes]
     report = LoadingReport(source.where, ignored=list(set_aside.ignored), notes=notes)
     for name, array in ours.items():
         if name not in theirs or any(name.startswith(path + "/") for path in reinitialised):

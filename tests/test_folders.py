@@ -1,6 +1,7 @@
 """Folders are read whole: every field of a file is honoured, or an error or the loading report names it."""
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
@@ -9,17 +10,19 @@ from safetensors.numpy import load_file, save_file
 
 import bert_jax
 from bert_jax import pretrained, tasks
-from bert_jax.config import Distillation
+from bert_jax.config import Distillation, Experiment, SequenceClassification
 from bert_jax.errors import InputError
-from helpers.interop import assert_same_params, small_tokenizer, torch_model
+from bert_jax.training.run import resolve
+from helpers.interop import assert_same_params, assert_same_tensors, small_tokenizer, torch_model
 
 SEQUENCES, TAGS = "ForSequenceClassification", "ForTokenClassification"
 TEXTS = ["the cat sat", "a red house by the sea"]
 
 
-def folder_of(path, architecture: str, outputs: int = 2, drop: tuple[str, ...] = (), **edits):
+def folder_of(path, architecture: str, outputs: int = 2, drop: tuple[str, ...] = (), vocab_size: int = 61, **edits):
     """A folder whose head has `outputs` outputs, and whose config.json is then changed."""
-    torch_model("bert", architecture, num_labels=outputs, max_position_embeddings=40).save_pretrained(path)
+    sizes = {"num_labels": outputs, "max_position_embeddings": 40, "vocab_size": vocab_size}
+    torch_model("bert", architecture, **sizes).save_pretrained(path)
     small_tokenizer().save(path)
     config = json.loads((path / "config.json").read_text())
     config = {name: value for name, value in config.items() if name not in drop} | edits
@@ -138,3 +141,50 @@ def test_weights_of_another_library_are_named(tmp_path):
     (folder / "model.safetensors").rename(folder / "tf_model.h5")
     with pytest.raises(InputError, match=r"tf_model\.h5 of TensorFlow is not read"):
         bert_jax.load(folder)
+
+
+def test_spare_rows_are_kept_and_never_predicted(tmp_path):
+    folder = folder_of(tmp_path / "in", "ForMaskedLM", vocab_size=70)
+    stored = load_file(folder / "model.safetensors")
+    stored["cls.predictions.bias"][small_tokenizer().vocab_size :] += 3
+    save_file(stored, folder / "model.safetensors", metadata={"format": "pt"})
+    text = "the [MASK] sat on the mat"
+    model = transformers.AutoModelForMaskedLM.from_pretrained(folder)
+    tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
+    inputs = tokenizer(text, return_tensors="pt")
+    with torch.no_grad():
+        logits = model(**inputs).logits[0, inputs["input_ids"][0].tolist().index(tokenizer.mask_token_id)]
+    assert logits.argmax() >= len(tokenizer)
+    expected = logits.softmax(-1)[: len(tokenizer)].sort(descending=True)
+    answers = bert_jax.load(folder).fill_mask(text, top_k=len(tokenizer))
+    assert [token for token, _ in answers] == tokenizer.convert_ids_to_tokens(expected.indices)
+    assert [p for _, p in answers] == pytest.approx(expected.values.tolist(), abs=1e-5)
+
+    opened = pretrained.open_source(folder)
+    _, report = pretrained.fit(opened.read_params()[0], opened)
+    assert "the model has 70 tokens and the tokenizer 61; the spare rows are kept" in str(report)
+    assert pretrained.write_source(opened, tmp_path / "out") == opened.notes
+    assert_same_tensors(load_file(tmp_path / "out/model.safetensors"), stored)
+
+
+def test_new_tokens_take_spare_rows_first(tmp_path):
+    opened = pretrained.open_source(folder_of(tmp_path / "in", "ForMaskedLM", vocab_size=64))
+    old = opened.read_params()[0]["mlm"]["bias"]
+    for count in (2, 5):
+        longer = pretrained.add_pieces(opened, [f"<{i}>" for i in range(count)])
+        new = longer.read_params()[0]["mlm"]["bias"]
+        assert len(new) == longer.config.vocab_size == max(64, 61 + count)
+        assert new[:61].tolist() == old[:61].tolist()
+        assert new[61 + count :].tolist() == old[61 + count :].tolist()
+        assert not set(new[61 : 61 + count].tolist()) & set(old.tolist())
+
+
+def test_training_keeps_the_spare_rows_of_its_source(tmp_path):
+    folder = folder_of(tmp_path / "in", "ForMaskedLM", vocab_size=64)
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text('{"text": "the cat", "label": "a"}\n{"text": "the dog", "label": "b"}\n')
+    task = SequenceClassification(train=str(rows), max_length=16)
+    experiment = Experiment(task=task, init_from=str(folder), steps=1, batch_size=2)
+    assert resolve(experiment).experiment.model.vocab_size == 64
+    with pytest.raises(InputError, match="the model has 65 tokens and the tokenizer 61"):
+        resolve(replace(experiment, model=replace(pretrained.open_source(folder).config, vocab_size=65)))

@@ -116,8 +116,8 @@ def test_an_extended_model_starts_from_means_and_loads_in_transformers(tmp_path)
 
 
 def test_a_vocabulary_that_is_not_the_models_is_an_error(tmp_path):
-    folder = hugging_face_folder(tmp_path, vocab_size=62)
-    with pytest.raises(InputError, match="62 tokens and the tokenizer next to it 61"):
+    folder = hugging_face_folder(tmp_path, vocab_size=60)
+    with pytest.raises(InputError, match="60 tokens and the tokenizer next to it 61"):
         bert_jax.load(folder)
 
 

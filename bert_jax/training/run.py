@@ -62,7 +62,9 @@ def resolve(experiment: Experiment, workdir: Workdir | None = None) -> Run:
         raise InputError("experiment: give `model` (a BertConfig), or `init_from` to take the model from there")
     config = replace(config, vocab_size=config.vocab_size or config.rows(tokenizer.vocab_size))
     tokenizer = pretrained.with_frame(tokenizer, config)
-    if config.vocab_size not in (tokenizer.vocab_size, config.rows(tokenizer.vocab_size)):
+    # A source may have spare rows, after those of its tokens.
+    has_spare_rows = stored is not None and config.vocab_size == stored.vocab_size > tokenizer.vocab_size
+    if config.vocab_size not in (tokenizer.vocab_size, config.rows(tokenizer.vocab_size)) and not has_spare_rows:
         raise InputError(
             f"model.vocab_size: the model has {config.vocab_size} tokens and the tokenizer {tokenizer.vocab_size}; "
             "set it to 0 to use the tokenizer's size"

@@ -25,6 +25,7 @@ ROWS = 96  # no parameter has a dimension of this or of half of it
 
 class NoTokenizer:
     notes = ()
+    vocab_size = 56
 
 
 def uneven_batch(length: int = 12, slots: int = 4) -> dict[str, np.ndarray]:
