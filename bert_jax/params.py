@@ -142,6 +142,12 @@ def has_pooler(params: Mapping[str, Any]) -> bool:
     return POOLER in params[ENCODER]
 
 
+def without_pooler(params: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the parameters without those of the encoder's pooler."""
+    encoder = {name: part for name, part in params[ENCODER].items() if name not in POOLER_PARTS}
+    return {**params, ENCODER: encoder}
+
+
 def num_classes(params: Mapping[str, Any], head: str) -> int:
     """Returns the number of outputs of a head with classes."""
     return params[head]["out"]["kernel"].shape[-1]

@@ -213,7 +213,7 @@ def write_source(source: Weights, target: files.Path, to: str = "huggingface") -
     if to == "huggingface":
         names = FAMILIES[source.config.family].token_ids
         token_ids = {name: getattr(source.tokenizer, attribute) for name, attribute in names.items()}
-        huggingface.write(target, source.config, params, _details_of(source.task), token_ids)
+        notes += huggingface.write(target, source.config, params, _details_of(source.task), token_ids)
         source.tokenizer.save(target)
         return notes
     checkpoint.save_params(target / layout.CHECKPOINTS, params)

@@ -3,6 +3,7 @@
 import json
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 import transformers
@@ -188,3 +189,20 @@ def test_training_keeps_the_spare_rows_of_its_source(tmp_path):
     assert resolve(experiment).experiment.model.vocab_size == 64
     with pytest.raises(InputError, match="the model has 65 tokens and the tokenizer 61"):
         resolve(replace(experiment, model=replace(pretrained.open_source(folder).config, vocab_size=65)))
+
+
+@pytest.mark.parametrize("architecture", ["ForMaskedLM", TAGS, "ForQuestionAnswering"])
+def test_a_pooler_that_the_class_does_not_use_is_left_out_and_reported(tmp_path, architecture):
+    folder = folder_of(tmp_path / "in", architecture)
+    stored = load_file(folder / "model.safetensors")
+    pooler = {
+        "bert.pooler.dense.weight": np.ones((24, 24), np.float32),
+        "bert.pooler.dense.bias": np.ones(24, np.float32),
+    }
+    save_file(stored | pooler, folder / "model.safetensors", metadata={"format": "pt"})
+    opened = pretrained.open_source(folder)
+    note = f"left out: the pooler, which Bert{architecture} of transformers does not use"
+    assert pretrained.write_source(opened, tmp_path / "out") == [note]
+    assert_same_tensors(load_file(tmp_path / "out/model.safetensors"), stored)
+    assert pretrained.write_source(opened, tmp_path / "orbax", "orbax") == []
+    assert pretrained.write_source(pretrained.open_source(tmp_path / "orbax"), tmp_path / "again") == [note]

@@ -105,7 +105,7 @@ def family_of(hf_config: Mapping[str, Any], where: str) -> Family:
     """
     marked = [f.name for f in FAMILIES.values() if f.recognised_by and f.recognised_by in hf_config]
     kind = hf_config.get("model_type", [*marked, BERT.name][0])
-    if kind not in FAMILIES:
+    if not isinstance(kind, str) or kind not in FAMILIES:
         supported = " and ".join(repr(name) for name in FAMILIES)
         raise InputError(f"{where}: model_type {kind!r} is not supported; {supported} are")
     return FAMILIES[kind]
@@ -133,7 +133,7 @@ def parse_config(hf_config: Mapping[str, Any], where: str) -> tuple[BertConfig, 
         if hf_config.get(name) is None:
             values[family.fields[name]] = values.get(other, getattr(base, other))
     if "activation" in values:
-        if values["activation"] not in ACTIVATIONS:
+        if str(values["activation"]) not in ACTIVATIONS:
             raise InputError(
                 f"{where}: {theirs['activation']} must be one of {', '.join(ACTIVATIONS)}, got {values['activation']!r}"
             )
@@ -143,9 +143,21 @@ def parse_config(hf_config: Mapping[str, Any], where: str) -> tuple[BertConfig, 
             f"{where}: {theirs['pooling']} must be one of {', '.join(POOLINGS)}, got {values['pooling']!r}"
         )
     labels = _label_names(hf_config, where)
-    classes = [name for name in hf_config.get("architectures") or [] if isinstance(name, str)]
+    listed = hf_config.get("architectures")
+    classes = [name for name in listed if isinstance(name, str)] if isinstance(listed, list) else []
     architecture = classes[0].removeprefix(family.class_prefix) if classes else ""
-    return replace(base, **values), Details(architecture, labels, hf_config.get("problem_type"))
+    for ours, value in values.items():
+        wanted = type(getattr(base, ours))
+        if wanted in (int, float) and type(value) not in (int, wanted):
+            kind = "whole number" if wanted is int else "number"
+            raise InputError(f"{where}: {theirs[ours]} must be a {kind}, got {value!r}")
+        if wanted is int and value < 1:
+            raise InputError(f"{where}: {theirs[ours]} must be at least 1, got {value}")
+    try:
+        config = replace(base, **values)
+    except InputError as error:
+        raise InputError(f"{where}: {error}") from None
+    return config, Details(architecture, labels, hf_config.get("problem_type"))
 
 
 def _label_names(hf_config: Mapping[str, Any], where: str) -> tuple[str, ...]:
@@ -416,7 +428,7 @@ def write(
     params: Mapping[str, Any],
     details: Details = Details(),
     token_ids: Mapping[str, int] | None = None,
-) -> None:
+) -> tuple[str, ...]:
     """Writes config.json and model.safetensors, float32, as transformers' own classes save them.
 
     Args:
@@ -425,6 +437,9 @@ def write(
       params: {"bert": ..., HEAD: ...}, with heads that a class of the family has.
       details: labels and problem type; the architecture follows from the heads.
       token_ids: fields of config.json with the id of a special token.
+
+    Returns:
+      What was left out of the folder, as sentences for the user: a pooler that the class does not have.
 
     Raises:
       InputError: no class of transformers has this architecture or these heads, or arrays are missing or left over.
@@ -435,11 +450,13 @@ def write(
             f"no {family.class_prefix} class of transformers has exactly the heads {', '.join(sorted(heads))}"
         )
     architecture = family.architectures[heads]
-    if (heads or architecture in family.without_pooler) and (
-        named.has_pooler(params) == (architecture in family.without_pooler)
-    ):
-        has = "does not have a" if architecture in family.without_pooler else "needs a"
-        raise InputError(f"{family.class_prefix}{architecture} of transformers {has} pooler; these parameters differ")
+    notes: tuple[str, ...] = ()
+    name = family.class_prefix + architecture
+    if architecture in family.without_pooler and named.has_pooler(params):
+        params = named.without_pooler(params)
+        notes = (f"left out: the pooler, which {name} of transformers does not use",)
+    elif heads and architecture not in family.without_pooler and not named.has_pooler(params):
+        raise InputError(f"{name} of transformers needs a pooler, which these parameters lack")
     details = replace(details, architecture=architecture, labels=_labels(params, heads, details.labels))
     hf_config = to_config(config, details) | dict(token_ids or {})
     mappings = name_mappings(config, architecture, family.prefix if heads else "")
@@ -448,6 +465,7 @@ def write(
     files.write_json(folder / "config.json", hf_config)
     floats = {name: tensor.astype(np.float32) for name, tensor in tensors.items()}
     save_file(floats, files.local(folder / "model.safetensors"), metadata={"format": "pt"})
+    return notes
 
 
 def _labels(params: Mapping[str, Any], heads: frozenset[str], labels: tuple[str, ...]) -> tuple[str, ...]:
