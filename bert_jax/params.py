@@ -132,6 +132,11 @@ def follows_config(name: str) -> bool:
     return is_encoder(name) or part(name) in (MLM, DISCRIMINATOR)
 
 
+def follows_labels(name: str) -> bool:
+    """Returns whether the last dimension of the parameter is the task's labels, in their order."""
+    return part(name) in (SEQUENCE, TOKEN)
+
+
 def heads(params: Mapping[str, Any]) -> frozenset[str]:
     """Returns the names of a model's heads."""
     return frozenset(params) - ENCODERS

@@ -4,7 +4,7 @@ import copy
 import json
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -319,13 +319,17 @@ def top_layers(config: BertConfig, count: int) -> list[str]:
     return [*named.pooler_paths(), *(named.block_path(group) for group in groups)] if count else []
 
 
-def fit(params: Any, source: Weights, reinitialised: Sequence[str] = ()) -> tuple[Any, LoadingReport]:
+def fit(
+    params: Any, source: Weights, reinitialised: Sequence[str] = (), labels: Sequence[str] = ()
+) -> tuple[Any, LoadingReport]:
     """Returns `params` with each array that `source` also has replaced by that of `source`, and a report.
 
-    A task's head fits if its shape is the same: a classifier for other labels stays newly initialised and is reported.
+    A task's head fits if its shape and its labels are the same, in any order: a classifier for other labels stays newly
+    initialised and is reported. If a side does not name its outputs, only the shape counts.
 
     Args:
       reinitialised: paths such as "bert/pooler" whose arrays stay those of `params`.
+      labels: names of the outputs of the head in `params`, in their order; empty if they have no names.
 
     Raises:
       InputError: an array of the encoder has another shape in the source, or the source has no array of the encoder.
@@ -335,9 +339,12 @@ def fit(params: Any, source: Weights, reinitialised: Sequence[str] = ()) -> tupl
     ours = named.flatten(params)
     notes = [*source.tokenizer.notes, *set_aside.notes, *source.notes]
     report = LoadingReport(source.where, ignored=list(set_aside.ignored), notes=notes)
+    order = _label_order(source.task.output_names if source.task else (), labels)
     for name, array in ours.items():
         if name not in theirs or any(name.startswith(path + "/") for path in reinitialised):
             report.new.append(name)
+        elif named.follows_labels(name) and theirs[name].shape == array.shape and not order.same_labels:
+            report.new.append(f"{name} ({order.note})")
         elif theirs[name].shape == array.shape:
             report.loaded.append(name)
         elif named.follows_config(name):
@@ -351,8 +358,37 @@ def fit(params: Any, source: Weights, reinitialised: Sequence[str] = ()) -> tupl
     if not any(named.is_encoder(name) for name in report.loaded):
         raise InputError(f"{source.where}: has no array of the encoder, only {', '.join(sorted(theirs))}")
     loaded = set(report.loaded)
+    if order.note and any(named.follows_labels(name) for name in loaded):
+        report.notes.append(order.note)
 
     def choose(name: str, array: Any) -> Any:
-        return np.asarray(theirs[name], dtype=array.dtype) if name in loaded else array
+        if name not in loaded:
+            return array
+        values = np.asarray(theirs[name], dtype=array.dtype)
+        return values[..., list(order.outputs)] if order.outputs and named.follows_labels(name) else values
 
     return named.map_named(choose, params), report
+
+
+class _LabelOrder(NamedTuple):
+    """How the outputs of a source's head become those of ours."""
+
+    same_labels: bool = True
+    outputs: tuple[int, ...] = ()  # the source's output for each of ours; empty = in the same order
+    note: str = ""  # for the loading report
+
+
+def _label_order(theirs: Sequence[str], ours: Sequence[str]) -> _LabelOrder:
+    """Compares the names of a source's outputs with ours."""
+    if not ours or tuple(theirs) == tuple(ours):
+        return _LabelOrder()
+    listed = f"labels {_listed(theirs)} there, {_listed(ours)} here"
+    if sorted(theirs) == sorted(ours):
+        return _LabelOrder(True, tuple(theirs.index(name) for name in ours), f"outputs were reordered: {listed}")
+    if tuple(theirs) in ((), huggingface.default_labels(len(theirs))):
+        return _LabelOrder(True, (), f"the source does not name its outputs; their order was kept for {_listed(ours)}")
+    return _LabelOrder(False, (), listed)
+
+
+def _listed(names: Sequence[str]) -> str:
+    return ", ".join([*names[:10], *(["..."] if len(names) > 10 else [])])

@@ -11,9 +11,10 @@ from safetensors.numpy import load_file, save_file
 
 import bert_jax
 from bert_jax import pretrained, tasks
-from bert_jax.config import Distillation, Experiment, SequenceClassification
+from bert_jax.config import Distillation, Experiment, SequenceClassification, TokenClassification
+from bert_jax.devices import Devices
 from bert_jax.errors import InputError
-from bert_jax.training.run import resolve
+from bert_jax.training.run import initial_state, resolve
 from helpers.interop import assert_same_params, assert_same_tensors, small_tokenizer, torch_model
 
 SEQUENCES, TAGS = "ForSequenceClassification", "ForTokenClassification"
@@ -206,3 +207,47 @@ def test_a_pooler_that_the_class_does_not_use_is_left_out_and_reported(tmp_path,
     assert_same_tensors(load_file(tmp_path / "out/model.safetensors"), stored)
     assert pretrained.write_source(opened, tmp_path / "orbax", "orbax") == []
     assert pretrained.write_source(pretrained.open_source(tmp_path / "orbax"), tmp_path / "again") == [note]
+
+
+def started(folder, labels: tuple[str, ...], architecture: str = SEQUENCES):
+    """The weights that training on `labels` starts from, and its loading report."""
+    kind, field = (SequenceClassification, "label") if architecture == SEQUENCES else (TokenClassification, "tags")
+    rows = folder.parent / "rows.jsonl"
+    of_name = (lambda name: name) if field == "label" else (lambda name: [name] * 2)
+    written = [{"text": "the cat", "tokens": ["the", "cat"], field: of_name(name)} for name in labels]
+    rows.write_text("".join(json.dumps(row) + "\n" for row in written))
+    task = kind(train=str(rows), labels=labels, max_length=40)
+    run = resolve(Experiment(task=task, init_from=str(folder), steps=1, batch_size=2))
+    messages = []
+    state = initial_state(run, Devices("single", 2), messages.append)
+    return state.params, "\n".join(messages)
+
+
+@pytest.mark.parametrize("architecture", [SEQUENCES, TAGS])
+def test_outputs_of_a_head_follow_their_labels(tmp_path, architecture):
+    folder = folder_of(tmp_path / "in", architecture, 3, id2label=names("sad", "so-so", "glad"))
+    head = "sequence" if architecture == SEQUENCES else "token"
+    theirs = pretrained.open_source(folder).read_params()[0][head]["out"]
+    same, report = started(folder, ("sad", "so-so", "glad"), architecture)
+    assert same[head]["out"]["kernel"].tolist() == theirs["kernel"].tolist()
+    assert "labels" not in report
+    moved, report = started(folder, ("glad", "sad", "so-so"), architecture)
+    for name in ("kernel", "bias"):
+        assert moved[head]["out"][name].tolist() == theirs[name][..., [2, 0, 1]].tolist()
+    assert "outputs were reordered: labels sad, so-so, glad there, glad, sad, so-so here" in report
+
+
+def test_a_head_for_other_labels_is_new_and_reported(tmp_path):
+    folder = folder_of(tmp_path / "in", SEQUENCES, 2, id2label=names("sad", "glad"))
+    theirs = pretrained.open_source(folder).read_params()[0]["sequence"]["out"]
+    ours, report = started(folder, ("spam", "ham"))
+    assert ours["sequence"]["out"]["kernel"].tolist() != theirs["kernel"].tolist()
+    assert "sequence/out/kernel (labels sad, glad there, spam, ham here)" in report
+
+
+def test_a_head_without_names_keeps_its_order_and_the_report_has_it(tmp_path):
+    folder = folder_of(tmp_path / "in", SEQUENCES, 2, UNNAMED)
+    theirs = pretrained.open_source(folder).read_params()[0]["sequence"]["out"]
+    ours, report = started(folder, ("spam", "ham"))
+    assert ours["sequence"]["out"]["kernel"].tolist() == theirs["kernel"].tolist()
+    assert "the source does not name its outputs; their order was kept for spam, ham" in report

@@ -104,7 +104,8 @@ def initial_state(run: Run, devices: Devices, say: Callable[[str], None]) -> Tra
     state = devices.make(partial(random_state, run, optimizer.make(e.optimizer, e.steps, e.model)))
     if run.source is None:
         return state
-    params, report = pretrained.fit(state.params, run.source, pretrained.top_layers(e.model, e.reinit_layers))
+    reinitialised = pretrained.top_layers(e.model, e.reinit_layers)
+    params, report = pretrained.fit(state.params, run.source, reinitialised, e.task.output_names)
     say(str(report))
     params = devices.place(params)
     return state.replace(params=params, opt_state=devices.make(state.optimizer.init, params))
