@@ -144,8 +144,8 @@ def test_the_special_tokens_around_texts_are_those_of_the_family(tmp_path, monke
     folder = hugging_face_folder(tmp_path / "hf")
     usual = pretrained.open_source(folder).tokenizer
     assert usual.frame == Frame((usual.cls_id,), (usual.sep_id,), (usual.sep_id,))
-    like_roberta = replace(FAMILIES["bert"], separators=2, segments=False, first_position=2)
+    like_roberta = replace(FAMILIES["bert"], separators=2, segments=False)
     monkeypatch.setitem(FAMILIES, "bert", like_roberta)
     tokenizer = pretrained.open_source(folder).tokenizer
-    assert tokenizer.frame == Frame((usual.cls_id,), (usual.sep_id,) * 2, (usual.sep_id,), False, 2)
+    assert tokenizer.frame == Frame((usual.cls_id,), (usual.sep_id,) * 2, (usual.sep_id,), False)
     assert tokenizer.fingerprint == usual.fingerprint
