@@ -67,28 +67,25 @@ def check(folder: files.Path, kind: str) -> None:
         special |= set(_contents(_content(folder / "tokenizer.json").get("added_tokens")))
     if split := [word for word in _contents(config.get("never_split")) if word not in special]:
         raise InputError(f"{path}: never_split has {split[0]!r}; only special tokens are supported there")
-    for file, tokens in _added(folder, config):
+    for where, tokens in _added(folder, config):
         if added := [token for token in tokens if token not in special]:
             raise InputError(
-                f"{file}: {len(added)} tokens were added (the first is {added[0]!r}); "
+                f"{where}: {len(added)} tokens were added (the first is {added[0]!r}); "
                 "only pieces of the vocabulary itself are supported"
             )
 
 
-def _added(folder: files.Path, config: dict[str, Any]) -> list[tuple[files.Path, list[str]]]:
-    """Returns the tokens that each file adds: they are one token wherever a text has them."""
+def _added(folder: files.Path, config: dict[str, Any]) -> list[tuple[str, list[str]]]:
+    """Returns the tokens that each option of each file adds: they are one token wherever a text has them."""
     library, older, separate = (
         folder / name for name in ("tokenizer.json", "special_tokens_map.json", "added_tokens.json")
     )
     names = ("additional_special_tokens", "extra_special_tokens")
-    path = folder / "tokenizer_config.json"
-    return [
-        (library, _contents(_content(library).get("added_tokens"))),
-        (path, _contents(config.get("added_tokens_decoder"))),
-        *((path, _contents(config.get(name))) for name in names),
-        *((older, _contents(_content(older).get(name))) for name in names),
-        (separate, list(_content(separate))),
-    ]
+    options = [(library, _content(library), "added_tokens")]
+    options += [(folder / "tokenizer_config.json", config, name) for name in ("added_tokens_decoder", *names)]
+    options += [(older, _content(older), name) for name in names]
+    listed = [(f"{path}: {name}", _contents(content.get(name))) for path, content, name in options]
+    return [*listed, (str(separate), list(_content(separate)))]
 
 
 def _contents(tokens: Any) -> list[str]:
