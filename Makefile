@@ -39,6 +39,7 @@ checks: $(VENV)/.installed-test
 	$(CHECK) tokenizers
 	$(CHECK) dtypes
 	$(CHECK) interruptions
+	$(CHECK) properties
 	$(CHECK) torture
 
 # Beam needs protobuf 6, and so SentencePiece 0.2.2. A separate environment keeps these versions out of the main one.
