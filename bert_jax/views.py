@@ -24,7 +24,7 @@ class View:
     sequence_ids: jax.Array  # int32 [B, T]
     # Which tokens attend to which, bool [B, 1, T, S]; in chunks of C tokens [chunks, 1, C, 3C]; None in a fused kernel.
     allowed: jax.Array | None
-    rotation: Rotation | None  # cosines and signed sines, float32 [B, T, 1, 2, K / 2]; None = no rotary positions
+    rotation: Rotation | None  # cosines and sines, float32 [B, T, 1, K / 2]; None = no rotary positions
     chunk: int = struct.field(pytree_node=False)  # C; 0 = attention over whole rows
     single: bool = struct.field(pytree_node=False)  # whether a row holds one sequence, for cuDNN
 
@@ -73,18 +73,18 @@ def out_of_chunks(x_NC: jax.Array, rows: int, length: int) -> jax.Array:
 
 
 def angles(position_ids_BT: jax.Array, theta: float, head_size: int) -> Rotation:
-    """Returns cosines and signed sines of the angles by which rotary positions turn queries and keys.
+    """Returns cosines and sines of the angles by which rotary positions turn queries and keys.
 
     Source: Su et al. 2021, "RoFormer", section 3.2.2; a pair has one entry in each half of a head, as in GPT-NeoX.
     """
     frequencies_K = (theta ** -(np.arange(0, head_size, 2) / head_size)).astype(np.float32)
     angles_BTK = position_ids_BT.astype(jnp.float32)[:, :, None] * frequencies_K[None, None]
-    cos, sin = (function(angles_BTK)[:, :, None, None] for function in (jnp.cos, jnp.sin))
-    return jnp.concatenate([cos, cos], axis=3), jnp.concatenate([-sin, sin], axis=3)
+    return jnp.cos(angles_BTK)[:, :, None], jnp.sin(angles_BTK)[:, :, None]
 
 
 def rotate(x_BTHK: jax.Array, rotation: Rotation) -> jax.Array:
     """Turns queries or keys by their positions; then their products depend on the distance of their tokens alone."""
     cos, sin = rotation
-    halves = x_BTHK.reshape(*x_BTHK.shape[:-1], 2, -1).astype(jnp.float32)
-    return (halves * cos + jnp.flip(halves, axis=-2) * sin).astype(x_BTHK.dtype).reshape(x_BTHK.shape)
+    first, second = jnp.split(x_BTHK.astype(jnp.float32), 2, axis=3)
+    turned = jnp.concatenate([first * cos - second * sin, second * cos + first * sin], axis=3)
+    return turned.astype(x_BTHK.dtype)
