@@ -15,6 +15,8 @@ from bert_jax.model import Bert
 
 LENGTH = 128
 CONFIG = BertConfig(100, 32, 2, 2, 64, max_position_embeddings=LENGTH, hidden_dropout=0.0, attention_dropout=0.0)
+# Of its two layers, one has local attention, with which the fused one of the other has to go together.
+LOCAL = replace(CONFIG, positions="rotary", local_attention=16, global_every=2)
 
 
 def packed_batch() -> dict[str, np.ndarray]:
@@ -24,27 +26,31 @@ def packed_batch() -> dict[str, np.ndarray]:
     return make_batch(rng.integers(5, 100, ids.shape, dtype=np.int32), sequence_ids=ids)
 
 
-def outcome(compute: Compute, params, batch):
+def outcome(config: BertConfig, compute: Compute, params, batch):
     """Hidden states of real tokens, and the gradient of a function of them."""
     real = (batch["sequence_ids"] > 0)[:, :, None]
     weights = np.random.default_rng(1).normal(size=(*batch["input_ids"].shape, CONFIG.hidden_size)).astype(np.float32)
 
     def value(params):
-        x_BTD = Bert(CONFIG, compute).apply(params, batch)
+        x_BTD = Bert(config, compute).apply(params, batch)
         return jnp.sum(jnp.where(real, x_BTD * weights, 0)), jnp.where(real, x_BTD, 0)
 
     (_, x_BTD), grads = jax.jit(jax.value_and_grad(value, has_aux=True))(params)
     return x_BTD, grads
 
 
-@pytest.mark.parametrize("kernel", ["plain operations", "the GPU's kernel, interpreted"])
-def test_pallas_gives_what_the_explicit_path_gives(kernel, monkeypatch):
+@pytest.mark.parametrize(
+    ("kernel", "config"),
+    [("plain operations", LOCAL), ("the GPU's kernel, interpreted", CONFIG)],
+    ids=["local", "global"],
+)
+def test_pallas_gives_what_the_explicit_path_gives(kernel, config, monkeypatch):
     if kernel != "plain operations":
         monkeypatch.setattr(fused, "_pallas", lambda *args: fused.pallas_gpu(*args, interpret=True))
     batch = packed_batch()
-    params = jax.jit(Bert(CONFIG).init)(jax.random.key(0), batch)
-    expected, expected_grads = outcome(Compute(), params, batch)
-    actual, grads = outcome(Compute(attention="pallas"), params, batch)
+    params = jax.jit(Bert(config).init)(jax.random.key(0), batch)
+    expected, expected_grads = outcome(config, Compute(), params, batch)
+    actual, grads = outcome(config, Compute(attention="pallas"), params, batch)
     np.testing.assert_allclose(actual, expected, atol=1e-5)
     for a, b in zip(jax.tree.leaves(grads), jax.tree.leaves(expected_grads), strict=True):
         np.testing.assert_allclose(a, b, atol=1e-4 * float(jnp.abs(b).max() + 1e-6))

@@ -8,7 +8,17 @@ A check prints what it measured, and exits with 1 if that is out of its bounds. 
 import importlib
 import sys
 
-CHECKS = ("dtypes", "export", "interruptions", "minilm", "properties", "scores", "tokenizers", "torture")
+CHECKS = (
+    "dtypes",
+    "export",
+    "families",
+    "interruptions",
+    "minilm",
+    "properties",
+    "scores",
+    "tokenizers",
+    "torture",
+)
 
 
 def main() -> None:

@@ -20,9 +20,6 @@ class Family:
     name: str  # `family` of a BertConfig, and "model_type" in a config.json
     presets: Mapping[str, Mapping[str, Any]]  # name -> fields of a BertConfig
     defaults: str  # preset whose fields stand for those that a config.json lacks
-    class_defaults: Mapping[str, Any] = field(
-        default_factory=dict
-    )  # fields of a BertConfig for which the preset does not
 
     # The special tokens around one text or two, as `tokenizers.Frame` has them.
     separators: int = 1  # between two texts
@@ -47,7 +44,6 @@ class Family:
     without_pooler: frozenset[str] = frozenset()  # ends of the names of classes that have no pooler
     tensors: NameTable = ()
     class_tensors: Mapping[str, NameTable] = field(default_factory=dict)  # end of a class's name -> its own rows
-    unused: tuple[str, ...] = ()  # tensors that older files have next to those of their class
     tied: Mapping[str, str] = field(default_factory=dict)  # copy of a tensor -> the tensor
 
     # Google's TensorFlow checkpoints; empty where there are none.
