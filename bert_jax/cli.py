@@ -306,6 +306,28 @@ def predict(source: SourceArgument, input: str = "-") -> None:
         print(files.json_text(answer))
 
 
+def score(
+    source: SourceArgument, input: str = "-", out: Path | None = None, within_word: bool = False, group: str = "group"
+) -> None:
+    """Scores texts by how likely a pre-trained model finds them, or counts in how many pairs it prefers the good text.
+
+    Rows with a field "text" give a line each, with the text's pseudo-log-likelihood. Rows with "good" and "bad", such
+    as BLiMP's minimal pairs, give the accuracy: how often the good text is likelier.
+
+    Args:
+        source: The model, with an MLM head: a run's workdir, WORKDIR@STEP, a Hugging Face folder or hf:org/name.
+        input: Rows, in any format of the training rows; - is standard input, in JSON lines.
+        out: A file for the lines, instead of standard output; for pairs, it gets each pair's scores.
+        within_word: Mask also the tokens that follow in the same word, which otherwise give away rare words.
+        group: The field of a pair with its group; the accuracy is also shown for each group.
+    """
+    from bert_jax.scoring import score_file
+
+    options: dict[str, Any] = {"within_word": within_word, "group": group}
+    for line in score_file(source, input, out, **options):
+        print(line)
+
+
 def convert(
     source: SourceArgument,
     target: Annotated[Path, tyro.conf.Positional],
@@ -415,6 +437,7 @@ COMMANDS: dict[str, Callable[..., Any]] = {
     "plan": plan,
     "evaluate": evaluate,
     "predict": predict,
+    "score": score,
     "convert": convert,
     "extend": extend,
     "report": report,

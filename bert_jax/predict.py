@@ -1,4 +1,4 @@
-"""A loaded model, as `bert_jax.load` returns it: fill_mask, encode, predict and evaluate."""
+"""A loaded model, as `bert_jax.load` returns it: fill_mask, encode, score, predict and evaluate."""
 
 import itertools
 import json
@@ -10,13 +10,15 @@ from functools import cached_property
 from typing import Any, NamedTuple, cast
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from bert_jax import files, pretrained, tasks
 from bert_jax import params as named
 from bert_jax.config import BertConfig, Compute, TaskFields
 from bert_jax.data.batch import Arrays
-from bert_jax.data.batches import Features, RowBatches
+from bert_jax.data.batches import Features, RowBatches, prefetch
+from bert_jax.data.masked_copies import MaskedCopies
 from bert_jax.data.rows import Row, RowErrors, read_json_lines, read_rows, text_of
 from bert_jax.devices import Devices
 from bert_jax.errors import InputError
@@ -40,6 +42,14 @@ class Encoded(NamedTuple):
     attentions: list[np.ndarray] | None  # attention probabilities of each text, [L, H, T_i, T_i], on request
 
 
+class Scores(NamedTuple):
+    """Pseudo-log-likelihoods of some texts, in nats; T_i counts the tokens of text i, without special tokens."""
+
+    totals: np.ndarray  # of each text, the sum over its tokens, float64 [texts]
+    tokens: list[list[str]]  # tokens of each text
+    log_probs: list[np.ndarray]  # of each token, given the rest of its text, float32 [T_i]
+
+
 @dataclass(frozen=True)
 class PretrainedBert:
     """A loaded model: immutable, compiled once for each bucket of shapes."""
@@ -61,8 +71,7 @@ class PretrainedBert:
         Raises:
           InputError: there is no [MASK] in the text, the text is too long, or the source has no MLM head.
         """
-        if named.MLM not in self.params:
-            raise InputError("fill_mask needs an MLM head, which this source lacks; load a pre-training run")
+        self._check_mlm("fill_mask")
         parts = self.tokenizer.encode_ids(split_at_mask(self.tokenizer, text))
         if len(parts) == 1:
             mask = self.tokenizer.names["mask"]
@@ -121,6 +130,43 @@ class PretrainedBert:
             attentions=maps if attentions else None,
         )
 
+    def score(self, inputs: Sequence[str | dict[str, Any] | Row], *, within_word: bool = False) -> Scores:
+        """Returns how likely the model finds each text, or each row's "text": its pseudo-log-likelihood.
+
+        It is the sum of the log-probabilities of the text's tokens, each computed with that token masked (Salazar et
+        al. 2020, "Masked language model scoring"). So a text of n tokens takes n forward passes, in batches.
+
+        Args:
+          within_word: mask also the tokens that follow in the same word. Otherwise the rest of a rare word gives its
+            tokens away, and the word seems likelier than it is (Kauf & Ivanova 2023, "A better way to do masked
+            language model scoring").
+
+        Raises:
+          InputError: the source has no MLM head, a row has no text, or a text is too long for the model.
+        """
+        self._check_mlm("score")
+        table, errors = _input_rows(inputs, "text", "score"), RowErrors()
+        ids = self.tokenizer.encode_ids([text_of(row, "text", errors) for row in table])
+        room = self._longest - self.tokenizer.frame.size(1)
+        for row, text_ids in zip(table, ids, strict=True):
+            if len(text_ids) > room:
+                errors.add(row.where, f"the text has {len(text_ids)} tokens, and the model takes at most {room}")
+        errors.check()
+        if not ids:
+            return Scores(np.zeros(0), [], [])
+        copies = MaskedCopies(ids, self.tokenizer, within_word=within_word)
+        flat = np.zeros(copies.num_examples, np.float32)
+        pending: list[tuple[int, jax.Array]] = []  # one batch is made while the one before it is computed
+        for step, batch in enumerate(prefetch(copies, 0, copies.num_steps)):
+            pending.append((step, self._likelihood(self.params, batch)))
+            if len(pending) > 1:
+                copies.put(flat, *pending.pop(0))
+        for step, log_probs in pending:
+            copies.put(flat, step, log_probs)
+        each = [flat[start:end] for start, end in itertools.pairwise(copies.starts)]
+        totals = np.array([log_probs.sum(dtype=np.float64) for log_probs in each])
+        return Scores(totals, [self.tokenizer.pieces(text_ids) for text_ids in ids], each)
+
     def predict(self, inputs: Sequence[str | dict[str, Any] | Row]) -> list[dict[str, Any]]:
         """Returns the task's answer to each input: a text, or a row with the fields that the task reads.
 
@@ -128,10 +174,7 @@ class PretrainedBert:
           InputError: `inputs` is not a list, the source was trained for no task, or a row lacks a field.
         """
         task = self._task
-        field = task.fields.text_field
-        if isinstance(inputs, str | bytes | dict | Row):
-            raise InputError(f"predict: give a list of texts or rows, not one {_KINDS.get(type(inputs), 'row')}")
-        table = [_input_row(item, field, f"input {number}") for number, item in enumerate(inputs, 1)]
+        table = _input_rows(inputs, task.fields.text_field, "predict")
         if not table:
             return []
         if not isinstance(task, tasks.Answering):
@@ -151,6 +194,10 @@ class PretrainedBert:
             raise InputError("evaluate: the run has no rows to evaluate on; give --data FILE")
         rows = len(batches.table) if isinstance(batches, RowBatches) else batches.num_examples
         return {"rows": rows} | evaluate(self._task, self._predict, self.params, batches)._asdict()
+
+    def _check_mlm(self, name: str) -> None:
+        if named.MLM not in self.params:
+            raise InputError(f"{name} needs an MLM head, which this source lacks; load a pre-training run")
 
     @property
     def _longest(self) -> int:
@@ -191,6 +238,16 @@ class PretrainedBert:
     def _mlm(self) -> Callable:
         model = BertForPreTraining(self.config, pairs=False, compute=self.compute)
         return jax.jit(lambda params, batch: cast(dict, model.apply({"params": params}, batch))[named.MLM])
+
+    @cached_property
+    def _likelihood(self) -> Callable:
+        def run(params: Any, batch: dict[str, jax.Array]) -> jax.Array:
+            """Log-probability of the token at the masked position of each row, float32 [B]."""
+            logits_BV = self._mlm(params, batch)[:, 0]
+            label_B = jnp.take_along_axis(logits_BV, batch["masked_labels"], axis=1)[:, 0]
+            return label_B - jax.nn.logsumexp(logits_BV, axis=1)
+
+        return jax.jit(run)
 
     @cached_property
     def _encode(self) -> Callable:
@@ -308,8 +365,14 @@ def predict_source(source: str, data: str) -> Iterator[dict[str, Any]]:
 _KINDS = {str: "text", bytes: "text"}
 
 
+def _input_rows(inputs: Sequence[str | dict[str, Any] | Row], field: str, name: str) -> list[Row]:
+    """Returns the inputs of the method `name` as rows; a text is the value of `field`."""
+    if isinstance(inputs, str | bytes | dict | Row):
+        raise InputError(f"{name}: give a list of texts or rows, not one {_KINDS.get(type(inputs), 'row')}")
+    return [_input_row(item, field, f"input {number}") for number, item in enumerate(inputs, 1)]
+
+
 def _input_row(item: Any, field: str, where: str) -> Row:
-    """Returns an input of `predict` as a row; a text is the value of `field`."""
     if isinstance(item, Row):
         return item
     if not isinstance(item, str | dict):

@@ -13,6 +13,7 @@ CHECKS = (
     "export",
     "families",
     "interruptions",
+    "likelihoods",
     "minilm",
     "properties",
     "scores",
