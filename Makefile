@@ -39,6 +39,7 @@ checks: $(VENV)/.installed-test
 	$(CHECK) minilm
 	$(CHECK) tokenizers
 	$(CHECK) dtypes
+	$(CHECK) families
 	$(CHECK) interruptions
 	$(CHECK) properties
 	$(CHECK) torture

@@ -4,6 +4,7 @@
 
 Hidden states agree to 1e-5 a layer, logits to 1e-4, losses to 1e-5, gradients to 1e-4 of the largest, and parameters
 after ten steps of AdamW to 1e-4. The test suite has all of this for BERT, and a part of it for the other families.
+Exits with 1 where they do not agree.
 """
 
 import os
