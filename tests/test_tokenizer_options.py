@@ -72,3 +72,18 @@ def test_supported_options_give_the_ids_of_transformers(tmp_path, options):
     texts = ["The cat, and thé dog", "北京 red", "ran-to THE house"]
     for text, ids in zip(texts, tokenizers.load(folder).encode_ids(texts), strict=True):
         assert ids.tolist() == theirs(text, add_special_tokens=False)["input_ids"]
+
+
+def test_a_default_of_transformers_that_tokenizer_json_does_not_have_is_mentioned(tmp_path):
+    tokenizers.train(
+        "wordpiece", ["The cat sat on the Mat, and the dog ran to THE red house on a hill"] * 3, 61, lowercase=False
+    ).save(tmp_path)
+    assert tokenizers.load(tmp_path).notes == ()
+    (tmp_path / "vocab.txt").unlink()
+    for name in ("BertTokenizer", "PreTrainedTokenizerFast"):
+        (tmp_path / TOKENIZER).write_text(json.dumps({"tokenizer_class": name, "unk_token": "[UNK]"}))
+        ours, theirs = tokenizers.load(tmp_path), transformers.AutoTokenizer.from_pretrained(tmp_path)
+        same = ours.encode_ids(["THE Mat"])[0].tolist() == theirs("THE Mat", add_special_tokens=False)["input_ids"]
+        assert same == (ours.notes == ())
+        assert not ours.lowercase
+        assert all("lowercase False in place of True" in note for note in ours.notes)

@@ -202,16 +202,33 @@ def load(folder: files.Path) -> WordPiece:
         decided, reason = _from_words(pieces)
         lowercase, note = decided.lowercase, f"{where}: {reason}"
         strip_accents = decided.strip_accents if strip_accents is None else strip_accents
-    return WordPiece(
-        pieces,
-        BertNormalization(
-            lowercase=lowercase,
-            strip_accents=lowercase if strip_accents is None else strip_accents,
-            split_chinese=settings.get("handle_chinese_chars", True),
-        ),
-        names,
-        where,
-        (note,) if note else (),
+    normalization = BertNormalization(
+        lowercase=lowercase,
+        strip_accents=lowercase if strip_accents is None else strip_accents,
+        split_chinese=settings.get("handle_chinese_chars", True),
+    )
+    note = note or _other_defaults(config, normalization, where)
+    return WordPiece(pieces, normalization, names, where, (note,) if note else ())
+
+
+def _other_defaults(config: dict[str, Any], normalization: BertNormalization, where: str) -> str:
+    """Returns a note if `BertTokenizer` of transformers changes text in another way, by its defaults; "" if not.
+
+    It takes no option from tokenizer.json, and those that tokenizer_config.json lacks are its defaults.
+    """
+    lowercase, accents = config.get("do_lower_case", True), config.get("strip_accents")
+    theirs = BertNormalization(
+        lowercase, lowercase if accents is None else accents, config.get("tokenize_chinese_chars", True)
+    )
+    if theirs == normalization or not str(config.get("tokenizer_class", "BertTokenizer")).startswith("Bert"):
+        return ""
+    ours, others = asdict(normalization), asdict(theirs)
+    different = ", ".join(
+        f"{name} {ours[name]} in place of {others[name]}" for name in ours if ours[name] != others[name]
+    )
+    return (
+        f"{where}: text is changed as this file defines: {different}, which is a default of BertTokenizer in "
+        "transformers; put the option into tokenizer_config.json for both to agree"
     )
 
 
