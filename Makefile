@@ -41,6 +41,7 @@ checks: $(VENV)/.installed-test
 	$(CHECK) dtypes
 	$(CHECK) families
 	$(CHECK) interruptions
+	$(CHECK) folders
 	$(CHECK) properties
 	$(CHECK) torture
 

@@ -12,6 +12,7 @@ CHECKS = (
     "dtypes",
     "export",
     "families",
+    "folders",
     "interruptions",
     "likelihoods",
     "minilm",
