@@ -16,6 +16,7 @@ import numpy as np
 from bert_jax import files, pretrained, tasks
 from bert_jax import params as named
 from bert_jax.config import BertConfig, Compute, TaskFields
+from bert_jax.config.ranges import Range, check_range
 from bert_jax.data.batch import Arrays
 from bert_jax.data.batches import Features, RowBatches, prefetch
 from bert_jax.data.masked_copies import MaskedCopies
@@ -40,6 +41,7 @@ class Encoded(NamedTuple):
     pooled: np.ndarray | None  # [CLS] through the pooler, [texts, D]; None if the source has no pooler
     layers: list[np.ndarray] | None  # embeddings and every layer of each text, [L + 1, T_i, D], on request
     attentions: list[np.ndarray] | None  # attention probabilities of each text, [L, H, T_i, T_i], on request
+    cut: list[int]  # how many tokens at the end of each text were left out, because it is too long
 
 
 class Scores(NamedTuple):
@@ -61,6 +63,8 @@ class PretrainedBert:
     batch_size: int = 32  # texts computed at once
     compute: Compute = Compute()
     task_problem: str = ""  # why the task of the source cannot be used
+    assumes_fields: bool = False  # whether the task's fields of rows are defaults, which the source does not say
+    max_length: int | None = None  # tokens of the longest text to encode; None = the model's longest sequence
 
     def fill_mask(self, text: str, top_k: int = 5) -> list[Any]:
         """Returns the `top_k` most likely tokens for [MASK] in `text`, as (token, probability), most likely first.
@@ -97,13 +101,28 @@ class PretrainedBert:
             answers.append(list(zip(self.tokenizer.pieces(best), probabilities[best].tolist(), strict=True)))
         return answers[0] if len(answers) == 1 else answers
 
-    def encode(self, texts: Sequence[str], *, layers: bool = False, attentions: bool = False) -> Encoded:
-        """Returns the vectors of `texts`, each cut to the model's longest sequence."""
+    def encode(
+        self,
+        texts: Sequence[str],
+        *,
+        max_length: int | None = None,
+        layers: bool = False,
+        attentions: bool = False,
+    ) -> Encoded:
+        """Returns the vectors of `texts`, each cut to `max_length` tokens, special ones included.
+
+        Args:
+          max_length: by default that of the source, if its files have one (as those of sentence-transformers have),
+            otherwise the model's longest sequence.
+        """
         if isinstance(texts, str):
             raise InputError("encode: give a list of texts, not one string")
         frame = self.tokenizer.frame
-        room = self._longest - frame.size(1)
-        ids = [frame.join(i[:room])[0] for i in self.tokenizer.encode_ids(texts)]
+        if max_length is not None:
+            check_range("encode: max_length", max_length, Range(frame.size(1) + 1, self._longest))
+        room = (max_length or self.max_length or self._longest) - frame.size(1)
+        whole = self.tokenizer.encode_ids(texts)
+        ids = [frame.join(i[:room])[0] for i in whole]
         width, count = self.config.hidden_size, len(texts)
         hidden: list[Any] = [None] * count
         every: list[Any] = [None] * count
@@ -128,6 +147,7 @@ class PretrainedBert:
             pooled=pooled,
             layers=every if layers else None,
             attentions=maps if attentions else None,
+            cut=[max(len(i) - room, 0) for i in whole],
         )
 
     def score(self, inputs: Sequence[str | dict[str, Any] | Row], *, within_word: bool = False) -> Scores:
@@ -286,6 +306,8 @@ def load(source: files.PathLike, *, strict: bool = True) -> PretrainedBert:
         task=opened.task,
         compute=opened.compute,
         task_problem=opened.task_problem,
+        assumes_fields=opened.assumes_fields,
+        max_length=opened.max_length,
     )
 
 
@@ -300,13 +322,12 @@ def evaluate_source(source: str, data: str | None = None, say: Callable[[str], N
       say: is called with a line that has the number of scored rows of `data`.
     """
     folder = files.path(source)
-    seeds = folder / layout.SEEDS
-    if seeds.exists():
-        stored = json.loads(seeds.read_text())
-        runs = sorted(stored["runs"], key=int)
+    runs = pretrained.seeds_in(folder)
+    if runs:
         result = over_seeds({run: evaluate_source(str(folder / layout.seed_run(run)), data, say) for run in runs})
         if data is None:
-            files.write_json(seeds, stored | result)
+            seeds = folder / layout.SEEDS
+            files.write_json(seeds, files.read_json(seeds) | result)
         else:
             _write_result_of(folder, data, result)
         return result

@@ -11,7 +11,6 @@ import numpy as np
 from bert_jax import files, sources, tokenizers
 from bert_jax import params as named
 from bert_jax.config import (
-    TASK_KINDS,
     BertConfig,
     Compute,
     Experiment,
@@ -22,7 +21,7 @@ from bert_jax.config import (
 )
 from bert_jax.errors import InputError
 from bert_jax.families import FAMILIES
-from bert_jax.interop import google, huggingface
+from bert_jax.interop import beside, google, huggingface, lengths
 from bert_jax.interop.table import SetAside
 from bert_jax.runs import checkpoint, layout
 from bert_jax.tokenizers import Extension, Frame, Tokenizer
@@ -39,6 +38,13 @@ class Weights:
     read_params: Callable[[], tuple[Any, SetAside]]  # {"bert": ..., HEAD: ...} of NumPy arrays
     compute: Compute = Compute()  # only the number formats of the training
     task_problem: str = ""  # why the task of the files cannot be used; the encoder can
+    assumes_fields: bool = False  # whether the task's fields of rows are defaults, which the files do not say
+    max_length: int | None = None  # tokens of the longest text, as the files say; None = the model's longest sequence
+
+    @property
+    def longest(self) -> int:
+        """Tokens of the longest sequence for which the model has positions, special ones included."""
+        return self.tokenizer.frame.longest(self.config.max_position_embeddings)
 
     @property
     def notes(self) -> list[str]:
@@ -74,6 +80,12 @@ def read_experiment(workdir: files.Path) -> Experiment:
 _ELSEWHERE = {"run": "another run of the same sweep, in an experiment file", "tfds": "a data set"}
 
 
+def seeds_in(folder: files.Path) -> list[str]:
+    """Returns the seeds of a run with several, in order; empty if the folder is not its workdir."""
+    path = folder / layout.SEEDS
+    return sorted(files.read_json(path)["runs"], key=int) if path.exists() else []
+
+
 def is_workdir(path: files.PathLike) -> bool:
     """True if the folder is the workdir of a run."""
     return (files.path(path) / layout.EXPERIMENT).exists()
@@ -107,6 +119,9 @@ def open_source(source: files.PathLike, *, strict: bool = True) -> Weights:
             task=None,
             read_params=lambda: google.read_params(path, strict=strict),
         )
+    elif seeds := seeds_in(path):
+        runs = ", ".join(str(path / layout.seed_run(seed)) for seed in seeds)
+        raise InputError(f"{source}: holds the runs of {len(seeds)} seeds; name one of them: {runs}")
     else:
         problem = "no weights are there" if path.exists() else "no such file or folder"
         raise InputError(
@@ -146,41 +161,50 @@ def _open_workdir(where: str, path: files.Path, step: int | None = None) -> Weig
         task=_with_fitted(experiment.task, path / layout.RESULT),
         read_params=lambda: (checkpoint.load_params(folder, step)[1], SetAside()),
         compute=Compute(experiment.compute.dtype, experiment.compute.param_dtype),
+        assumes_fields=beside.is_assumed(experiment.task),
     )
 
 
 def _open_huggingface(where: str, path: files.Path, strict: bool) -> Weights:
     config, details = huggingface.read_config(path)
+    tokenizer = tokenizers.load(path)
+    longest = config.max_position_embeddings - config.first_position
+    length, text_length = lengths.read_lengths(path, longest, tokenizer.lowercase)
+    ours, where_ours = beside.read(path), str(path / beside.NAME)
     task, problem = None, ""
     try:
-        task = _task_of(path, config, details)
+        task = _task_of(path, config, details, length)
+        if "task" in ours:
+            task = beside.with_fields(task, ours["task"], where_ours)
     except InputError as error:
         problem = str(error)
     return Weights(
         where=where,
         config=config,
-        tokenizer=tokenizers.load(path),
+        tokenizer=tokenizer,
         task=task,
         read_params=lambda: huggingface.read_params(path, strict=strict),
+        compute=beside.compute_of(ours, where_ours),
         task_problem=problem,
+        assumes_fields="task" not in ours,
+        max_length=text_length,
     )
 
 
-def _task_of(path: files.Path, config: BertConfig, details: huggingface.Details) -> TaskFields | None:
+def _task_of(path: files.Path, config: BertConfig, details: huggingface.Details, max_length: int) -> TaskFields | None:
     """Returns the task of a class of transformers, with the fields that its config has; None if it has no task.
 
     Raises:
       InputError: config.json and the head do not agree, or the task is not supported.
     """
-    for kind in TASK_KINDS.values():
-        if kind.hugging_face_class and kind.hugging_face_class == details.architecture:
-            details = huggingface.with_head_labels(path, config, details)
-            max_length = config.max_position_embeddings - config.first_position
-            try:
-                return kind.from_hugging_face(details.labels, details.problem_type, max_length)
-            except InputError as error:
-                raise InputError(f"{path / 'config.json'}: {error}") from None
-    return None
+    kind = beside.kind_of(details.architecture)
+    if kind is None:
+        return None
+    details = huggingface.with_head_labels(path, config, details)
+    try:
+        return kind.from_hugging_face(details.labels, details.problem_type, max_length)
+    except InputError as error:
+        raise InputError(f"{path / 'config.json'}: {error}") from None
 
 
 def _details_of(task: TaskFields | None) -> huggingface.Details:
@@ -215,7 +239,8 @@ def write_source(source: Weights, target: files.Path, to: str = "huggingface") -
         token_ids = {name: getattr(source.tokenizer, attribute) for name, attribute in names.items()}
         notes += huggingface.write(target, source.config, params, _details_of(source.task), token_ids)
         source.tokenizer.save(target)
-        return notes
+        lengths.write_length(target, source.max_length or source.longest)
+        return notes + beside.write(target, None if source.assumes_fields else source.task, source.compute)
     checkpoint.save_params(target / layout.CHECKPOINTS, params)
     source.tokenizer.save(target / layout.TOKENIZER)
     experiment = Experiment(task=source.task or Pretraining(), model=source.config, compute=source.compute)

@@ -11,7 +11,15 @@ from safetensors.numpy import load_file, save_file
 
 import bert_jax
 from bert_jax import pretrained, tasks
-from bert_jax.config import Distillation, Experiment, SequenceClassification, TokenClassification
+from bert_jax.config import (
+    Compute,
+    Distillation,
+    Experiment,
+    MultipleChoice,
+    QuestionAnswering,
+    SequenceClassification,
+    TokenClassification,
+)
 from bert_jax.devices import Devices
 from bert_jax.errors import InputError
 from bert_jax.training.run import initial_state, resolve
@@ -251,3 +259,124 @@ def test_a_head_without_names_keeps_its_order_and_the_report_has_it(tmp_path):
     ours, report = started(folder, ("spam", "ham"))
     assert ours["sequence"]["out"]["kernel"].tolist() == theirs["kernel"].tolist()
     assert "the source does not name its outputs; their order was kept for spam, ham" in report
+
+
+PAIRS = SequenceClassification(
+    train="a.jsonl", limit=8, text="premise", text_b="hypothesis", markers=("<<",), labels=("no", "yes"), max_length=24
+)
+SEVERAL = SequenceClassification(
+    eval="b.jsonl",
+    target="multi_label",
+    labels=("a", "b"),
+    threshold=0.9,
+    class_weights=(1.0, 2.0),
+    label_shares=(0.5,) * 2,
+)
+UNANSWERABLE = QuestionAnswering(unanswerable=True, null_threshold=-1.5)
+TAUGHT = Distillation(teacher="run", hard_weight=0.5, labels=("no", "yes"), text="premise", max_length=24)
+
+
+@pytest.mark.parametrize(
+    ("architecture", "task", "differences"),
+    [
+        (SEQUENCES, PAIRS, ["cut at 24 tokens", "pairs, 'premise' and 'hypothesis'", "splits the markers <<"]),
+        (SEQUENCES, SEVERAL, ["cut at 128 tokens", "threshold 0.9"]),
+        (SEQUENCES, TAUGHT, ["cut at 24 tokens"]),
+        (TAGS, TokenClassification(tokens="words", labels=("O", "B-X"), overlap=4), []),
+        (
+            "ForQuestionAnswering",
+            QuestionAnswering(unanswerable=True, null_threshold=-1.5),
+            ["handle_impossible_answer"],
+        ),
+        ("ForMultipleChoice", MultipleChoice(choices=("end1", "end2"), max_length=30), ["cut at 30 tokens"]),
+    ],
+)
+def test_a_converted_run_keeps_its_task_and_its_number_formats(tmp_path, architecture, task, differences):
+    compute = Compute(dtype="bfloat16")
+    opened = pretrained.open_source(folder_of(tmp_path / "in", architecture))
+    notes = pretrained.write_source(replace(opened, task=task, compute=compute, assumes_fields=False), tmp_path / "out")
+    again = pretrained.open_source(tmp_path / "out")
+    values = {name: getattr(task, name) for name in vars(again.task) if name not in task.for_training}
+    assert {name: getattr(again.task, name) for name in values} == values
+    assert not any(getattr(again.task, name) for name in ("train", "eval", "limit"))
+    assert (again.compute, again.assumes_fields) == (compute, False)
+    assert len(notes) == len(differences) + 2  # and those of the formats and of the file
+    for part, note in zip([*differences, "computes in bfloat16", "bert_jax.json has what"], notes, strict=True):
+        assert part in note
+    pretrained.write_source(again, tmp_path / "orbax", "orbax")
+    assert pretrained.open_source(tmp_path / "orbax").task == again.task
+
+
+def test_a_folder_of_others_gets_no_file_of_ours(tmp_path):
+    opened = pretrained.open_source(folder_of(tmp_path / "in", SEQUENCES))
+    assert pretrained.write_source(opened, tmp_path / "out") == []
+    assert not (tmp_path / "out/bert_jax.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("ours", "message"),
+    [
+        (
+            {"kind": "TokenClassification"},
+            "fields of the task 'TokenClassification', but .* is 'SequenceClassification'",
+        ),
+        ({"kind": "SequenceClassification", "labels": ["a"]}, "unknown field 'labels'; known are .*text_b"),
+        ({"kind": "SequenceClassification", "threshold": 3}, "threshold: must be between 0 and 1"),
+        (["text"], "fields of the task"),
+    ],
+)
+def test_a_wrong_file_of_ours_is_an_error_where_the_task_is_used(tmp_path, ours, message):
+    folder = folder_of(tmp_path / "in", SEQUENCES)
+    (folder / "bert_jax.json").write_text(json.dumps({"task": ours}))
+    with pytest.raises(InputError, match=message):
+        pretrained.open_source(folder).check_task()
+
+
+def with_lengths(folder, tokenizer: dict, sentence: dict | None = None):
+    path = folder / "tokenizer_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | tokenizer))
+    if sentence is not None:
+        (folder / "sentence_bert_config.json").write_text(json.dumps(sentence))
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("tokenizer", "sentence", "task", "vectors"),
+    [
+        ({}, None, 40, 40),
+        ({"model_max_length": 10**30}, None, 40, 40),
+        ({"model_max_length": 20}, None, 20, 20),
+        ({"model_max_length": 30}, {"max_seq_length": 8, "do_lower_case": False}, 30, 8),
+        ({"model_max_length": 30}, {"max_seq_length": None}, 30, 30),
+    ],
+)
+def test_texts_are_cut_at_the_length_that_the_folder_names(tmp_path, tokenizer, sentence, task, vectors):
+    opened = pretrained.open_source(with_lengths(folder_of(tmp_path / "in", SEQUENCES), tokenizer, sentence))
+    assert (opened.task.max_length, opened.max_length) == (task, vectors)
+    pretrained.write_source(opened, tmp_path / "out")
+    assert transformers.AutoTokenizer.from_pretrained(tmp_path / "out").model_max_length == vectors
+
+
+@pytest.mark.parametrize("value", [0, "long", True, 2])
+def test_a_length_that_is_none_is_an_error(tmp_path, value):
+    with pytest.raises(InputError, match=r"tokenizer_config\.json: model_max_length must be a whole number"):
+        pretrained.open_source(with_lengths(folder_of(tmp_path / "in", SEQUENCES), {"model_max_length": value}))
+
+
+def test_lowercasing_by_sentence_transformers_alone_is_an_error(tmp_path):
+    folder = with_lengths(folder_of(tmp_path / "in", SEQUENCES), {"do_lower_case": False}, {"do_lower_case": True})
+    (folder / "tokenizer.json").unlink()
+    with pytest.raises(InputError, match=r"do_lower_case is true, but the tokenizer there does not lowercase"):
+        pretrained.open_source(folder)
+
+
+def test_vectors_are_those_of_the_beginning_of_a_long_text(tmp_path):
+    bert = bert_jax.load(with_lengths(folder_of(tmp_path / "in", SEQUENCES), {}, {"max_seq_length": 6}))
+    long = "the cat sat on the mat by the sea"
+    encoded = bert.encode([long, "the cat"])
+    size = len(bert.encode([long], max_length=40).tokens[0])
+    assert (len(encoded.tokens[0]), encoded.cut) == (6, [size - 6, 0])
+    assert bert.encode([long], max_length=6).mean.tolist() == encoded.mean[:1].tolist()
+    for length in (2, 41):
+        with pytest.raises(InputError, match="encode: max_length: must be between 3 and 40"):
+            bert.encode([long], max_length=length)

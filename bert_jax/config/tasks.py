@@ -34,6 +34,8 @@ class TaskBase:
     primary_figures: ClassVar[tuple[str, ...]]  # metrics that results keep; the first one present is the score
     hugging_face_class: ClassVar[str | None] = None  # end of the name of transformers' class, such as "ForMaskedLM"
     fills_masks: ClassVar[bool] = False  # whether a trained model fills masks, rather than answering rows
+    for_training: ClassVar[frozenset[str]] = frozenset()  # fields that a trained model does not need
+    in_hugging_face: ClassVar[frozenset[str]] = frozenset()  # fields that `from_hugging_face` fills in
 
     @property
     def token_stores(self) -> tuple[str, ...]:
@@ -59,6 +61,11 @@ class TaskBase:
     def problem_type(self) -> str | None:
         """The `problem_type` in the config.json of transformers, if the class has one."""
         return None
+
+    @property
+    def unknown_to_hugging_face(self) -> list[str]:
+        """What transformers does otherwise with a trained model, because its files cannot hold it, as sentences."""
+        return []
 
     @property
     def longest_row(self) -> tuple[str, int]:
@@ -132,6 +139,8 @@ class Pretraining(TaskBase):
 class Labelled(TaskBase):
     """What every task on labelled rows has; `bert_jax.data.rows.read_rows` lists the sources it reads."""
 
+    for_training = frozenset({"train", "eval", "folder", "limit", "eval_limit", "packing"})
+
     train: str = ""  # rows to learn from: JSON lines, TSV, CSV, Parquet, conll:FILE, SQuAD's JSON, or tfds:name:split
     eval: str = ""  # rows to evaluate on
     folder: str = ""  # where `train` and `eval` are, if they are files given without a folder
@@ -156,6 +165,10 @@ class Labelled(TaskBase):
         return form + colon + posixpath.join(self.folder, path)
 
 
+def _cut_at(max_length: int) -> str:
+    return f"texts are cut at {max_length} tokens; call transformers with truncation=True, max_length={max_length}"
+
+
 _Target = Literal["single_label", "multi_label", "regression"]
 _PROBLEM_TYPES: dict[_Target, str] = {
     "single_label": "single_label_classification",
@@ -171,6 +184,8 @@ class SequenceClassification(Labelled):
     title = "Sequence classification"
     primary_figures = ("accuracy", "mean_average_precision", "f1_micro", "pearson")
     hugging_face_class = "ForSequenceClassification"
+    for_training = Labelled.for_training | {"balanced", "label_shares"}
+    in_hugging_face = frozenset({"target", "labels"})
 
     target: Literal["single_label", "multi_label", "regression"] = (
         "single_label"  # what is predicted: one label, any number, or a number
@@ -211,6 +226,17 @@ class SequenceClassification(Labelled):
         """The fields that hold the labels of a row."""
         return self.label_columns or (self.label,)
 
+    @property
+    def unknown_to_hugging_face(self) -> list[str]:
+        sentences = [_cut_at(self.max_length)]
+        if self.text_b is not None:
+            sentences.append(f"the model reads pairs, {self.text!r} and {self.text_b!r}; give transformers both texts")
+        if self.markers:
+            sentences.append(f"transformers splits the markers {' '.join(self.markers)} like other text")
+        if self.target == "multi_label" and self.threshold != type(self).threshold:
+            sentences.append(f"transformers does not choose labels by the threshold {self.threshold:g}")
+        return sentences
+
     @classmethod
     def from_hugging_face(cls, names: tuple[str, ...], problem_type: str | None, max_length: int) -> Self:
         targets = {theirs: target for target, theirs in _PROBLEM_TYPES.items()}
@@ -230,6 +256,13 @@ class Distillation(SequenceClassification):
     """A smaller model learns the outputs of a fine-tuned one, the teacher, for texts with labels and without."""
 
     title = "Distillation"
+    for_training = SequenceClassification.for_training | {
+        "teacher",
+        "unlabelled",
+        "unlabelled_limit",
+        "temperature",
+        "hard_weight",
+    }
 
     teacher: str = ""  # SOURCE that was fine-tuned on the same labels; only its answers are used, never its weights
     unlabelled: str = ""  # more rows to learn from, which need no label; in `folder` too
@@ -251,6 +284,7 @@ class TokenClassification(Labelled):
     title = "Token classification"
     primary_figures = ("f1",)
     hugging_face_class = "ForTokenClassification"
+    in_hugging_face = frozenset({"labels"})
 
     tokens: str = "tokens"  # field of the list of words
     tags: str = "tags"  # field of the list of tags
@@ -288,6 +322,15 @@ class QuestionAnswering(Labelled):
     null_threshold: float = 0.0  # no answer if its score is this much above that of the best answer; see result.json
     factoid: bool = False  # also BioASQ's strict and lenient accuracy and mean reciprocal rank
 
+    @property
+    def unknown_to_hugging_face(self) -> list[str]:
+        if not self.unanswerable:
+            return []
+        return [
+            "transformers answers every question, unless its pipeline is called with handle_impossible_answer=True; it "
+            f"does not use the threshold for no answer, {self.null_threshold:g}"
+        ]
+
     @classmethod
     def from_hugging_face(cls, names: tuple[str, ...], problem_type: str | None, max_length: int) -> Self:
         return cls(max_length=min(cls.max_length, max_length))
@@ -306,6 +349,10 @@ class MultipleChoice(Labelled):
     choices: tuple[str, ...] = ("choices",)  # the field that holds a list of choices, or a field for each choice
     label: str = "label"  # field of the right choice: its number or letter
     first_choice: Literal[0, 1] | None = None  # number of the first choice; None = decided by the training rows
+
+    @property
+    def unknown_to_hugging_face(self) -> list[str]:
+        return [_cut_at(self.max_length)]
 
     @classmethod
     def from_hugging_face(cls, names: tuple[str, ...], problem_type: str | None, max_length: int) -> Self:

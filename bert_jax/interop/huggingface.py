@@ -17,6 +17,7 @@ from bert_jax import params as named
 from bert_jax.config import PRESETS, BertConfig
 from bert_jax.errors import InputError
 from bert_jax.families import BERT, FAMILIES, Family
+from bert_jax.interop import beside, lengths
 from bert_jax.interop.table import NameMapping, SetAside, expand, rename_unique, to_ours, to_theirs
 
 # Numbers 0, 1, 2... and zeros that older releases of transformers stored among the weights.
@@ -69,6 +70,7 @@ def fetch(source: str) -> files.Path:
     """
     name = sources.parse(source).name
     wanted = ["config.json", "vocab.txt", "spiece.model", "tokenizer*.json", "special_tokens_map.json"]
+    wanted += ["added_tokens.json", lengths.SENTENCE_CONFIG, beside.NAME]
     try:
         folder = files.Path(huggingface_hub.snapshot_download(name, allow_patterns=[*wanted, "*.safetensors*"]))
         if not files.matching(folder, "*.safetensors"):
