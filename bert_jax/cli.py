@@ -1,12 +1,8 @@
 """The command line: parsing only. Bad input is one line on stderr and exit code 2."""
 
-import contextlib
-import dataclasses
-import io
 import posixpath
 import signal
 import sys
-from argparse import ArgumentParser
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -14,7 +10,7 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
-from bert_jax import sweeps
+from bert_jax import flags, sweeps
 from bert_jax.config import Experiment
 from bert_jax.config.ranges import COUNT, POSITIVE, RANGES, Range, check_range
 from bert_jax.errors import InputError
@@ -188,7 +184,7 @@ def train(args: Sequence[str]) -> int:
     After a signal, no other experiment of a sweep is begun, and the exit code is 128 + the number of the signal, unless
     everything was finished.
     """
-    parsed = _parse_experiments("train", args, _Train, {"workdir": tyro.MISSING}, TRAIN_USAGE)
+    parsed = flags.parse_experiments("train", args, _Train, {"workdir": tyro.MISSING}, TRAIN_USAGE)
 
     from bert_jax import files, runtime
     from bert_jax.training.hooks import RecordEnd
@@ -213,7 +209,7 @@ def train(args: Sequence[str]) -> int:
 
 def plan(args: Sequence[str]) -> None:
     """Estimates what a run will take: memory, operations, hours."""
-    parsed = _parse_experiments("plan", args, _Plan, {}, PLAN_USAGE)
+    parsed = flags.parse_experiments("plan", args, _Plan, {}, PLAN_USAGE)
     if not parsed:
         return
 
@@ -228,56 +224,14 @@ def plan(args: Sequence[str]) -> None:
         print(run(sweeps.for_planning(options.experiment, sweep), options.accelerator, options.devices, options.mfu))
 
 
-def _parse_experiments(
-    command: str, args: Sequence[str], kind: Any, fields: dict[str, Any], usage: str
-) -> dict[str, Any]:
-    """Returns the parsed options, a `kind`, of each experiment by its name; empty after --help."""
-    if not args or args[0].startswith("-"):
-        print(usage)
-        if not args or args[0] not in ("-h", "--help"):
-            raise InputError("the first argument must be an experiment file")
-        return {}
-    path, flags = args[0], args[1:]
-    # --init-from decides which model the flags --model... change, so it is read before the others.
-    first = ArgumentParser(add_help=False, allow_abbrev=False)
-    first.add_argument("--init-from")
-    first.add_argument("--only")
-    early, rest = first.parse_known_args(flags)
-    sweep = sweeps.load_experiments(path)
-    parsed = {}
-    for name, experiment in sweeps.select(sweep, early.only, path).items():
-        if early.init_from is not None:
-            experiment = dataclasses.replace(experiment, init_from=early.init_from)
-        if any(flag.startswith("--model.") for flag in rest):
-            experiment = dataclasses.replace(experiment, model=sweeps.model_of(experiment, sweep))
-        parse = partial(
-            tyro.cli,
-            kind,
-            config=(tyro.conf.AvoidSubcommands,),
-            default=kind(experiment=experiment, **fields),
-            args=rest,
-            prog=f"bert_jax {command} {path}",
-        )
-        parsed[name] = _with_one_line(parse)
-    return parsed
+TaskFlags = Annotated[tuple[str, ...], tyro.conf.Fixed, tyro.conf.Suppress]
 
 
-def _with_one_line(parse: Callable[[], Any]) -> Any:
-    """Calls `parse`; a wrong value of a config is raised as it is, without the frame that tyro prints."""
-    try:
-        with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
-            return parse()
-    except SystemExit as end:
-        cause: BaseException | None = end
-        while cause is not None and not isinstance(cause, InputError):
-            cause = cause.__context__
-    if cause is not None:
-        raise cause from None
-    return parse()  # again, to print the help, or what is wrong with the flags
-
-
-def evaluate(source: SourceArgument, data: str | None = None) -> None:
+def evaluate(source: SourceArgument, data: str | None = None, task_flags: TaskFlags = ()) -> None:
     """Evaluates a trained model and prints its metrics; in a run's workdir they are stored, too.
+
+    After the source, fields of its task can be given other values by the flags of `bert_jax train`, such as --task.text
+    sentence or --task.unanswerable.
 
     Args:
         source: The model: a run's workdir, WORKDIR@STEP, a Hugging Face folder or hf:org/name.
@@ -287,12 +241,16 @@ def evaluate(source: SourceArgument, data: str | None = None) -> None:
     from bert_jax import files
     from bert_jax.predict import evaluate_source
 
-    metrics = evaluate_source(source, data, say=lambda line: print(line, file=sys.stderr))
+    change = partial(flags.task_values, "evaluate", task_flags)
+    metrics = evaluate_source(source, data, change, say=lambda line: print(line, file=sys.stderr))
     print(files.json_text(metrics, indent=2))
 
 
-def predict(source: SourceArgument, input: str = "-") -> None:
+def predict(source: SourceArgument, input: str = "-", task_flags: TaskFlags = ()) -> None:
     """Predicts for rows: what the model's task predicts or, with an MLM head, the best tokens for each [MASK].
+
+    After the source, fields of its task can be given other values by the flags of `bert_jax train`, such as --task.text
+    sentence or --task.unanswerable.
 
     Args:
         source: The model: a run's workdir, WORKDIR@STEP, a Hugging Face folder or hf:org/name.
@@ -302,7 +260,7 @@ def predict(source: SourceArgument, input: str = "-") -> None:
     from bert_jax import files
     from bert_jax.predict import predict_source
 
-    for answer in predict_source(source, input):
+    for answer in predict_source(source, input, partial(flags.task_values, "predict", task_flags)):
         print(files.json_text(answer))
 
 
@@ -460,7 +418,11 @@ def run(args: Sequence[str]) -> int:
     command = COMMANDS[args[0]]
     if command in (train, plan):
         return command(args[1:]) or 0
-    tyro.cli(command, args=list(args[1:]), prog=f"bert_jax {args[0]}")
+    rest = list(args[1:])
+    if command in (evaluate, predict):
+        rest, of_task = flags.without_task_flags(rest)
+        command = partial(command, task_flags=tuple(of_task))
+    tyro.cli(command, args=rest, prog=f"bert_jax {args[0]}")
     return 0
 
 

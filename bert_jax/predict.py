@@ -1,5 +1,6 @@
 """A loaded model, as `bert_jax.load` returns it: fill_mask, encode, score, predict and evaluate."""
 
+import dataclasses
 import itertools
 import json
 import posixpath
@@ -15,7 +16,7 @@ import numpy as np
 
 from bert_jax import files, pretrained, tasks
 from bert_jax import params as named
-from bert_jax.config import BertConfig, Compute, TaskFields
+from bert_jax.config import BertConfig, Compute, SequenceClassification, TaskFields, to_json
 from bert_jax.config.ranges import Range, check_range
 from bert_jax.data.batch import Arrays
 from bert_jax.data.batches import Features, RowBatches, prefetch
@@ -30,6 +31,9 @@ from bert_jax.runtime import set_up
 from bert_jax.tokenizers import Tokenizer, split_at_mask
 from bert_jax.training.evaluate import evaluate, over_seeds, run
 from bert_jax.training.step import evaluate_step
+
+SECOND_TEXT = ("text_b", "text_pair", "text2", "sentence2", "sentence_b", "question2", "hypothesis")  # usual names
+Change = Callable[[TaskFields | None], dict[str, Any]]  # from a source's task to the fields that get other values
 
 
 class Encoded(NamedTuple):
@@ -65,6 +69,30 @@ class PretrainedBert:
     task_problem: str = ""  # why the task of the source cannot be used
     assumes_fields: bool = False  # whether the task's fields of rows are defaults, which the source does not say
     max_length: int | None = None  # tokens of the longest text to encode; None = the model's longest sequence
+
+    def with_fields(self, **values: Any) -> "PretrainedBert":
+        """Returns the same model with other values of its task's fields, such as text_b="hypothesis".
+
+        Names of labels rename the outputs, in their order.
+
+        Raises:
+          InputError: the task has no such field, only training reads it, or the model has another number of outputs.
+        """
+        task = self._task.fields
+        known = {field.name for field in dataclasses.fields(task)}
+        for name in values:
+            if name in task.for_training:
+                raise InputError(f"task.{name}: only training reads it; name rows with --data or --input")
+            if name not in known:
+                raise InputError(f"task.{name}: no such field; the task has {', '.join(sorted(known))}")
+        changed = dataclasses.replace(task, **values)
+        for head in self.params.keys() & {named.SEQUENCE, named.TOKEN}:
+            outputs = named.num_classes(self.params, head)
+            needed = 1 if changed.problem_type == "regression" else len(changed.output_names)
+            if needed != outputs:
+                raise InputError(f"task: needs {needed} outputs with these fields, and the model has {outputs}")
+        assumes_fields = self.assumes_fields and not {"text", "text_b"} & values.keys()
+        return dataclasses.replace(self, task=changed, assumes_fields=assumes_fields)
 
     def fill_mask(self, text: str, top_k: int = 5) -> list[Any]:
         """Returns the `top_k` most likely tokens for [MASK] in `text`, as (token, probability), most likely first.
@@ -199,6 +227,7 @@ class PretrainedBert:
             return []
         if not isinstance(task, tasks.Answering):
             raise InputError("a pre-training run fills masks; it has no task to predict with")
+        self._check_second_text(table)
         batches = task.predict_batches(table, batch_size=self._rows(len(table)))
         _, _, predictions = run(self._predict, self.params, batches)
         return task.decode(predictions, batches.features, table)
@@ -212,12 +241,28 @@ class PretrainedBert:
         batches = self._task.eval_batches(batch_size=self.batch_size, data=data)
         if batches is None:
             raise InputError("evaluate: the run has no rows to evaluate on; give --data FILE")
+        if isinstance(batches, RowBatches):
+            self._check_second_text(batches.table)
         rows = len(batches.table) if isinstance(batches, RowBatches) else batches.num_examples
         return {"rows": rows} | evaluate(self._task, self._predict, self.params, batches)._asdict()
 
     def _check_mlm(self, name: str) -> None:
         if named.MLM not in self.params:
             raise InputError(f"{name} needs an MLM head, which this source lacks; load a pre-training run")
+
+    def _check_second_text(self, rows: Sequence[Row]) -> None:
+        """Raises InputError if rows have a second text, and the source does not say whether the model reads pairs."""
+        task = self._task.fields
+        if not self.assumes_fields or not isinstance(task, SequenceClassification) or task.text_b is not None:
+            return
+        for row in rows:
+            unread = [name for name in SECOND_TEXT if name != task.text and isinstance(row.values.get(name), str)]
+            if unread:
+                raise InputError(
+                    f"{row.where}: field {unread[0]!r} is not read, because the model's files do not say whether it "
+                    f"reads pairs; to give it both texts, set task.text_b ({unread[0]}); to give it {task.text!r} "
+                    f"alone, set task.text ({task.text})"
+                )
 
     @property
     def _longest(self) -> int:
@@ -311,7 +356,15 @@ def load(source: files.PathLike, *, strict: bool = True) -> PretrainedBert:
     )
 
 
-def evaluate_source(source: str, data: str | None = None, say: Callable[[str], None] = print) -> dict[str, Any]:
+def no_change(task: TaskFields | None) -> dict[str, Any]:
+    """Leaves all fields of a task as they are."""
+    del task
+    return {}
+
+
+def evaluate_source(
+    source: str, data: str | None = None, change: Change = no_change, say: Callable[[str], None] = print
+) -> dict[str, Any]:
     """Evaluates a SOURCE and returns the metrics; a workdir keeps the result.
 
     That of the run's own rows is in result.json. That of `data` is in a file of its own in the folder `results`, and
@@ -319,26 +372,33 @@ def evaluate_source(source: str, data: str | None = None, say: Callable[[str], N
     of `evaluate.over_seeds`.
 
     Args:
+      change: gives fields of the task other values; the result on the run's own rows is then not kept.
       say: is called with a line that has the number of scored rows of `data`.
     """
     folder = files.path(source)
     runs = pretrained.seeds_in(folder)
     if runs:
-        result = over_seeds({run: evaluate_source(str(folder / layout.seed_run(run)), data, say) for run in runs})
-        if data is None:
+        paths = {run: str(folder / layout.seed_run(run)) for run in runs}
+        result = over_seeds({run: evaluate_source(path, data, change, say) for run, path in paths.items()})
+        changed = change(pretrained.open_source(paths[runs[0]]).task)
+        if data is not None:
+            _write_result_of(folder, data, changed, result)
+        elif not changed:
             seeds = folder / layout.SEEDS
             files.write_json(seeds, files.read_json(seeds) | result)
-        else:
-            _write_result_of(folder, data, result)
         return result
     bert = load(source)
+    changed = change(bert.task)
+    bert = bert.with_fields(**changed) if changed else bert
     result = bert.evaluate(data)
     path = folder / layout.RESULT
     if data is not None:
         del result["fitted"]  # other rows decide nothing about the run
         say(f"{source}: scored on all {result['rows']:,} rows of {data}")
         if (folder / layout.EXPERIMENT).exists():
-            _write_result_of(folder, data, result)
+            _write_result_of(folder, data, changed, result)
+    elif path.exists() and changed:
+        say(f"{path}: left as it is, because fields of the task were changed")
     elif path.exists():
         earlier = json.loads(path.read_text())
         earlier.pop("data", None)  # earlier versions wrote the scores of other files here
@@ -346,28 +406,35 @@ def evaluate_source(source: str, data: str | None = None, say: Callable[[str], N
     return result["metrics"]
 
 
-def _write_result_of(folder: files.Path, data: str, result: dict[str, Any]) -> None:
-    """Writes an evaluation of `data` to a file with its name; files of the same name in other folders get a number."""
+def _write_result_of(folder: files.Path, data: str, changed: dict[str, Any], result: dict[str, Any]) -> None:
+    """Writes an evaluation of `data` to a file with its name; others of that name get a number."""
     results = files.make_folder(folder / layout.RESULTS)
     name = re.sub(r"[^\w.=-]+", "_", posixpath.basename(data))[-100:]
+    of_what = {"data": data} | (
+        {"task": {field: to_json(value) for field, value in changed.items()}} if changed else {}
+    )
     for number in itertools.count(1):
         path = results / (f"{name}.json" if number == 1 else f"{name}-{number}.json")
-        if not path.exists() or json.loads(path.read_text()).get("data") == data:
-            files.write_json(path, {"data": data} | result)
+        stored = files.read_json(path) if path.exists() else of_what
+        if {key: stored[key] for key in ("data", "task") if key in stored} == of_what:
+            files.write_json(path, of_what | result)
             return
 
 
-def predict_source(source: str, data: str) -> Iterator[dict[str, Any]]:
+def predict_source(source: str, data: str, change: Change = no_change) -> Iterator[dict[str, Any]]:
     """Yields the answer to each row of `data`: the task's or, with an MLM head, the tokens for each [MASK].
 
     Args:
       data: rows as `bert_jax.data.rows.read_rows` reads them; a file whose ending names no format holds JSON lines, and
         "-" is standard input with JSON lines.
+      change: gives fields of the task other values.
 
     Raises:
       InputError: a row is bad or lacks a field; it is named with its file and line.
     """
     bert = load(source)
+    changed = change(bert.task)
+    bert = bert.with_fields(**changed) if changed else bert
     if data == "-":
         rows = read_json_lines(files.standard_input(), "stdin")
     else:

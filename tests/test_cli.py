@@ -261,7 +261,8 @@ def test_help_of_every_command_has_its_purpose_and_options(command, capsys):
     purpose, *_, options = cli.COMMANDS[command].__doc__.partition("Args:")
     assert " ".join(purpose.split()) in shown
     described = re.findall(r"(?m)^ {8}(\w+): (.*)$", options)
-    assert [name for name, _ in described] == list(inspect.signature(cli.COMMANDS[command]).parameters)
+    parameters = inspect.signature(cli.COMMANDS[command]).parameters.keys() - {"task_flags"}
+    assert {name for name, _ in described} == parameters
     for name, first_line in described:
         assert first_line in shown
         flag = f"--{name.replace('_', '-')}"
@@ -442,3 +443,38 @@ def test_extend_adds_tokens_and_the_result_can_be_trained_on(folder, tmp_path, c
     assert run("prepare", *corpus, *flags) == 0
     flags = ["--init-from", tmp_path / "longer", "--task.stores", tmp_path / "store", "--model.vocab-size", 0]
     assert run("train", folder / "pretrain.py", "--workdir", tmp_path / "w", *flags) == 0
+
+
+def test_fields_of_the_task_are_flags_of_evaluate_and_predict(folder, tmp_path, capsys):
+    run_of, rows = folder / "sweep/slow", tmp_path / "rows.jsonl"
+    own, result = (run_of / "result.json").read_text(), run_of / "results/rows.jsonl.json"
+    rows.write_text('{"body": "cat", "polarity": "yes"}\n{"body": "dog", "polarity": "no"}\n')
+    asked = ["--data", rows, "--task.text", "body", "--task.label=polarity"]
+    assert run("evaluate", run_of, *asked) == 0
+    stored = json.loads(result.read_text())
+    assert (stored["rows"], stored["task"]) == (2, {"text": "body", "label": "polarity"})
+    rows.write_text('{"text": "cat", "label": "1"}\n')
+    assert run("evaluate", run_of, "--data", rows, "--task.labels", 0, 1) == 0
+    assert json.loads((run_of / "results/rows.jsonl-2.json").read_text())["task"] == {"labels": ["0", "1"]}
+    assert json.loads(result.read_text()) == stored
+    assert run("evaluate", run_of, "--task.max-length", 8) == 0
+    assert (run_of / "result.json").read_text() == own
+    capsys.readouterr()
+    rows.write_text('{"body": "cat"}\n')
+    assert run("predict", run_of, "--input", rows, "--task.text", "body") == 0
+    assert json.loads(capsys.readouterr().out)["label"] in ("no", "yes")
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--task.train", "x.jsonl"], "task.train: only training reads it"),
+        (["--task.labels", "a", "b", "c"], "needs 3 outputs with these fields, and the model has 2"),
+        (["--task.target", "regression"], "needs 1 outputs"),
+        (["--task.threshold", "2"], "task.threshold: must be between 0 and 1"),
+        (["--task.colour", "red"], "colour"),
+    ],
+)
+def test_a_wrong_flag_of_the_task_is_one_error(folder, flags, message, capsys):
+    assert run("evaluate", folder / "sweep/slow", *flags) == 2
+    assert message in capsys.readouterr().err

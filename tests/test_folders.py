@@ -380,3 +380,15 @@ def test_vectors_are_those_of_the_beginning_of_a_long_text(tmp_path):
     for length in (2, 41):
         with pytest.raises(InputError, match="encode: max_length: must be between 3 and 40"):
             bert.encode([long], max_length=length)
+
+
+def test_a_second_text_is_read_or_named(tmp_path):
+    bert = bert_jax.load(folder_of(tmp_path / "in", SEQUENCES))
+    rows = [{"text": "the cat sat", "text_b": other} for other in ("on the mat", "by the sea")]
+    with pytest.raises(InputError, match=r"input 1: field 'text_b' is not read.* set task\.text_b"):
+        bert.predict(rows)
+    pairs, alone = bert.with_fields(text_b="text_b").predict(rows), bert.with_fields(text="text").predict(rows)
+    assert pairs[0] != pairs[1]
+    assert alone[0] == alone[1] == bert.predict(["the cat sat"])[0]
+    with pytest.raises(InputError, match=r"task\.textb: no such field; the task has .*text_b"):
+        bert.with_fields(textb="text_b")
