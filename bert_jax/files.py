@@ -381,7 +381,9 @@ def without_compression(name: str) -> str:
     return name.removesuffix(".gz") if name.endswith(".gz") else name.removesuffix(".zst")
 
 
-def decode_lines(stream: BinaryIO, name: PathLike, max_bytes: int | None = None) -> Iterator[tuple[int, str]]:
+def decode_lines(
+    stream: BinaryIO, name: PathLike, max_bytes: int | None = None, most_zeros: float = 0.0
+) -> Iterator[tuple[int, str]]:
     """Yields (line number from 1, line with its end) of UTF-8 text; only a line feed ends a line.
 
     A byte order mark at the start is left out.
@@ -390,6 +392,7 @@ def decode_lines(stream: BinaryIO, name: PathLike, max_bytes: int | None = None)
       stream: the decompressed content.
       name: of the file, for errors.
       max_bytes: longest line that is accepted, so that a file without line ends does not fill the memory.
+      most_zeros: share of a line's characters that may be zero bytes; they are not removed.
 
     Raises:
       InputError: a line is too long or not UTF-8 text.
@@ -406,7 +409,7 @@ def decode_lines(stream: BinaryIO, name: PathLike, max_bytes: int | None = None)
                 f"{name}:{number}: not UTF-8 (byte 0x{raw[error.start]:02x}); convert the file, for instance with "
                 f"iconv -f {encoding} -t utf-8, or end its name in its compression (.gz, .zst)"
             ) from error
-        if "\0" in line:
+        if "\0" in line and line.count("\0") > most_zeros * len(line):
             raise InputError(f"{name}:{number}: a zero byte; this is a binary file or UTF-16, expected UTF-8 text")
         yield number, line.removeprefix("\ufeff") if number == 1 else line
 

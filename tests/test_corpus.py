@@ -102,7 +102,7 @@ def test_tfds_sets_are_read_by_name_and_slice(tmp_path, monkeypatch):
         ("a.txt", "one\n\ncaf\u00e9".encode("latin-1"), "a.txt:3: not UTF-8 .byte 0xe9.; convert"),
         ("a.txt", "one".encode("utf-16"), "a.txt:1: not UTF-8 .*iconv -f utf-16 -t utf-8"),
         ("a.txt", "one".encode("utf-16-le"), "a.txt:1: a zero byte; this is a binary file or UTF-16"),
-        ("a.txt", b"one\ntwo\0three", "a.txt:2: a zero byte; this is a binary file"),
+        ("a.txt", b"one\n\0\1two\0", "a.txt:2: a zero byte; this is a binary file"),
         ("a.txt", gzipped(b"text"), "a.txt:1: not UTF-8"),
         ("a.txt.gz", b"plain", "a.txt.gz: not a gzip file"),
         ("a.txt.gz", gzipped(b"text" * 10000)[:-9], "a.txt.gz: damaged or cut off"),

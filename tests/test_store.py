@@ -82,6 +82,16 @@ def test_a_store_holds_the_tokens_sentences_and_documents_of_its_text(tmp_path, 
     assert {path for path in contents(tmp_path / "store") if not path.startswith("tokenizer/")} == files
 
 
+def test_zero_bytes_in_text_are_left_out_and_counted(tmp_path, tokenizer_folder):
+    for name, text in (("a", "a red\0 cat\n\nthe \0sea"), ("b", "a red cat\n\nthe sea")):
+        (tmp_path / f"{name}.txt").write_text(text)
+        summary = prepare([str(tmp_path / f"{name}.txt")], tokenizer_folder, tmp_path / name)["summary"]
+        assert summary["zero_bytes"] == text.count("\0")
+    a, b = (TokenStore.open(tmp_path / name) for name in "ab")
+    np.testing.assert_array_equal(a.tokens, b.tokens)
+    np.testing.assert_array_equal(a.document_hashes, b.document_hashes)
+
+
 def test_long_sentences_keep_their_length(tmp_path, tokenizer_folder):
     (tmp_path / "a.txt").write_text("\n".join(["cat " * n for n in (254, 255, 256, 300, 499, 1)]))
     prepare([str(tmp_path / "a.txt")], tokenizer_folder, tmp_path / "store")

@@ -13,6 +13,7 @@ from bert_jax.data import parquet, tfds
 from bert_jax.errors import InputError
 
 MAX_DOCUMENT_BYTES = 100_000_000  # longer: nearly always a file without blank lines, which would fill the memory
+MOST_ZEROS = 0.25  # share of zero bytes in a line; with more it is a binary file or UTF-16. Fewer are left out later
 MAX_SENTENCE_CHARACTERS = 2_000  # longer ones (tables, text without punctuation) are cut between words
 
 _PARQUET = ".parquet"
@@ -106,7 +107,7 @@ def read_stream(raw: BinaryIO, name: str) -> Iterator[str]:
 def _read_text(stream: BinaryIO, name: str) -> Iterator[str]:
     lines: list[str] = []
     size = first = 0
-    for number, line in files.decode_lines(stream, name, MAX_DOCUMENT_BYTES):
+    for number, line in files.decode_lines(stream, name, MAX_DOCUMENT_BYTES, MOST_ZEROS):
         if line.isspace():
             if lines:
                 yield "".join(lines)
@@ -248,6 +249,7 @@ def sample(texts: Iterable[str], characters: int, seed: int) -> list[str]:
     size = 0
     salt = seed.to_bytes(16, signed=True)
     for text in texts:
+        text = text.replace("\0", "")
         for start in range(0, len(text), 10_000):
             part = text[start : start + 10_000]
             digest = hashlib.blake2b(part.encode("utf-8", "surrogatepass"), digest_size=8, salt=salt).digest()

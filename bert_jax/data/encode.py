@@ -13,7 +13,7 @@ SENTENCES_AT_ONCE = 2_000  # the libraries' results take far more memory than th
 
 # Besides the store's own arrays: what is needed per document to find and drop duplicates.
 SCRATCH: dict[str, np.dtype] = {"document_entries": np.dtype("<i8"), "sketches": np.dtype("<u4")}
-COUNTS = ("documents", "sentences", "tokens", "words", "unknown", "bytes")
+COUNTS = ("documents", "sentences", "tokens", "words", "unknown", "bytes", "zero_bytes")
 
 
 class TextChunk(NamedTuple):
@@ -24,7 +24,10 @@ class TextChunk(NamedTuple):
 
 
 def encode_documents(texts: Sequence[str], tokenizer: Tokenizer) -> TextChunk:
-    """Tokenises documents, sentence by sentence; those that yield no token are left out."""
+    """Tokenises documents, sentence by sentence; those that yield no token are left out, and so are zero bytes."""
+    zero_bytes = sum(text.count("\0") for text in texts)
+    if zero_bytes:
+        texts = [text.replace("\0", "") for text in texts]
     dtypes = array_dtypes(tokenizer.vocab_size)
     split = [corpus.sentences(text) for text in texts]
     # In a row, a sentence follows the one before it in the same line.
@@ -62,5 +65,6 @@ def encode_documents(texts: Sequence[str], tokenizer: Tokenizer) -> TextChunk:
         "words": int(np.count_nonzero(space[:-1] > space[1:])),
         "unknown": int(np.count_nonzero(all_tokens == tokenizer.unk_id)),
         "bytes": sum(map(len, encoded)),
+        "zero_bytes": zero_bytes,
     }
     return TextChunk(arrays, counts)

@@ -71,7 +71,7 @@ def prepare(
 
     Returns:
       The header of the store. Its `summary` counts what was read (documents, sentences, tokens, words, unknown tokens,
-      bytes, duplicates), and the documents and tokens that were kept.
+      bytes, zero bytes, duplicates), and the documents and tokens that were kept.
 
     Raises:
       InputError: a source cannot be read (see `corpus.documents`); `out` holds other files; the disk is full.
