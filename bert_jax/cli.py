@@ -56,8 +56,7 @@ def tokenizer(
 
     check_range("--vocab-size", vocab_size, COUNT)
     _check_sample(sample_mb, seed)
-    if files.path(out).exists() and not files.path(out).is_dir():
-        raise InputError(f"{out}: is a file; give a folder")
+    tokenizers.check_target(files.path(out), kind)
     texts = corpora.sample(corpora.documents(corpus), int(sample_mb * 1e6), seed)
     options: dict[str, Any] = {"model_type": model_type} if kind == "sentencepiece" else {}
     options |= {

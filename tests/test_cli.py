@@ -478,3 +478,25 @@ def test_fields_of_the_task_are_flags_of_evaluate_and_predict(folder, tmp_path, 
 def test_a_wrong_flag_of_the_task_is_one_error(folder, flags, message, capsys):
     assert run("evaluate", folder / "sweep/slow", *flags) == 2
     assert message in capsys.readouterr().err
+
+
+def test_an_output_that_holds_something_else_is_refused_and_left_as_it_is(folder, tmp_path, capsys):
+    for name in ("config.json", "vocab.txt"):
+        (tmp_path / name).write_text("{}\n")
+    corpus, model = ["--corpus", folder / "a.txt"], folder / "sweep/slow"
+    for command in (
+        ["tokenizer", *corpus, "--out", tmp_path, "--vocab-size", 60],
+        ["prepare", *corpus, "--tokenizer", folder / "tokenizer", "--out", tmp_path],
+        ["train", folder / "pretrain.py", "--workdir", tmp_path],
+        ["convert", model, tmp_path],
+        ["extend", model, tmp_path, *corpus, "--num-tokens", 1],
+        ["report", model, "--out", tmp_path / "vocab.txt"],
+    ):
+        assert run(*command) == 2, command
+        assert str(tmp_path) in capsys.readouterr().err
+    assert {path.name: path.read_text() for path in tmp_path.iterdir()} == dict.fromkeys(
+        ("config.json", "vocab.txt"), "{}\n"
+    )
+    for kind in ("wordpiece", "sentencepiece"):
+        code = run("tokenizer", *corpus, "--out", folder / "tokenizer-2", "--vocab-size", 60, "--kind", kind)
+        assert code == (0 if kind == "wordpiece" else 2)  # two tokenizers in one folder would be read as one

@@ -37,7 +37,7 @@ def report(workdirs: Sequence[files.PathLike], out: files.PathLike) -> None:
     off. A `notes.json` in any of the folders adds tables and texts at the top.
 
     Raises:
-      InputError: a workdir is not a folder or contains no run, or `out` cannot be written.
+      InputError: a workdir is not a folder or contains no run, `out` is a file of another kind, or cannot be written.
     """
     paths = [files.path(workdir) for workdir in workdirs]
     runs, notes = find_runs(paths)
@@ -48,6 +48,8 @@ def report(workdirs: Sequence[files.PathLike], out: files.PathLike) -> None:
         raise InputError(f"{out}: cannot write the report: {out.parent} is not a folder")
     if out.is_dir():
         raise InputError(f"{out}: is a folder; give a file, such as {out / 'report.html'}")
+    if out.exists() and files.size(out) and not out.read_bytes().startswith(b"<"):
+        raise InputError(f"{out}: exists and is not a page; name another file")
     try:
         files.write_whole(out, render(title, group_seeds(runs), notes).encode("utf-8", "replace"))
     except OSError as error:

@@ -16,6 +16,7 @@ __all__ = [
     "Extension",
     "Frame",
     "Tokenizer",
+    "check_target",
     "describe_training",
     "extend",
     "in_line",
@@ -34,6 +35,12 @@ LOADERS: dict[str, Callable[[files.Path], Tokenizer]] = {
 ALPHABETS = {
     "sentencepiece": "SentencePiece leaves out only the rarest",
     "bytelevel": "byte-level BPE leaves out none",
+}
+# The files of a kind that others do not have.
+OWN_FILES = {
+    "wordpiece": {"vocab.txt"},
+    "sentencepiece": {"spiece.model"},
+    "bytelevel": {"vocab.json", "merges.txt"},
 }
 
 
@@ -63,6 +70,16 @@ def _kind(folder: files.Path) -> str:
         return "sentencepiece" if kind == "unigram" and sentencepiece.is_alberts(content) else kind
     has_merges = (folder / "vocab.json").exists() and not (folder / "vocab.txt").exists()
     return "bytelevel" if has_merges else "wordpiece"
+
+
+def check_target(folder: files.Path, kind: str) -> None:
+    """Raises InputError if a folder to write a tokenizer to holds something else than a tokenizer of this kind."""
+    if folder.exists() and not folder.is_dir():
+        raise InputError(f"{folder}: is a file; give a folder")
+    ours = OWN_FILES.get(kind, set()) | {"tokenizer.json", "tokenizer_config.json"}
+    others = sorted({path.name for path in folder.iterdir()} - ours) if folder.is_dir() else []
+    if others:
+        raise InputError(f"{folder}: holds other files, such as {others[0]}; name a new folder")
 
 
 def train(

@@ -18,6 +18,9 @@ from bert_jax.training.loop import Hook, Loop
 from bert_jax.training.progress import ProgressBar
 from bert_jax.training.run import Run, resolve
 
+# What shows that a folder holds a model, a tokenizer or a token store.
+NOT_IN_A_WORKDIR = ("config.json", "model.safetensors", "pytorch_model.bin", "vocab.txt", "spiece.model", "header.json")
+
 
 def train(
     experiment: Experiment,
@@ -44,6 +47,7 @@ def train(
     """
     set_up()
     folder = files.path(workdir)
+    _check_folder(folder)
     paths = _workdir_of_each_seed(experiment, folder)
     say = say if is_first_host() else _say_nothing
     try:
@@ -70,6 +74,15 @@ def train(
     if is_first_host():
         files.write_json(folder / layout.SEEDS, result)
     return result
+
+
+def _check_folder(folder: files.Path) -> None:
+    """Raises InputError if a folder that is not a workdir yet holds a model, a tokenizer or a token store."""
+    if (folder / layout.EXPERIMENT).exists() or not folder.is_dir():
+        return
+    other = next((name for name in NOT_IN_A_WORKDIR if (folder / name).exists()), None)
+    if other is not None:
+        raise InputError(f"{folder}: holds {other}, which is not of a run; name another --workdir")
 
 
 def _workdir_of_each_seed(experiment: Experiment, folder: files.Path) -> list[files.Path]:
