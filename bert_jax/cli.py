@@ -260,7 +260,7 @@ def predict(source: SourceArgument, input: str = "-", task_flags: TaskFlags = ()
     from bert_jax.predict import predict_source
 
     for answer in predict_source(source, input, partial(flags.task_values, "predict", task_flags)):
-        print(files.json_text(answer))
+        print(files.json_text(answer), flush=True)
 
 
 def score(

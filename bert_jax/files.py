@@ -381,8 +381,27 @@ def without_compression(name: str) -> str:
     return name.removesuffix(".gz") if name.endswith(".gz") else name.removesuffix(".zst")
 
 
+def arriving_lines(stream: BinaryIO, name: PathLike) -> Iterator[list[tuple[int, str]]]:
+    """Yields the whole lines that have arrived since the last time, each as (line number from 1, line with its end).
+
+    Raises:
+      InputError: a line is not UTF-8 text.
+    """
+    first, rest = 1, b""
+    while True:
+        arrived = stream.read1(1 << 16)  # type: ignore[attr-defined]
+        whole, end, after = (rest + arrived).rpartition(b"\n") if arrived else (rest, b"", b"")
+        rest = after
+        lines = list(decode_lines(io.BytesIO(whole + end), name, first=first))
+        first += len(lines)
+        if lines:
+            yield lines
+        if not arrived:
+            return
+
+
 def decode_lines(
-    stream: BinaryIO, name: PathLike, max_bytes: int | None = None, most_zeros: float = 0.0
+    stream: BinaryIO, name: PathLike, max_bytes: int | None = None, most_zeros: float = 0.0, first: int = 1
 ) -> Iterator[tuple[int, str]]:
     """Yields (line number from 1, line with its end) of UTF-8 text; only a line feed ends a line.
 
@@ -393,12 +412,13 @@ def decode_lines(
       name: of the file, for errors.
       max_bytes: longest line that is accepted, so that a file without line ends does not fill the memory.
       most_zeros: share of a line's characters that may be zero bytes; they are not removed.
+      first: number of the first line.
 
     Raises:
       InputError: a line is too long or not UTF-8 text.
     """
     read = stream.readline if max_bytes is None else lambda: stream.readline(max_bytes + 1)
-    for number, raw in enumerate(iter(read, b""), 1):
+    for number, raw in enumerate(iter(read, b""), first):
         if max_bytes is not None and len(raw) > max_bytes:
             raise InputError(f"{name}:{number}: longer than {max_bytes:,} bytes; split it")
         try:

@@ -32,6 +32,7 @@ from bert_jax.tokenizers import Tokenizer, split_at_mask
 from bert_jax.training.evaluate import evaluate, over_seeds, run
 from bert_jax.training.step import evaluate_step
 
+LARGEST_PART = 1024  # rows whose answers are computed before the first of them is given
 SECOND_TEXT = ("text_b", "text_pair", "text2", "sentence2", "sentence_b", "question2", "hypothesis")  # usual names
 Change = Callable[[TaskFields | None], dict[str, Any]]  # from a source's task to the fields that get other values
 
@@ -424,25 +425,38 @@ def _write_result_of(folder: files.Path, data: str, changed: dict[str, Any], res
 def predict_source(source: str, data: str, change: Change = no_change) -> Iterator[dict[str, Any]]:
     """Yields the answer to each row of `data`: the task's or, with an MLM head, the tokens for each [MASK].
 
+    Answers are computed for some rows at a time, and those to rows of standard input when these arrive.
+
     Args:
       data: rows as `bert_jax.data.rows.read_rows` reads them; a file whose ending names no format holds JSON lines, and
         "-" is standard input with JSON lines.
       change: gives fields of the task other values.
 
     Raises:
-      InputError: a row is bad or lacks a field; it is named with its file and line.
+      InputError: a row is bad or lacks a field; it is named with its file and line. The rows before it were answered.
     """
     bert = load(source)
     changed = change(bert.task)
     bert = bert.with_fields(**changed) if changed else bert
-    if data == "-":
-        rows = read_json_lines(files.standard_input(), "stdin")
-    else:
-        rows = read_rows(data, getattr(bert.task, "columns", ()), otherwise="jsonl")
     fills_masks = bert.task.fills_masks if bert.task is not None else named.MLM in bert.params
-    if not fills_masks:
-        yield from bert.predict(rows)
-        return
+    if data == "-":
+        arriving = read_json_lines(files.standard_input(), "stdin")
+    else:
+        arriving = iter([read_rows(data, getattr(bert.task, "columns", ()), otherwise="jsonl")])
+    for rows in arriving:
+        for part in _parts(rows, bert.batch_size):
+            yield from _filled_masks(bert, part) if fills_masks else bert.predict(part)
+
+
+def _parts(rows: Sequence[Row], size: int) -> Iterator[Sequence[Row]]:
+    """Yields parts of the rows, the first of `size` rows, the next ones longer: they are computed by length."""
+    start = 0
+    while start < len(rows):
+        yield rows[start : start + size]
+        start, size = start + size, min(2 * size, LARGEST_PART)
+
+
+def _filled_masks(bert: PretrainedBert, rows: Sequence[Row]) -> Iterator[dict[str, Any]]:
     errors = RowErrors()
     texts = [text_of(row, "text", errors) for row in rows]
     errors.check()

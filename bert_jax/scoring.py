@@ -37,7 +37,10 @@ def score_file(
     Raises:
       InputError: the source has no MLM head, or a row is wrong; it is named by file and line.
     """
-    rows = read_json_lines(files.standard_input(), "stdin") if input == "-" else read_rows(input, otherwise="jsonl")
+    if input == "-":
+        rows = [row for arrived in read_json_lines(files.standard_input(), "stdin") for row in arrived]
+    else:
+        rows = read_rows(input, otherwise="jsonl")
     pairs = bool(rows) and is_pair(rows[0])
     if pairs and group != "group":
         check_fields(rows, [group])

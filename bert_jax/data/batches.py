@@ -5,7 +5,6 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any, TypeVar
 
-import grain
 import numpy as np
 
 from bert_jax.data.batch import Arrays, make_batch
@@ -14,6 +13,7 @@ T = TypeVar("T")
 
 # Lengths that batches of texts are padded to: few, so that few shapes are compiled.
 BUCKETS = (16, 32, 64, 128, 256, 512, 1024, 2048)
+FEW = 2  # this number of batches is made without a thread
 
 
 @dataclass(frozen=True)
@@ -241,8 +241,10 @@ class _Steps:
 
 def prefetch(batches: Callable[[int], T], start: int, stop: int) -> Iterator[T]:
     """Yields batches(start), ..., batches(stop - 1) in order, some made ahead by a thread."""
-    if start >= stop:
-        return iter(())
+    if stop - start <= FEW:
+        return map(batches, range(start, stop))
+    import grain  # takes a third of a second
+
     # One worker: more would compete with the training step for a small machine's cores, and NumPy holds the GIL anyway.
     options = grain.ReadOptions(num_threads=1, prefetch_buffer_size=4)
     return iter(grain.MapDataset.source(_Steps(batches, start, stop)).to_iter_dataset(options))

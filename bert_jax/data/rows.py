@@ -238,16 +238,17 @@ def _shown(value: Any) -> str:
     return text if len(text) <= 60 else text[:57] + "..."
 
 
-def read_json_lines(stream: BinaryIO, name: str) -> list[Row]:
-    """Reads rows from an open file of JSON lines, which may hold none.
+def read_json_lines(stream: BinaryIO, name: str) -> Iterator[list[Row]]:
+    """Yields the rows of an open file of JSON lines as they arrive, some at a time.
 
     Raises:
       InputError: some lines are not JSON objects, or not UTF-8.
     """
-    errors = RowErrors()
-    rows = _json_rows(files.decode_lines(stream, name), name, errors)
-    errors.check()
-    return rows
+    for lines in files.arriving_lines(stream, name):
+        errors = RowErrors()
+        rows = _json_rows(lines, name, errors)
+        errors.check()
+        yield rows
 
 
 def _format_and_path(source: str, otherwise: str | None = None) -> tuple[str, str]:

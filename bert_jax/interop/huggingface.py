@@ -7,7 +7,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
-import huggingface_hub
 import numpy as np
 import safetensors
 from safetensors.numpy import save_file
@@ -68,6 +67,8 @@ def fetch(source: str) -> files.Path:
     Raises:
       InputError: it is not in the cache and cannot be downloaded.
     """
+    import huggingface_hub  # takes a while, and a local folder needs none of it
+
     name = sources.parse(source).name
     wanted = ["config.json", "vocab.txt", "spiece.model", "tokenizer*.json", "special_tokens_map.json"]
     wanted += ["added_tokens.json", lengths.SENTENCE_CONFIG, beside.NAME]

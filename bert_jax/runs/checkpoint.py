@@ -3,27 +3,33 @@
 import copy
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 import numpy as np
-import orbax.checkpoint as ocp
 
 from bert_jax import files
 from bert_jax.errors import InputError
+
+if TYPE_CHECKING:  # it is imported where it is used: that takes most of a second
+    import orbax.checkpoint as ocp
 
 # Old checkpoints are moved here before they are removed, so that a crash never leaves a partial one among the others.
 DELETED = "deleted"
 
 
-def _args(kind: str, **items: Any) -> ocp.args.Composite:
+def _args(kind: str, **items: Any) -> "ocp.args.Composite":
+    import orbax.checkpoint as ocp
+
     standard = getattr(ocp.args, f"Standard{kind}")
     plain = getattr(ocp.args, f"Json{kind}")
     made = {name: (plain if name == "meta" else standard)(*value) for name, value in items.items()}
     return ocp.args.Composite(**made)
 
 
-def _manager(folder: files.Path, keep: int | None = None) -> ocp.CheckpointManager:
+def _manager(folder: files.Path, keep: int | None = None) -> "ocp.CheckpointManager":
+    import orbax.checkpoint as ocp
+
     handlers = {
         "params": ocp.StandardCheckpointHandler(),
         "opt_state": ocp.StandardCheckpointHandler(),

@@ -1,11 +1,13 @@
 """From text to ids and back: WordPiece, SentencePiece and byte-level BPE behind one protocol."""
 
 from collections.abc import Callable, Iterable
+from importlib import import_module
+from types import ModuleType
 from typing import Literal
 
 from bert_jax import files
 from bert_jax.errors import InputError
-from bert_jax.tokenizers import base, bytelevel, coverage, library, options, sentencepiece, wordpiece
+from bert_jax.tokenizers import base, bytelevel, coverage, library, options, wordpiece
 from bert_jax.tokenizers.base import Encoding, Tokenizer, in_line, split_at_mask
 from bert_jax.tokenizers.coverage import describe_training
 from bert_jax.tokenizers.extension import Extension, extend
@@ -27,7 +29,7 @@ __all__ = [
 
 LOADERS: dict[str, Callable[[files.Path], Tokenizer]] = {
     "wordpiece": wordpiece.load,
-    "sentencepiece": sentencepiece.load,
+    "sentencepiece": lambda folder: _sentencepiece().load(folder),
     "bytelevel": library.load,
     "unigram": library.load,
 }
@@ -67,9 +69,14 @@ def _kind(folder: files.Path) -> str:
     if (folder / "tokenizer.json").exists():
         content = files.read_json(folder / "tokenizer.json")
         kind = library.KINDS.get(library.type_of(content) or "", "wordpiece")
-        return "sentencepiece" if kind == "unigram" and sentencepiece.is_alberts(content) else kind
+        return "sentencepiece" if kind == "unigram" and _sentencepiece().is_alberts(content) else kind
     has_merges = (folder / "vocab.json").exists() and not (folder / "vocab.txt").exists()
     return "bytelevel" if has_merges else "wordpiece"
+
+
+def _sentencepiece() -> ModuleType:
+    # Its libraries take a while to import, and most folders do not need them.
+    return import_module("bert_jax.tokenizers.sentencepiece")
 
 
 def check_target(folder: files.Path, kind: str) -> None:
@@ -131,7 +138,7 @@ def train(
             texts, vocab_size, lowercase=lowercase, strip_accents=strip_accents, alphabet_limit=alphabet_limit
         )
     if kind == "sentencepiece":
-        return sentencepiece.train(
+        return _sentencepiece().train(
             texts, vocab_size, lowercase=lowercase, strip_accents=strip_accents, model_type=model_type
         )
     raise InputError(f"kind {kind!r} is none of 'wordpiece', 'sentencepiece' and 'bytelevel'")

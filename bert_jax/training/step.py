@@ -2,14 +2,16 @@
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import jax
 import jax.numpy as jnp
-import optax
 from flax import struct
 
 from bert_jax.losses import Keys, Mean, Outcome
+
+if TYPE_CHECKING:  # evaluation and prediction need no optimizer, which takes long to import
+    import optax
 
 LossFunction = Callable[[Any, dict[str, jax.Array], Keys], Outcome]
 Counts = Callable[[dict[str, jax.Array]], dict[str, jax.Array]]
@@ -24,7 +26,7 @@ class TrainState(struct.PyTreeNode):
     params: Any  # nested dicts of arrays in param_dtype
     opt_state: Any
     key: jax.Array  # the run's key; each step folds its number in
-    optimizer: optax.GradientTransformation = struct.field(pytree_node=False)
+    optimizer: "optax.GradientTransformation" = struct.field(pytree_node=False)
 
 
 def _keys(key: jax.Array, dropout: bool = True) -> Keys:
@@ -77,13 +79,10 @@ def train_step(
     grads, sums = _gradient(objective, state.params, batch, key, microbatches)
     grads, sums, tokens = total((grads, sums, jnp.count_nonzero(batch["sequence_ids"])))
 
-    norm = optax.tree.norm(grads)
+    norm = _norm(grads)
     finite = jnp.isfinite(norm) & jnp.isfinite(sum(loss.sum for loss in sums["losses"].values()))
 
-    def change(params: Any, opt_state: Any) -> tuple[Any, Any]:
-        updates, opt_state = state.optimizer.update(grads, opt_state, params)
-        return optax.apply_updates(params, updates), opt_state
-
+    change = partial(_changed, state.optimizer, grads)
     params, opt_state = jax.lax.cond(finite, change, lambda *same: same, state.params, state.opt_state)
     sums = jax.tree.map(lambda x: jnp.where(finite, x, 0), sums)
     sums["metrics"] |= {
@@ -91,6 +90,20 @@ def train_step(
         "skipped": Mean(1 - finite.astype(jnp.float32), jnp.ones(())),
     }
     return state.replace(step=state.step + 1, params=params, opt_state=opt_state), sums | {"tokens": tokens}
+
+
+def _norm(grads: Any) -> jax.Array:
+    import optax
+
+    return optax.tree.norm(grads)
+
+
+def _changed(optimizer: "optax.GradientTransformation", grads: Any, params: Any, opt_state: Any) -> tuple[Any, Any]:
+    """Returns the parameters and the optimizer's state after an update."""
+    import optax
+
+    updates, opt_state = optimizer.update(grads, opt_state, params)
+    return optax.apply_updates(params, updates), opt_state
 
 
 def _gradient(
