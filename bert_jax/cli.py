@@ -238,10 +238,10 @@ def evaluate(source: SourceArgument, data: str | None = None, task_flags: TaskFl
             run's own, in its folder results. Default: the run's own evaluation rows.
     """
     from bert_jax import files
-    from bert_jax.predict import evaluate_source
+    from bert_jax.answering import evaluate_source
 
     change = partial(flags.task_values, "evaluate", task_flags)
-    metrics = evaluate_source(source, data, change, say=lambda line: print(line, file=sys.stderr))
+    metrics = evaluate_source(source, data, lambda line: print(line, file=sys.stderr), change)
     print(files.json_text(metrics, indent=2))
 
 
@@ -257,7 +257,7 @@ def predict(source: SourceArgument, input: str = "-", task_flags: TaskFlags = ()
             standard input, in JSON lines.
     """
     from bert_jax import files
-    from bert_jax.predict import predict_source
+    from bert_jax.answering import predict_source
 
     for answer in predict_source(source, input, partial(flags.task_values, "predict", task_flags)):
         print(files.json_text(answer), flush=True)

@@ -2,9 +2,6 @@
 
 import dataclasses
 import itertools
-import json
-import posixpath
-import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -16,25 +13,22 @@ import numpy as np
 
 from bert_jax import files, pretrained, tasks
 from bert_jax import params as named
-from bert_jax.config import BertConfig, Compute, SequenceClassification, TaskFields, to_json
+from bert_jax.config import BertConfig, Compute, SequenceClassification, TaskFields
 from bert_jax.config.ranges import Range, check_range
 from bert_jax.data.batch import Arrays
 from bert_jax.data.batches import Features, RowBatches, prefetch
 from bert_jax.data.masked_copies import MaskedCopies
-from bert_jax.data.rows import Row, RowErrors, read_json_lines, read_rows, text_of
+from bert_jax.data.rows import Row, RowErrors, text_of
 from bert_jax.devices import Devices
 from bert_jax.errors import InputError
 from bert_jax.heads import BertForPreTraining
 from bert_jax.model import Bert, attention_probabilities
-from bert_jax.runs import layout
 from bert_jax.runtime import set_up
 from bert_jax.tokenizers import Tokenizer, split_at_mask
-from bert_jax.training.evaluate import evaluate, over_seeds, run
+from bert_jax.training.evaluate import evaluate, run
 from bert_jax.training.step import evaluate_step
 
-LARGEST_PART = 1024  # rows whose answers are computed before the first of them is given
 SECOND_TEXT = ("text_b", "text_pair", "text2", "sentence2", "sentence_b", "question2", "hypothesis")  # usual names
-Change = Callable[[TaskFields | None], dict[str, Any]]  # from a source's task to the fields that get other values
 
 
 class Encoded(NamedTuple):
@@ -357,120 +351,12 @@ def load(source: files.PathLike, *, strict: bool = True) -> PretrainedBert:
     )
 
 
-def no_change(task: TaskFields | None) -> dict[str, Any]:
-    """Leaves all fields of a task as they are."""
-    del task
-    return {}
-
-
-def evaluate_source(
-    source: str, data: str | None = None, change: Change = no_change, say: Callable[[str], None] = print
-) -> dict[str, Any]:
-    """Evaluates a SOURCE and returns the metrics; a workdir keeps the result.
-
-    That of the run's own rows is in result.json. That of `data` is in a file of its own in the folder `results`, and
-    leaves result.json as it is. In the workdir of a run with several seeds, all seeds are evaluated; the result is that
-    of `evaluate.over_seeds`.
-
-    Args:
-      change: gives fields of the task other values; the result on the run's own rows is then not kept.
-      say: is called with a line that has the number of scored rows of `data`.
-    """
-    folder = files.path(source)
-    runs = pretrained.seeds_in(folder)
-    if runs:
-        paths = {run: str(folder / layout.seed_run(run)) for run in runs}
-        result = over_seeds({run: evaluate_source(path, data, change, say) for run, path in paths.items()})
-        changed = change(pretrained.open_source(paths[runs[0]]).task)
-        if data is not None:
-            _write_result_of(folder, data, changed, result)
-        elif not changed:
-            seeds = folder / layout.SEEDS
-            files.write_json(seeds, files.read_json(seeds) | result)
-        return result
-    bert = load(source)
-    changed = change(bert.task)
-    bert = bert.with_fields(**changed) if changed else bert
-    result = bert.evaluate(data)
-    path = folder / layout.RESULT
-    if data is not None:
-        del result["fitted"]  # other rows decide nothing about the run
-        say(f"{source}: scored on all {result['rows']:,} rows of {data}")
-        if (folder / layout.EXPERIMENT).exists():
-            _write_result_of(folder, data, changed, result)
-    elif path.exists() and changed:
-        say(f"{path}: left as it is, because fields of the task were changed")
-    elif path.exists():
-        earlier = json.loads(path.read_text())
-        earlier.pop("data", None)  # earlier versions wrote the scores of other files here
-        files.write_json(path, earlier | result)
-    return result["metrics"]
-
-
-def _write_result_of(folder: files.Path, data: str, changed: dict[str, Any], result: dict[str, Any]) -> None:
-    """Writes an evaluation of `data` to a file with its name; others of that name get a number."""
-    results = files.make_folder(folder / layout.RESULTS)
-    name = re.sub(r"[^\w.=-]+", "_", posixpath.basename(data))[-100:]
-    of_what = {"data": data} | (
-        {"task": {field: to_json(value) for field, value in changed.items()}} if changed else {}
-    )
-    for number in itertools.count(1):
-        path = results / (f"{name}.json" if number == 1 else f"{name}-{number}.json")
-        stored = files.read_json(path) if path.exists() else of_what
-        if {key: stored[key] for key in ("data", "task") if key in stored} == of_what:
-            files.write_json(path, of_what | result)
-            return
-
-
-def predict_source(source: str, data: str, change: Change = no_change) -> Iterator[dict[str, Any]]:
-    """Yields the answer to each row of `data`: the task's or, with an MLM head, the tokens for each [MASK].
-
-    Answers are computed for some rows at a time, and those to rows of standard input when these arrive.
-
-    Args:
-      data: rows as `bert_jax.data.rows.read_rows` reads them; a file whose ending names no format holds JSON lines, and
-        "-" is standard input with JSON lines.
-      change: gives fields of the task other values.
-
-    Raises:
-      InputError: a row is bad or lacks a field; it is named with its file and line. The rows before it were answered.
-    """
-    bert = load(source)
-    changed = change(bert.task)
-    bert = bert.with_fields(**changed) if changed else bert
-    fills_masks = bert.task.fills_masks if bert.task is not None else named.MLM in bert.params
-    if data == "-":
-        arriving = read_json_lines(files.standard_input(), "stdin")
-    else:
-        arriving = iter([read_rows(data, getattr(bert.task, "columns", ()), otherwise="jsonl")])
-    for rows in arriving:
-        for part in _parts(rows, bert.batch_size):
-            yield from _filled_masks(bert, part) if fills_masks else bert.predict(part)
-
-
-def _parts(rows: Sequence[Row], size: int) -> Iterator[Sequence[Row]]:
-    """Yields parts of the rows, the first of `size` rows, the next ones longer: they are computed by length."""
-    start = 0
-    while start < len(rows):
-        yield rows[start : start + size]
-        start, size = start + size, min(2 * size, LARGEST_PART)
-
-
-def _filled_masks(bert: PretrainedBert, rows: Sequence[Row]) -> Iterator[dict[str, Any]]:
-    errors = RowErrors()
-    texts = [text_of(row, "text", errors) for row in rows]
-    errors.check()
-    for text in texts:
-        yield {"text": text, "fill_mask": bert.fill_mask(text)}
-
-
-_KINDS = {str: "text", bytes: "text"}
-
-
 def _input_rows(inputs: Sequence[str | dict[str, Any] | Row], field: str, name: str) -> list[Row]:
     """Returns the inputs of the method `name` as rows; a text is the value of `field`."""
     if isinstance(inputs, str | bytes | dict | Row):
-        raise InputError(f"{name}: give a list of texts or rows, not one {_KINDS.get(type(inputs), 'row')}")
+        raise InputError(
+            f"{name}: give a list of texts or rows, not one {'text' if isinstance(inputs, str | bytes) else 'row'}"
+        )
     return [_input_row(item, field, f"input {number}") for number, item in enumerate(inputs, 1)]
 
 

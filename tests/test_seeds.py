@@ -12,11 +12,12 @@ import numpy as np
 import pytest
 
 from bert_jax import tokenizers, train
+from bert_jax.answering import evaluate_source
 from bert_jax.config import AdamW, Compute, Experiment, SequenceClassification
 from bert_jax.devices import Devices, WrappedStep
 from bert_jax.errors import InputError
 from bert_jax.losses import Mean, Outcome
-from bert_jax.predict import evaluate_source, load
+from bert_jax.predict import load
 from bert_jax.runs.checkpoint import load_params
 from bert_jax.training import hooks, optimizer
 from bert_jax.training.evaluate import evaluate

@@ -1,0 +1,126 @@
+"""Answers of a source to files of rows, and its evaluation on them."""
+
+import itertools
+import json
+import posixpath
+import re
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+from bert_jax import files, pretrained
+from bert_jax import params as named
+from bert_jax.config import TaskFields, to_json
+from bert_jax.data.rows import Row, RowErrors, read_json_lines, read_rows, text_of
+from bert_jax.predict import PretrainedBert, load
+from bert_jax.runs import layout
+from bert_jax.training.evaluate import over_seeds
+
+LARGEST_PART = 1024  # rows whose answers are computed before the first of them is given
+Change = Callable[[TaskFields | None], dict[str, Any]]  # from a source's task to the fields that get other values
+
+
+def no_change(task: TaskFields | None) -> dict[str, Any]:
+    """Leaves all fields of a task as they are."""
+    del task
+    return {}
+
+
+def evaluate_source(
+    source: str, data: str | None = None, say: Callable[[str], None] = print, change: Change = no_change
+) -> dict[str, Any]:
+    """Evaluates a SOURCE and returns the metrics; a workdir keeps the result.
+
+    That of the run's own rows is in result.json. That of `data` is in a file of its own in the folder `results`, and
+    leaves result.json as it is. In the workdir of a run with several seeds, all seeds are evaluated; the result is that
+    of `evaluate.over_seeds`.
+
+    Args:
+      say: is called with a line that has the number of scored rows of `data`.
+      change: gives fields of the task other values; the result on the run's own rows is then not stored.
+    """
+    folder = files.path(source)
+    runs = pretrained.seeds_in(folder)
+    if runs:
+        paths = {run: str(folder / layout.seed_run(run)) for run in runs}
+        result = over_seeds({run: evaluate_source(path, data, say, change) for run, path in paths.items()})
+        changed = change(pretrained.open_source(paths[runs[0]]).task)
+        if data is not None:
+            _write_result_of(folder, data, changed, result)
+        elif not changed:
+            seeds = folder / layout.SEEDS
+            files.write_json(seeds, files.read_json(seeds) | result)
+        return result
+    bert = load(source)
+    changed = change(bert.task)
+    bert = bert.with_fields(**changed) if changed else bert
+    result = bert.evaluate(data)
+    path = folder / layout.RESULT
+    if data is not None:
+        del result["fitted"]  # other rows decide nothing about the run
+        say(f"{source}: scored on all {result['rows']:,} rows of {data}")
+        if (folder / layout.EXPERIMENT).exists():
+            _write_result_of(folder, data, changed, result)
+    elif path.exists() and changed:
+        say(f"{path}: left as it is, because fields of the task were changed")
+    elif path.exists():
+        earlier = json.loads(path.read_text())
+        earlier.pop("data", None)  # earlier versions wrote the scores of other files here
+        files.write_json(path, earlier | result)
+    return result["metrics"]
+
+
+def _write_result_of(folder: files.Path, data: str, changed: dict[str, Any], result: dict[str, Any]) -> None:
+    """Writes an evaluation of `data` to a file with its name; others of that name get a number."""
+    results = files.make_folder(folder / layout.RESULTS)
+    name = re.sub(r"[^\w.=-]+", "_", posixpath.basename(data))[-100:]
+    of_what = {"data": data} | (
+        {"task": {field: to_json(value) for field, value in changed.items()}} if changed else {}
+    )
+    for number in itertools.count(1):
+        path = results / (f"{name}.json" if number == 1 else f"{name}-{number}.json")
+        stored = files.read_json(path) if path.exists() else of_what
+        if {key: stored[key] for key in ("data", "task") if key in stored} == of_what:
+            files.write_json(path, of_what | result)
+            return
+
+
+def predict_source(source: str, data: str, change: Change = no_change) -> Iterator[dict[str, Any]]:
+    """Yields the answer to each row of `data`: the task's or, with an MLM head, the tokens for each [MASK].
+
+    Answers are computed for some rows at a time, and those to rows of standard input when these arrive.
+
+    Args:
+      data: rows as `bert_jax.data.rows.read_rows` reads them; a file whose ending names no format holds JSON lines, and
+        "-" is standard input with JSON lines.
+      change: gives fields of the task other values.
+
+    Raises:
+      InputError: a row is bad or lacks a field; it is named with its file and line. The rows before it were answered.
+    """
+    bert = load(source)
+    changed = change(bert.task)
+    bert = bert.with_fields(**changed) if changed else bert
+    fills_masks = bert.task.fills_masks if bert.task is not None else named.MLM in bert.params
+    if data == "-":
+        arriving = read_json_lines(files.standard_input(), "stdin")
+    else:
+        arriving = iter([read_rows(data, getattr(bert.task, "columns", ()), otherwise="jsonl")])
+    for rows in arriving:
+        for part in _parts(rows, bert.batch_size):
+            yield from _filled_masks(bert, part) if fills_masks else bert.predict(part)
+
+
+def _parts(rows: Sequence[Row], size: int) -> Iterator[Sequence[Row]]:
+    """Yields parts of the rows, the first of `size` rows, the next ones longer: they are computed by length."""
+    start = 0
+    while start < len(rows):
+        yield rows[start : start + size]
+        start, size = start + size, min(2 * size, LARGEST_PART)
+
+
+def _filled_masks(bert: PretrainedBert, rows: Sequence[Row]) -> Iterator[dict[str, Any]]:
+    errors = RowErrors()
+    texts = [text_of(row, "text", errors) for row in rows]
+    errors.check()
+    for text in texts:
+        yield {"text": text, "fill_mask": bert.fill_mask(text)}
