@@ -4,6 +4,7 @@ import json
 
 import pytest
 import transformers
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
 from transformers import AddedToken, AutoTokenizer
 
 from bert_jax import tokenizers
@@ -172,6 +173,53 @@ def test_a_unigram_folder_gives_the_ids_of_its_class(tmp_path, unigram_model, fa
     assert_equal_to_transformers(ours, AutoTokenizer.from_pretrained(tmp_path / "ours"), LINES)
     more = ours.with_pieces(["<<"])
     assert more.encode_ids(["the << cat"])[0].tolist() == ours.encode_ids(["the << cat"])[0].tolist()
+
+
+def gemma(folder):
+    """A folder with the kind of BPE that mmBERT has, from Gemma 2, and with tokens that text is searched for."""
+    bpe = Tokenizer(models.BPE(unk_token="<unk>", byte_fallback=True, fuse_unk=True))
+    bpe.normalizer = normalizers.Replace(" ", "▁")
+    # Learnt from words, so that no merge joins two; the tokenizer itself reads whole lines.
+    bpe.pre_tokenizer = pre_tokenizers.Split("▁", "merged_with_next")
+    special = ["<pad>", "<eos>", "<bos>", "<unk>", "<mask>", *(f"<0x{byte:02X}>" for byte in range(256))]
+    trainer = trainers.BpeTrainer(vocab_size=420, special_tokens=special, show_progress=False, limit_alphabet=60)
+    bpe.train_from_iterator(corpus(200), trainer)
+    content = json.loads(bpe.to_str())
+    vocab = content["model"]["vocab"] | {"\n\n": len(content["model"]["vocab"])}
+    theirs = transformers.GemmaTokenizer(
+        vocab=vocab,
+        merges=[tuple(merge) for merge in content["model"]["merges"]],
+        cls_token="<bos>",
+        sep_token="<eos>",
+        mask_token=AddedToken("<mask>", lstrip=True, special=True),
+    )
+    theirs.add_tokens([AddedToken("\n\n", normalized=False)])
+    theirs.save_pretrained(folder)
+    return theirs
+
+
+def test_gemmas_bpe_gives_the_ids_of_its_class(tmp_path):
+    theirs = gemma(tmp_path / "theirs")
+    ours = tokenizers.load(tmp_path / "theirs")
+    assert ours.kind == "bpe"
+    assert (ours.vocab_size, ours.cls_id, ours.sep_id, ours.mask_id) == (len(theirs), 2, 1, 4)
+    for text, fast, encoding in zip(LINES, ours.encode_ids(LINES), ours.encode(LINES), strict=True):
+        expected = theirs(text, add_special_tokens=False, return_offsets_mapping=True)
+        assert fast.tolist() == encoding.ids.tolist() == expected["input_ids"], ascii(text)
+        for mine, (start, end) in zip(encoding.offsets.tolist(), expected["offset_mapping"], strict=True):
+            inside = text[start:end]
+            leading = len(inside) - len(inside.lstrip(" "))
+            assert mine == [start + leading, end], ascii(text)
+        assert ours.decode(fast) == text.strip() or "\x85" in text
+    words = ours.encode_ids(tokenizers.in_line(ours, ["the", "cat"]))
+    assert [int(i) for part in words for i in part] == ours.encode_ids([" the cat"])[0].tolist()
+    assert ours.word_starts[words[0][0]]
+    (ids,) = ours.encode_ids(["a <mask> and<eos>"])
+    assert not {ours.mask_id, ours.sep_id} & set(ids.tolist())
+    ours.save(tmp_path / "ours")
+    assert tokenizers.load(tmp_path / "ours").fingerprint == ours.fingerprint
+    again = AutoTokenizer.from_pretrained(tmp_path / "ours")
+    assert again(LINES, add_special_tokens=False)["input_ids"] == [ids.tolist() for ids in ours.encode_ids(LINES)]
 
 
 BAD = {

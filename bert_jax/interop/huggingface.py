@@ -70,8 +70,8 @@ def fetch(source: str) -> files.Path:
     import huggingface_hub  # takes a while, and a local folder needs none of it
 
     name = sources.parse(source).name
-    wanted = ["config.json", "vocab.txt", "spiece.model", "tokenizer*.json", "special_tokens_map.json"]
-    wanted += ["added_tokens.json", lengths.SENTENCE_CONFIG, beside.NAME]
+    wanted = ["config.json", "vocab.txt", "vocab.json", "merges.txt", "spiece.model", "tokenizer*.json"]
+    wanted += ["special_tokens_map.json", "added_tokens.json", lengths.SENTENCE_CONFIG, beside.NAME]
     try:
         folder = files.Path(huggingface_hub.snapshot_download(name, allow_patterns=[*wanted, "*.safetensors*"]))
         if not files.matching(folder, "*.safetensors"):

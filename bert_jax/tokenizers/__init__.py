@@ -31,6 +31,7 @@ LOADERS: dict[str, Callable[[files.Path], Tokenizer]] = {
     "wordpiece": wordpiece.load,
     "sentencepiece": lambda folder: _sentencepiece().load(folder),
     "bytelevel": library.load,
+    "bpe": library.load,
     "unigram": library.load,
 }
 # Which characters a kind leaves out where it has no alphabet limit.
@@ -68,7 +69,7 @@ def _kind(folder: files.Path) -> str:
         return "sentencepiece"
     if (folder / "tokenizer.json").exists():
         content = files.read_json(folder / "tokenizer.json")
-        kind = library.KINDS.get(library.type_of(content) or "", "wordpiece")
+        kind = library.kind_of(content) or "wordpiece"
         return "sentencepiece" if kind == "unigram" and _sentencepiece().is_alberts(content) else kind
     has_merges = (folder / "vocab.json").exists() and not (folder / "vocab.txt").exists()
     return "bytelevel" if has_merges else "wordpiece"

@@ -31,7 +31,7 @@ class Tokenizer(Protocol):
     To get the token, insert `mask_id` between the ids.
     """
 
-    kind: str  # "wordpiece", "sentencepiece", "bytelevel" or "unigram"
+    kind: str  # "wordpiece", "sentencepiece", "bytelevel", "bpe" (Gemma's) or "unigram"
     vocab_size: int
     pad_id: int
     unk_id: int

@@ -11,6 +11,8 @@ from bert_jax import files
 from bert_jax.errors import InputError
 from bert_jax.tokenizers import base
 
+# Gemma's normalizer: a space is a character of its own, and only characters outside the vocabulary become bytes.
+SPACES = {"type": "Replace", "pattern": {"String": " "}, "content": "▁"}
 MERGES_HEADER = "#version: 0.2\n"
 # The special tokens of a vocabulary that is trained, in the order of their ids. RoBERTa counts positions from the id of
 # its padding + 1, and its first position is 2.
@@ -62,16 +64,17 @@ def checked(content: dict[str, Any], config: dict[str, Any], where: str) -> dict
     """Returns the content of a tokenizer.json with BPE in one spelling, with the options of a tokenizer_config.json.
 
     Raises:
-      InputError: it is not byte-level BPE.
+      InputError: it is neither byte-level BPE nor that of Gemma, which mmBERT has.
     """
     model, pre_tokenizer = content["model"], content.get("pre_tokenizer") or {}
+    is_gemmas = not step(pre_tokenizer) and bool(model.get("byte_fallback")) and content.get("normalizer") == SPACES
     for name in ("dropout", "continuing_subword_prefix", "end_of_word_suffix", "byte_fallback"):
-        if model.get(name):
+        if model.get(name) and not (is_gemmas and name == "byte_fallback"):
             raise InputError(f"{where}: model.{name} is {model[name]!r}; byte-level BPE has none")
-    if not step(pre_tokenizer):
+    if not step(pre_tokenizer) and not is_gemmas:
         raise InputError(
             f"{where}: model.type is 'BPE' and pre_tokenizer.type {pre_tokenizer.get('type')!r}; BPE is supported "
-            "over bytes only ('ByteLevel')"
+            "over bytes only ('ByteLevel'), or as in Gemma"
         )
     merges = [merge.split(" ") if isinstance(merge, str) else list(merge) for merge in model.get("merges", [])]
     if wrong := [merge for merge in merges if len(merge) != 2]:
@@ -79,8 +82,9 @@ def checked(content: dict[str, Any], config: dict[str, Any], where: str) -> dict
     is_roberta = str(config.get("tokenizer_class")).removesuffix("Fast") == "RobertaTokenizer"
     if is_roberta:  # this class reads the vocabulary and the merges only
         content = content | {"normalizer": None, "pre_tokenizer": dict(step(pre_tokenizer), add_prefix_space=False)}
-    content = content | {"pre_tokenizer": _with_prefix(content["pre_tokenizer"], config.get("add_prefix_space"))}
-    fields = {"type": "BPE", "vocab": model.get("vocab"), "merges": merges}
+    if not is_gemmas:
+        content = content | {"pre_tokenizer": _with_prefix(content["pre_tokenizer"], config.get("add_prefix_space"))}
+    fields = {"type": "BPE", "vocab": model.get("vocab"), "merges": merges, "byte_fallback": is_gemmas}
     for name, usual in (("unk_token", None), ("fuse_unk", False), ("ignore_merges", False)):
         fields[name] = usual if is_roberta else model.get(name, usual)
     return content | {"model": fields}

@@ -3,6 +3,7 @@
 import copy
 import itertools
 import json
+import re
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -15,14 +16,14 @@ from bert_jax.errors import InputError
 from bert_jax.tokenizers import base, bytelevel
 from bert_jax.tokenizers.frame import Frame
 
-KINDS = {"BPE": "bytelevel", "Unigram": "unigram"}  # type of a model in a tokenizer.json -> our kind
-SPACE = "▁"  # how Unigram pieces spell the space before a word
+SPACE = "▁"  # how pieces spell the space before a word, unless they are over bytes
 ROBERTA_NAMES = {"pad": "<pad>", "unk": "<unk>", "cls": "<s>", "sep": "</s>", "mask": "<mask>"}
+BYTE = re.compile("<0x([0-9A-F]{2})>")  # how Gemma's BPE spells a byte
 FLAGS = ("single_word", "lstrip", "rstrip", "normalized", "special")  # of an added token
 
 
 class LibraryTokenizer:
-    """Byte-level BPE as in RoBERTa and ModernBERT, or Unigram as in XLM-R and CamemBERT.
+    """Byte-level BPE as in RoBERTa and ModernBERT, Gemma's BPE as in mmBERT, or Unigram as in XLM-R and CamemBERT.
 
     Satisfies `base.Tokenizer`. Ids and offsets are those of transformers, which runs the same library. Tokens that a
     file adds and does not call special, such as ModernBERT's runs of spaces, are one token wherever a text has them.
@@ -41,7 +42,7 @@ class LibraryTokenizer:
 
     def __init__(self, content: dict[str, Any], names: dict[str, str], where: str = "vocabulary"):
         self._content, self.names = content, dict(names)
-        self.kind = KINDS[content["model"]["type"]]
+        self.kind = kind_of(content) or ""
         self.vocabulary = _pieces(content["model"])
         base.check_unique(self.vocabulary, where)
         ids = base.special_ids(self.vocabulary, names, where)
@@ -53,7 +54,7 @@ class LibraryTokenizer:
         normalizer = content["normalizer"] or {}
         steps = {step.get("type") for step in normalizer.get("normalizers", [normalizer])}
         self.lowercase, self.strip_accents = "Lowercase" in steps, "StripAccents" in steps
-        self.word_prefix = " " if self.kind == "bytelevel" else ""
+        self.word_prefix = "" if self.kind == "unigram" else " "
         by_content = {token["content"]: token for token in content["added_tokens"]}
         self.mask_takes_space = bool(by_content[names["mask"]]["lstrip"])
         self.fingerprint = base.fingerprint(
@@ -71,21 +72,25 @@ class LibraryTokenizer:
     def _starts_word(self, i: int) -> bool:
         if i in self.special_ids:
             return False
-        if self.kind == "unigram":
-            return self.vocabulary[i].startswith(SPACE)
         return self._bytes(i)[:1].isspace()
 
     def _bytes(self, i: int) -> bytes:
         piece = self.vocabulary[i]
-        return piece.encode() if i in self._verbatim else bytelevel.to_bytes(piece)
+        if self.kind == "bytelevel":
+            return piece.encode() if i in self._verbatim else bytelevel.to_bytes(piece)
+        if self.kind == "bpe" and (byte := BYTE.fullmatch(piece)):
+            return bytes([int(byte[1], 16)])
+        return piece.replace(SPACE, " ").encode()
 
     def _for_encoding(self) -> dict[str, Any]:
         """Returns the content of a tokenizer.json that reads no special token from text."""
         content = dict(self._content)
         content["added_tokens"] = [token for token in content["added_tokens"] if not token["special"]]
-        if self.kind == "bytelevel":  # no merge makes a special token, so none is read
+        # No merge makes a special token, so none is read.
+        if self.kind == "bytelevel":
             # A piece's offsets leave out the space before the word.
             content["post_processor"] = json.loads(self._trimming().__getstate__())
+        if self.kind != "unigram":
             return content
         special = {token["content"] for token in self._content["added_tokens"] if token["special"]}
         vocab = self._content["model"]["vocab"]
@@ -111,8 +116,13 @@ class LibraryTokenizer:
 
     def encode(self, texts: Sequence[str]) -> list[base.Encoding]:
         """See `base.Tokenizer.encode`."""
-        encoded = self._library.encode_batch(base.encodable(texts), add_special_tokens=False)
-        return [base.Encoding(np.array(e.ids, np.int32), np.array(e.offsets, np.int32).reshape(-1, 2)) for e in encoded]
+        encodings = []
+        for encoded in self._library.encode_batch(base.encodable(texts), add_special_tokens=False):
+            offsets = np.array(encoded.offsets, np.int32).reshape(-1, 2)
+            if self.kind == "bpe":  # the library leaves no space out here
+                offsets = _trimmed(offsets, encoded.tokens)
+            encodings.append(base.Encoding(np.array(encoded.ids, np.int32), offsets))
+        return encodings
 
     def decode(self, ids: Sequence[int] | np.ndarray) -> str:
         """See `base.Tokenizer.decode`."""
@@ -120,8 +130,6 @@ class LibraryTokenizer:
         for is_special, run in itertools.groupby(map(int, ids), key=lambda i: i in self.special_ids):
             if is_special:
                 parts += [self.vocabulary[i] for i in run if i != self.pad_id]
-            elif self.kind == "unigram":
-                parts.append("".join(self.vocabulary[i] for i in run).replace(SPACE, " "))
             else:
                 parts.append(b"".join(map(self._bytes, run)).decode(errors="replace"))
         return " ".join(stripped for part in parts if (stripped := part.strip()))
@@ -146,7 +154,7 @@ class LibraryTokenizer:
         return LibraryTokenizer(content, self.names)
 
     def save(self, folder: files.Path) -> None:
-        """Writes tokenizer.json and tokenizer_config.json; of RoBERTa's kind also vocab.json and merges.txt.
+        """Writes tokenizer.json and tokenizer_config.json; for RoBERTa's kind also vocab.json and merges.txt.
 
         transformers uses tokenizer.json unchanged.
         """
@@ -169,6 +177,21 @@ class LibraryTokenizer:
         names = {f"{role}_token": name for role, name in self.names.items()}
         names |= {"bos_token": self.names["cls"], "eos_token": self.names["sep"]}
         files.write_json(folder / "tokenizer_config.json", settings | names)
+
+
+def _trimmed(offsets: np.ndarray, pieces: Sequence[str]) -> np.ndarray:
+    """Returns offsets, int32 [pieces, 2], without the spaces at the start of each piece."""
+    spaces = np.array([len(piece) - len(piece.lstrip(SPACE)) for piece in pieces], np.int32)
+    offsets[:, 0] = np.minimum(offsets[:, 0] + spaces, offsets[:, 1])
+    return offsets
+
+
+def kind_of(content: dict[str, Any]) -> str | None:
+    """Returns the kind of a tokenizer.json: "bytelevel", "bpe" (Gemma's) or "unigram"; None if it is another one."""
+    if type_of(content) == "BPE":
+        is_gemmas = content["model"].get("byte_fallback") and not bytelevel.step(content.get("pre_tokenizer") or {})
+        return "bpe" if is_gemmas else "bytelevel"
+    return "unigram" if type_of(content) == "Unigram" else None
 
 
 def type_of(content: dict[str, Any]) -> str | None:

@@ -14,6 +14,7 @@ CLASSES = {
     | {f"{name}Tokenizer" for name in ("MobileBert", "RetriBert", "SqueezeBert")},
     "sentencepiece": _GENERIC | {"AlbertTokenizer"},
     "bytelevel": _GENERIC | {"RobertaTokenizer"},
+    "bpe": _GENERIC | {"GemmaTokenizer"},
     "unigram": _GENERIC | {"CamembertTokenizer", "XLMRobertaTokenizer"},
 }
 # Options and their values that are supported; a folder need not have them.
@@ -63,7 +64,7 @@ def check(folder: files.Path, kind: str) -> None:
             raise InputError(f"{path}: {option} is {config[option]!r}; supported: {', '.join(map(repr, supported))}")
     defaults = base.SPECIAL_NAMES if kind == "wordpiece" else {}
     special = {*base.special_names(folder, config, defaults).values(), *base.SPECIAL_NAMES.values(), "<pad>", "<unk>"}
-    if kind in ("bytelevel", "unigram"):  # these read the tokens that a tokenizer.json adds
+    if kind in ("bytelevel", "bpe", "unigram"):  # these read the tokens that a tokenizer.json adds
         special |= set(_contents(_content(folder / "tokenizer.json").get("added_tokens")))
     if split := [word for word in _contents(config.get("never_split")) if word not in special]:
         raise InputError(f"{path}: never_split has {split[0]!r}; only special tokens are supported there")
