@@ -8,6 +8,7 @@ from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
 from transformers import AddedToken, AutoTokenizer
 
 from bert_jax import tokenizers
+from bert_jax.data.encode import encode_documents
 from bert_jax.errors import InputError
 from bert_jax.tokenizers import base, library
 from helpers.tokenization import assert_equal_to_transformers, corpus, fuzz, unigram
@@ -88,6 +89,14 @@ def test_words_one_by_one_are_those_of_a_sentence(trained, tmp_path):
     (running,) = ours.encode_ids([" " + " ".join(words[:4])])
     assert [int(i) for part in parts[:4] for i in part] == running.tolist()
     assert tokenizers.in_line(tokenizers.train("wordpiece", corpus(50), 100), words) == words
+
+
+def test_the_sentences_of_a_document_have_the_tokens_of_its_text(trained):
+    text = "The cat sat on a mat. The other cats were sitting near the window. Nobody believed them."
+    ours = tokenizers.load(trained)
+    chunk = encode_documents([text, text], ours)
+    assert chunk.counts["sentences"] == 6
+    assert chunk.arrays["tokens"].tolist() == 2 * ours.encode_ids([text])[0].tolist()
 
 
 @pytest.mark.parametrize(

@@ -264,10 +264,10 @@ def test_ten_training_steps_agree(tmp_path, family, architecture):
 
     def loss_fn(params, batch, keys):
         logits = ours.apply({"params": params}, batch)
-        found = {"mlm_loss": losses.cross_entropy(logits["mlm"], batch["masked_labels"], batch["masked_weights"])}
+        means = {"mlm_loss": losses.cross_entropy(logits["mlm"], batch["masked_labels"], batch["masked_weights"])}
         if pairs:
-            found["pair_loss"] = losses.cross_entropy(logits["pair"], batch["pair_labels"], jnp.ones((4, 1)))
-        return Outcome(found, {}, {})
+            means["pair_loss"] = losses.cross_entropy(logits["pair"], batch["pair_labels"], jnp.ones((4, 1)))
+        return Outcome(means, {}, {})
 
     def counts(batch):
         weights = {"mlm_loss": batch["masked_weights"]} | ({"pair_loss": jnp.ones((4, 1))} if pairs else {})
