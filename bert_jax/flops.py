@@ -32,15 +32,19 @@ def forward(config: BertConfig, rows: int, length: int, predictions: int = 0) ->
     return blocks + projection + mlm
 
 
-def training_step(config: BertConfig, batch: Mapping[str, Any]) -> int:
+def training_step(config: BertConfig, batch: Mapping[str, Any], generator: BertConfig | None = None) -> int:
     """Returns the operations of forward and backward pass over a batch; blocks that remat computes twice count once.
 
     Args:
       batch: arrays, or anything with a shape: input_ids [B, T] and, for MLM, masked_positions [B, P].
+      generator: the encoder that fills masks in replaced-token detection, where `config` scores every token.
     """
     rows, length = batch["input_ids"].shape
     predictions = batch["masked_positions"].shape[1] if "masked_positions" in batch else 0
-    return 3 * forward(config, rows, length, predictions)
+    if generator is None:
+        return 3 * forward(config, rows, length, predictions)
+    scores = 2 * rows * length * (config.hidden_size**2 + config.hidden_size)
+    return 3 * (forward(config, rows, length) + scores + forward(generator, rows, length, predictions))
 
 
 @dataclass(frozen=True)

@@ -114,6 +114,39 @@ class BertForReplacedTokenDetection(nn.Module):
         return self.discriminator(self.bert(batch, deterministic))
 
 
+class BertWithGenerator(nn.Module):
+    """Replaced-token detection, with the generator whose samples replace tokens: both learn at once.
+
+    `generate` returns the generator's scores of the vocabulary at the masked positions, [B, P, V], and `discriminate`
+    one score for each token, above 0 if it was replaced, [B, T], both float32. A call returns both for the same tokens.
+    """
+
+    config: BertConfig
+    generator_config: BertConfig
+    shared: bool = True  # whether the generator reads the model's embeddings
+    compute: Compute = Compute()
+
+    def setup(self):
+        self.bert = Bert(self.config, self.compute)
+        self.discriminator = DiscriminatorHead(self.config, self.compute)
+        self.generator = Bert(self.generator_config, self.compute)
+        self.generator_mlm = MlmHead(self.generator_config, self.compute)
+
+    def generate(self, batch: Batch, deterministic: bool = True) -> jax.Array:
+        """Returns what the generator fills masks with; see the class."""
+        x_BTE = self.bert.look_up(batch, deterministic) if self.shared else None
+        x_BTD = self.generator(batch, deterministic, x_BTE)
+        x_BPD = jnp.take_along_axis(x_BTD, batch["masked_positions"][:, :, None], axis=1)
+        return self.generator_mlm(x_BPD, (self.bert if self.shared else self.generator).word_table())
+
+    def discriminate(self, batch: Batch, deterministic: bool = True) -> jax.Array:
+        """Returns which tokens were replaced; see the class."""
+        return self.discriminator(self.bert(batch, deterministic))
+
+    def __call__(self, batch: Batch, deterministic: bool = True) -> tuple[jax.Array, jax.Array]:
+        return self.generate(batch, deterministic), self.discriminate(batch, deterministic)
+
+
 class BertForSequenceClassification(nn.Module):
     """`num_classes` scores for each sequence, from its pooled [CLS]: [B, N, C], float32."""
 

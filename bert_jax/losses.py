@@ -4,6 +4,7 @@ The count is the weight of what was predicted and comes from the batch alone, so
 microbatches before any gradient is taken. Padding weighs 0; token 0 is a token like any other.
 """
 
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import jax
@@ -22,7 +23,9 @@ class Keys(NamedTuple):
     """The random keys of a loss function."""
 
     dropout: jax.Array | None  # None switches dropout off, as in evaluation
-    sample: jax.Array  # for what a loss draws itself, such as replaced tokens; in evaluation it is always the same
+    # For what a loss draws itself, such as replaced tokens. It is the same on all devices and in all microbatches: a
+    # loss draws by the content of a row (`row_noise`), not by where the row is. In evaluation it never changes.
+    sample: jax.Array
 
 
 class Outcome(NamedTuple):
@@ -31,6 +34,22 @@ class Outcome(NamedTuple):
     losses: dict[str, Mean]  # each divided by its own count, then added up, they are the objective
     metrics: dict[str, Mean]  # figures to watch; no gradient
     predictions: dict[str, jax.Array]  # [B, ...]: what scoring and decoding need of each row; {} if nothing
+
+
+def row_noise(key: jax.Array, batch: Mapping[str, jax.Array], count: int) -> jax.Array:
+    """Returns numbers between 0 and 1, float32 [B, count], that depend on the key and the tokens of a row alone."""
+    ids_BT = jnp.where(batch["sequence_ids"] > 0, batch["input_ids"] + 1, 0).astype(jnp.uint32)
+    factors_T = jnp.arange(1, ids_BT.shape[1] + 1, dtype=jnp.uint32) * jnp.uint32(0x9E3779B9) | jnp.uint32(1)
+    hashes_B = jnp.sum(ids_BT * factors_T[None], axis=1, dtype=jnp.uint32)
+    keys_B = jax.vmap(jax.random.fold_in, (None, 0))(key, hashes_B)
+    return jax.vmap(lambda row_key: jax.random.uniform(row_key, (count,)))(keys_B)
+
+
+def draw(logits: jax.Array, noise: jax.Array) -> jax.Array:
+    """Returns a class drawn from each softmax, int32 [...]: logits [..., C], noise [...] between 0 and 1."""
+    sums = jnp.cumsum(jax.nn.softmax(logits.astype(jnp.float32)), axis=-1)
+    below = sums < (noise * sums[..., -1])[..., None]
+    return jnp.minimum(jnp.sum(below, axis=-1, dtype=jnp.int32), logits.shape[-1] - 1)
 
 
 def weighted(values: jax.Array, weights: jax.Array) -> Mean:

@@ -134,7 +134,8 @@ class Embeddings(nn.Module):
         if c.embedding_size is not None:
             self.projection = Dense(c, (c.hidden_size,), biased=c.linear_bias, compute=self.compute)
 
-    def __call__(self, batch: Batch, deterministic: bool) -> jax.Array:
+    def look_up(self, batch: Batch, deterministic: bool) -> jax.Array:
+        """Returns the embeddings, [B, T, E]."""
         x_BTE = self.word(batch["input_ids"])
         added = []
         if self.config.positions == "learned":
@@ -143,7 +144,10 @@ class Embeddings(nn.Module):
             added.append(self.token_type(batch["token_type_ids"]))
         if added:
             x_BTE += sum(added[1:], added[0])
-        x_BTE = self.dropout(self.norm(x_BTE), deterministic)
+        return self.dropout(self.norm(x_BTE), deterministic)
+
+    def project(self, x_BTE: jax.Array) -> jax.Array:
+        """Returns embeddings at the width of the blocks, [B, T, D]."""
         return by_rows(x_BTE if self.config.embedding_size is None else self.projection(x_BTE))
 
 
@@ -241,7 +245,8 @@ class Bert(nn.Module):
 
     `apply(..., mutable="intermediates")` also returns `hidden`, the embeddings and every layer's output (each
     [B, T, D]; the last one after the final norm, if there is one), and in each block `attention` [B, H, T, S], a shared
-    block's in the order of its uses. Dropout needs the rng "dropout" where `deterministic` is False.
+    block's in the order of its uses. Dropout needs the rng "dropout" where `deterministic` is False. With x_BTE, the
+    embeddings of another encoder, it has no tables of its own.
     """
 
     config: BertConfig
@@ -260,12 +265,12 @@ class Bert(nn.Module):
             self.pooler_norm = normalization(c, self.compute)
             self.pooler_dropout = Dropout(c.classifier_dropout if c.pooler_dropout else 0.0)
 
-    def __call__(self, batch: Batch, deterministic: bool = True) -> jax.Array:
+    def __call__(self, batch: Batch, deterministic: bool = True, x_BTE: jax.Array | None = None) -> jax.Array:
         c = self.config
         whole = self.is_mutable_collection("intermediates")  # the attention of whole rows is returned
         of_global = views.make(c, self.compute, batch, local=False, whole=whole)
         of_local = views.make(c, self.compute, batch, local=True, whole=whole) if c.local_attention else of_global
-        x_BTD = self.embeddings(batch, deterministic)
+        x_BTD = self.embeddings.project(self.look_up(batch, deterministic) if x_BTE is None else x_BTE)
         for layer in range(c.num_layers):
             self.sow("intermediates", "hidden", x_BTD)
             view = of_local if c.is_local(layer) else of_global
@@ -302,6 +307,10 @@ class Bert(nn.Module):
             return x_BND
         x_BND = ACTIVATIONS[c.pooler](self.pooler(self.pooler_dropout(x_BND, deterministic)))
         return by_rows(self.pooler_norm(x_BND) if c.pooler_norm else x_BND)
+
+    def look_up(self, batch: Batch, deterministic: bool = True) -> jax.Array:
+        """Returns the embeddings, [B, T, E], which a generator shares."""
+        return self.embeddings.look_up(batch, deterministic)
 
     def word_table(self) -> jax.Array:
         """Returns the token embeddings, [V, E] in param_dtype, which the MLM head shares."""

@@ -14,19 +14,20 @@ from bert_jax.config import BertConfig
 
 ENCODER = "bert"
 # A model may hold a second encoder, as ELECTRA's small generator. It is frozen and its layers count as the first one's.
-ENCODERS = frozenset({ENCODER, "generator"})
+GENERATOR = "generator"
+ENCODERS = frozenset({ENCODER, GENERATOR})
 EMBEDDINGS = "embeddings"
 POOLER = "pooler"
 POOLER_PARTS = frozenset({POOLER, "pooler_norm"})
 
 # Heads, by what they predict from.
 MLM, PAIR, SEQUENCE, TOKEN, SPAN, CHOICE = "mlm", "pair", "sequence", "token", "span", "choice"
-DISCRIMINATOR = "discriminator"
+DISCRIMINATOR, GENERATOR_MLM = "discriminator", "generator_mlm"
 
 # Modules of the encoder and of the MLM head that are linear layers.
 LINEAR = frozenset({"qkv", "in", "out", "projection", "dense", POOLER})
 DECAYED = frozenset({"kernel", "embedding"})
-VOCABULARY = frozenset({"word/embedding", "mlm/bias"})
+VOCABULARY = frozenset({"word/embedding", "mlm/bias", "generator_mlm/bias"})
 
 
 def block(group: int) -> str:
@@ -129,7 +130,7 @@ def grows_with_vocabulary(name: str) -> bool:
 
 def follows_config(name: str) -> bool:
     """Returns whether the model's config decides the parameter's shape; for other heads the task's classes do."""
-    return is_encoder(name) or part(name) in (MLM, DISCRIMINATOR)
+    return is_encoder(name) or part(name) in (MLM, DISCRIMINATOR, GENERATOR_MLM)
 
 
 def follows_labels(name: str) -> bool:
@@ -151,6 +152,11 @@ def without_pooler(params: Mapping[str, Any]) -> dict[str, Any]:
     """Returns the parameters without those of the encoder's pooler."""
     encoder = {name: part for name, part in params[ENCODER].items() if name not in POOLER_PARTS}
     return {**params, ENCODER: encoder}
+
+
+def without_generator(params: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the parameters without those of the generator and of its head."""
+    return {name: part for name, part in params.items() if name not in (GENERATOR, GENERATOR_MLM)}
 
 
 def num_classes(params: Mapping[str, Any], head: str) -> int:

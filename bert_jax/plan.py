@@ -122,7 +122,8 @@ def plan(
     sampled = [batches(int(step)) for step in np.linspace(0, run.experiment.steps - 1, SAMPLED_BATCHES)]
     widest = max(sampled, key=lambda batch: batch["input_ids"].size)
     model, steps = run.task.config, run.experiment.steps
-    operations = round(np.mean([flops.training_step(model, batch) for batch in sampled]) * steps)
+    generator = run.task.fields.generator(model)
+    operations = round(np.mean([flops.training_step(model, batch, generator) for batch in sampled]) * steps)
     tokens = round(np.mean([np.count_nonzero(batch["sequence_ids"]) for batch in sampled]) * steps)
     return Plan(
         parameters=count_parameters(run),

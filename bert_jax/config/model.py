@@ -88,6 +88,19 @@ class BertConfig:
         """The number of blocks with their own weights."""
         return self.num_layers if self.num_layer_groups is None else self.num_layer_groups
 
+    def narrowed(self, share: float) -> "BertConfig":
+        """Returns an encoder with a share of the heads and of the feed-forward, and embeddings of the same width."""
+        heads = max(1, round(share * self.num_heads))
+        width, embedding = heads * self.head_size, self.embedding_width
+        return dataclasses.replace(
+            self,
+            hidden_size=width,
+            num_heads=heads,
+            intermediate_size=max(1, round(share * self.intermediate_size)),
+            embedding_size=None if width == embedding else embedding,
+            pooler="none",
+        )
+
     def is_local(self, layer: int) -> bool:
         """Returns whether the layer attends to a window around each token rather than to the whole sequence."""
         return self.local_attention > 0 and layer % self.global_every != 0

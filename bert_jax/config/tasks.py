@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import ClassVar, Literal, Self
 
 from bert_jax import sources
+from bert_jax.config.model import BertConfig
 from bert_jax.config.ranges import check_ranges
 from bert_jax.errors import InputError
 
@@ -72,6 +73,10 @@ class TaskBase:
         """Returns the field that sets the length of rows, and the tokens in the longest one."""
         raise NotImplementedError
 
+    def generator(self, model: BertConfig) -> BertConfig | None:
+        """Returns the config of the second encoder that learns together with `model`, if there is one."""
+        return None
+
     def check_length(self, longest: int) -> None:
         """Raises InputError if rows have more tokens than `longest`, for which the model has positions."""
         name, length = self.longest_row
@@ -90,7 +95,11 @@ class TaskBase:
 
 @dataclass(frozen=True)
 class Pretraining(TaskBase):
-    """Masked language modelling, with or without a sentence-pair objective, on token stores."""
+    """Masked language modelling, with or without sentence pairs, or replaced-token detection, on token stores.
+
+    In replaced-token detection a small generator fills masks, and the model finds the tokens that it replaced
+    (Clark et al. 2020, ELECTRA).
+    """
 
     title = "Pre-training"
     primary_figures = ("mlm_accuracy", "mlm_loss", "pair_accuracy")
@@ -114,6 +123,11 @@ class Pretraining(TaskBase):
     random_token_share: float = 0.1  # of those, replaced by a random token; the rest stay unchanged
     mask_unit: Literal["token", "word", "ngram"] = "token"  # what is masked whole; ngram: ALBERT's runs of words
     max_ngram: int = 3  # longest run with mask_unit ngram; a run of n has probability proportional to 1/n
+    objective: Literal["mlm", "rtd"] = "mlm"  # masked tokens, or replaced-token detection
+    generator_share: float = 0.25  # with rtd: width of the generator, as a share of the model's
+    generator_weight: float = 1.0  # with rtd: weight of the generator's loss in the objective
+    discriminator_weight: float = 50.0  # with rtd: weight of the discriminator's loss
+    share_embeddings: bool = True  # with rtd: whether both have one table of each kind of embeddings
 
     def __post_init__(self):
         check_ranges(self, "task.")
@@ -121,12 +135,17 @@ class Pretraining(TaskBase):
             raise InputError("task: mask_token_share and random_token_share add up to more than 1")
         if self.packing == "concatenated" and self.pairs != "none":
             raise InputError("task: packing concatenated has no sentence pairs; set pairs none, or packing packed")
+        if self.objective == "rtd" and self.pairs != "none":
+            raise InputError("task: objective rtd has no sentence pairs; set pairs none")
         if self.length_schedule and abs(sum(share for share, _ in self.length_schedule) - 1) > 1e-6:
             raise InputError("task.length_schedule: the shares of the steps must add up to 1")
 
     @property
     def token_stores(self) -> tuple[str, ...]:
         return self.stores
+
+    def generator(self, model: BertConfig) -> BertConfig | None:
+        return model.narrowed(self.generator_share) if self.objective == "rtd" else None
 
     @property
     def longest_row(self) -> tuple[str, int]:

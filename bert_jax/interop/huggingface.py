@@ -442,22 +442,25 @@ def write(
       token_ids: fields of config.json with the id of a special token.
 
     Returns:
-      What was left out of the folder, as sentences for the user: a pooler that the class does not have.
+      What was left out of the folder, as sentences for the user: a generator, a pooler that the class does not have.
 
     Raises:
       InputError: no class of transformers has this architecture or these heads, or arrays are missing or left over.
     """
+    notes: tuple[str, ...] = ()
+    if named.GENERATOR in params:
+        params = named.without_generator(params)
+        notes = ("left out: the generator; the folder holds the discriminator",)
     heads, family = named.heads(params), FAMILIES[config.family]
     if heads not in family.architectures:
         raise InputError(
             f"no {family.class_prefix} class of transformers has exactly the heads {', '.join(sorted(heads))}"
         )
     architecture = family.architectures[heads]
-    notes: tuple[str, ...] = ()
     name = family.class_prefix + architecture
     if architecture in family.without_pooler and named.has_pooler(params):
         params = named.without_pooler(params)
-        notes = (f"left out: the pooler, which {name} of transformers does not use",)
+        notes += (f"left out: the pooler, which {name} of transformers does not use",)
     elif heads and architecture not in family.without_pooler and not named.has_pooler(params):
         raise InputError(f"{name} of transformers needs a pooler, which these parameters lack")
     details = replace(details, architecture=architecture, labels=_labels(params, heads, details.labels))

@@ -1,8 +1,9 @@
-"""Masked language modelling with next-sentence or sentence-order prediction, on token stores."""
+"""Masked language modelling with next-sentence or sentence-order prediction, or replaced-token detection."""
 
 from typing import Any, Self
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
@@ -11,10 +12,33 @@ from bert_jax.data.batch import Arrays, make_batch
 from bert_jax.data.examples import PretrainingBatches
 from bert_jax.data.store import TokenStore
 from bert_jax.errors import InputError
-from bert_jax.heads import BertForPreTraining
-from bert_jax.losses import Keys, Mean, Outcome, accuracy, counts_of, cross_entropy
+from bert_jax.heads import BertForPreTraining, BertWithGenerator
+from bert_jax.losses import (
+    Keys,
+    Mean,
+    Outcome,
+    accuracy,
+    binary_cross_entropy,
+    counts_of,
+    cross_entropy,
+    draw,
+    row_noise,
+    weighted,
+)
 from bert_jax.tasks.base import Batches, Evaluation
 from bert_jax.tokenizers import Tokenizer
+
+
+def put(input_ids: jax.Array, batch: dict[str, jax.Array], tokens_BP: jax.Array) -> jax.Array:
+    """Returns the input with other tokens at the masked positions, int32 [B, T]; unused slots change nothing."""
+    rows_B1, outside = jnp.arange(len(input_ids))[:, None], input_ids.shape[1]
+    positions_BP = jnp.where(batch["masked_weights"] > 0, batch["masked_positions"], outside)
+    return input_ids.at[rows_B1, positions_BP].set(tokens_BP, mode="drop")
+
+
+def scaled(loss: Mean, weight: float) -> Mean:
+    """Returns a loss with a weight in the objective."""
+    return Mean(weight * loss.sum, loss.count)
 
 
 class PretrainingTask:
@@ -27,7 +51,11 @@ class PretrainingTask:
         self.config = config
         self.compute = compute
         self.tokenizer = tokenizer
-        self.model = BertForPreTraining(config, pairs=fields.pairs != "none", compute=compute)
+        generator = fields.generator(config)
+        if generator is None:
+            self.model = BertForPreTraining(config, pairs=fields.pairs != "none", compute=compute)
+        else:
+            self.model = BertWithGenerator(config, generator, fields.share_embeddings, compute)
 
     @classmethod
     def open(cls, fields: Pretraining, config: BertConfig, tokenizer: Tokenizer, compute: Compute = Compute()) -> Self:
@@ -57,6 +85,8 @@ class PretrainingTask:
         return self._batches(batch_size=batch_size, steps=1, seed=0, split="eval")
 
     def loss_fn(self, params: Any, batch: dict[str, jax.Array], keys: Keys) -> Outcome:
+        if self.fields.objective == "rtd":
+            return self._replaced_tokens(params, batch, keys)
         rngs = None if keys.dropout is None else {"dropout": keys.dropout}
         logits: Any = self.model.apply({"params": params}, batch, keys.dropout is None, rngs=rngs)
         weights = self._loss_weights(batch)
@@ -69,8 +99,42 @@ class PretrainingTask:
             metrics["pair_accuracy"] = accuracy(logits["pair"], *pair)
         return Outcome(losses, metrics, predictions={})
 
+    def _replaced_tokens(self, params: Any, batch: dict[str, jax.Array], keys: Keys) -> Outcome:
+        """Returns the outcome of replaced-token detection: no gradient goes from the discriminator to the generator.
+
+        Source: Clark et al. 2020, "ELECTRA", section 2. A token that the generator happens to guess counts as original.
+        """
+
+        def apply(method: str, batch: dict[str, jax.Array], number: int) -> jax.Array:
+            rngs = None if keys.dropout is None else {"dropout": jax.random.fold_in(keys.dropout, number)}
+            scores: Any = self.model.apply({"params": params}, batch, keys.dropout is None, rngs=rngs, method=method)
+            return scores
+
+        logits_BPV = apply("generate", batch, 0)
+        mlm = batch["masked_labels"], batch["masked_weights"]
+        known_BPV = jax.lax.stop_gradient(logits_BPV[:, :, : self.tokenizer.vocab_size])  # spare rows are never drawn
+        drawn_BP = draw(known_BPV, row_noise(keys.sample, batch, known_BPV.shape[1]))
+        original_BT = put(batch["input_ids"], batch, batch["masked_labels"])
+        input_ids = put(batch["input_ids"], batch, drawn_BP)
+        replaced_BT, real_BT = input_ids != original_BT, batch["sequence_ids"] > 0
+        scores_BT = apply("discriminate", batch | {"input_ids": input_ids}, 1)
+        found_BT = scores_BT > 0
+        losses = {
+            "mlm_loss": scaled(cross_entropy(logits_BPV, *mlm), self.fields.generator_weight),
+            "rtd_loss": scaled(binary_cross_entropy(scores_BT, replaced_BT, real_BT), self.fields.discriminator_weight),
+        }
+        metrics = {
+            "mlm_accuracy": accuracy(logits_BPV, *mlm),
+            "rtd_accuracy": weighted(found_BT == replaced_BT, real_BT),
+            "rtd_recall": weighted(found_BT, replaced_BT),
+            "rtd_replaced": weighted(replaced_BT, real_BT),
+        }
+        return Outcome(losses, metrics, predictions={})
+
     def _loss_weights(self, batch: dict[str, jax.Array]) -> dict[str, jax.Array]:
         weights = {"mlm_loss": batch["masked_weights"]}
+        if self.fields.objective == "rtd":
+            return weights | {"rtd_loss": batch["sequence_ids"] > 0}
         return weights | ({"pair_loss": batch["pair_weights"]} if self.fields.pairs != "none" else {})
 
     def counts(self, batch: dict[str, jax.Array]) -> dict[str, jax.Array]:

@@ -285,6 +285,7 @@ class Loop:
 
     def _size(self, batch: Arrays) -> tuple[int, int]:
         """Returns the positions in the whole batch, and the operations that a step on it takes."""
-        assert self.experiment.model is not None
-        hosts = self.devices.hosts
-        return hosts * batch["sequence_ids"].size, hosts * flops.training_step(self.experiment.model, batch)
+        model, hosts = self.experiment.model, self.devices.hosts
+        assert model is not None
+        operations = flops.training_step(model, batch, self.experiment.task.generator(model))
+        return hosts * batch["sequence_ids"].size, hosts * operations

@@ -29,10 +29,6 @@ class TrainState(struct.PyTreeNode):
     optimizer: "optax.GradientTransformation" = struct.field(pytree_node=False)
 
 
-def _keys(key: jax.Array, dropout: bool = True) -> Keys:
-    return Keys(dropout=key if dropout else None, sample=jax.random.fold_in(key, _SAMPLE))
-
-
 def train_step(
     state: TrainState,
     batch: dict[str, jax.Array],
@@ -61,6 +57,7 @@ def train_step(
       The new state, and {"losses": {name: Mean}, "metrics": {name: Mean}, "tokens": int32 []} over the global batch.
     """
     key = jax.random.fold_in(state.key, state.step)
+    sample = jax.random.fold_in(key, _SAMPLE)
     if axis_name is not None:
         key = jax.random.fold_in(key, jax.lax.axis_index(axis_name))
 
@@ -72,7 +69,7 @@ def train_step(
     def objective(params: Any, part: dict[str, jax.Array], part_key: jax.Array) -> tuple[jax.Array, Any]:
         if frozen is not None:
             params = jax.tree.map(lambda x, stays: jax.lax.stop_gradient(x) if stays else x, params, frozen)
-        outcome = loss_fn(params, part, _keys(part_key))
+        outcome = loss_fn(params, part, Keys(part_key, sample))
         value = sum(loss.sum / divisors[name] for name, loss in outcome.losses.items())
         return cast(jax.Array, value), {"losses": outcome.losses, "metrics": outcome.metrics}
 
@@ -153,10 +150,7 @@ def evaluate_step(
     Returns:
       ((losses, metrics), predictions) over the global batch: two dicts of Mean, and a dict of arrays [rows, ...].
     """
-    key = jax.random.key(0)
-    if axis_name is not None:
-        key = jax.random.fold_in(key, jax.lax.axis_index(axis_name))
-    outcome = loss_fn(params, batch, _keys(key, dropout=False))
+    outcome = loss_fn(params, batch, Keys(None, jax.random.fold_in(jax.random.key(0), _SAMPLE)))
     sums, predictions = (outcome.losses, outcome.metrics), outcome.predictions
     if axis_name is not None:
         gather = partial(jax.lax.all_gather, axis_name=axis_name, tiled=True)
