@@ -1,16 +1,20 @@
 """Answers of a source to files of rows, and its evaluation on them."""
 
+import dataclasses
 import itertools
 import json
 import posixpath
 import re
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import Any, Literal
 
 from bert_jax import files, pretrained
 from bert_jax import params as named
-from bert_jax.config import TaskFields, to_json
-from bert_jax.data.rows import Row, RowErrors, read_json_lines, read_rows, text_of
+from bert_jax.config import Labelled, TaskFields, to_json
+from bert_jax.data.row_errors import RowErrors
+from bert_jax.data.rows import Row, read_json_lines, read_rows, text_of
+from bert_jax.data.summary import Summary
+from bert_jax.errors import InputError
 from bert_jax.predict import PretrainedBert, load
 from bert_jax.runs import layout
 from bert_jax.training.evaluate import over_seeds
@@ -26,7 +30,11 @@ def no_change(task: TaskFields | None) -> dict[str, Any]:
 
 
 def evaluate_source(
-    source: str, data: str | None = None, say: Callable[[str], None] = print, change: Change = no_change
+    source: str,
+    data: str | None = None,
+    say: Callable[[str], None] = print,
+    change: Change = no_change,
+    on_bad_row: Literal["stop", "skip"] | None = None,
 ) -> dict[str, Any]:
     """Evaluates a SOURCE and returns the metrics; a workdir keeps the result.
 
@@ -35,14 +43,16 @@ def evaluate_source(
     of `evaluate.over_seeds`.
 
     Args:
-      say: is called with a line that has the number of scored rows of `data`.
+      say: is called with lines for the user: how many rows of `data` were scored, left out, or cut.
       change: gives fields of the task other values; the result on the run's own rows is then not stored.
+      on_bad_row: as in `Labelled`; None = that of the run for its own rows, "stop" for `data`.
     """
     folder = files.path(source)
     runs = pretrained.seeds_in(folder)
     if runs:
         paths = {run: str(folder / layout.seed_run(run)) for run in runs}
-        result = over_seeds({run: evaluate_source(path, data, say, change) for run, path in paths.items()})
+        of_seeds = {run: evaluate_source(path, data, say, change, on_bad_row) for run, path in paths.items()}
+        result = over_seeds(of_seeds)
         changed = change(pretrained.open_source(paths[runs[0]]).task)
         if data is not None:
             _write_result_of(folder, data, changed, result)
@@ -53,7 +63,10 @@ def evaluate_source(
     bert = load(source)
     changed = change(bert.task)
     bert = bert.with_fields(**changed) if changed else bert
-    result = bert.evaluate(data)
+    policy = on_bad_row or ("stop" if data is not None else None)
+    if policy and isinstance(bert.task, Labelled):
+        bert = dataclasses.replace(bert, task=dataclasses.replace(bert.task, on_bad_row=policy))
+    result = bert.evaluate(data, say)
     path = folder / layout.RESULT
     if data is not None:
         del result["fitted"]  # other rows decide nothing about the run
@@ -84,7 +97,13 @@ def _write_result_of(folder: files.Path, data: str, changed: dict[str, Any], res
             return
 
 
-def predict_source(source: str, data: str, change: Change = no_change) -> Iterator[dict[str, Any]]:
+def predict_source(
+    source: str,
+    data: str,
+    say: Callable[[str], None] = print,
+    change: Change = no_change,
+    skip: bool = False,
+) -> Iterator[dict[str, Any]]:
     """Yields the answer to each row of `data`: the task's or, with an MLM head, the tokens for each [MASK].
 
     Answers are computed for some rows at a time, and those to rows of standard input when these arrive.
@@ -92,22 +111,33 @@ def predict_source(source: str, data: str, change: Change = no_change) -> Iterat
     Args:
       data: rows as `bert_jax.data.rows.read_rows` reads them; a file whose ending names no format holds JSON lines, and
         "-" is standard input with JSON lines.
+      say: is called at the end with lines for the user: how many rows were left out or cut.
       change: gives fields of the task other values.
+      skip: leave out bad rows instead of an error.
 
     Raises:
       InputError: a row is bad or lacks a field; it is named with its file and line. The rows before it were answered.
     """
+    summary = Summary()
+    errors = summary.skipped if skip else None
     bert = load(source)
     changed = change(bert.task)
     bert = bert.with_fields(**changed) if changed else bert
     fills_masks = bert.task.fills_masks if bert.task is not None else named.MLM in bert.params
     if data == "-":
-        arriving = read_json_lines(files.standard_input(), "stdin")
+        arriving = read_json_lines(files.standard_input(), "stdin", errors)
     else:
-        arriving = iter([read_rows(data, getattr(bert.task, "columns", ()), otherwise="jsonl")])
+        arriving = iter([read_rows(data, getattr(bert.task, "columns", ()), otherwise="jsonl", errors=errors)])
     for rows in arriving:
         for part in _parts(rows, bert.batch_size):
-            yield from _filled_masks(bert, part) if fills_masks else bert.predict(part)
+            if fills_masks:
+                yield from _filled_masks(bert, part, errors)
+                continue
+            answers, more = bert.answer(part, skip)
+            summary.add(more)
+            yield from answers
+    for line in summary.lines("stdin" if data == "-" else data):
+        say(line)
 
 
 def _parts(rows: Sequence[Row], size: int) -> Iterator[Sequence[Row]]:
@@ -118,9 +148,17 @@ def _parts(rows: Sequence[Row], size: int) -> Iterator[Sequence[Row]]:
         start, size = start + size, min(2 * size, LARGEST_PART)
 
 
-def _filled_masks(bert: PretrainedBert, rows: Sequence[Row]) -> Iterator[dict[str, Any]]:
-    errors = RowErrors()
-    texts = [text_of(row, "text", errors) for row in rows]
-    errors.check()
-    for text in texts:
-        yield {"text": text, "fill_mask": bert.fill_mask(text)}
+def _filled_masks(bert: PretrainedBert, rows: Sequence[Row], skipped: RowErrors | None) -> Iterator[dict[str, Any]]:
+    """Yields the answers to rows with a text; bad rows are added to `skipped` or, if that is None, raised."""
+    for row in rows:
+        errors = RowErrors()
+        text = text_of(row, "text", errors)
+        try:
+            errors.check()
+            answer = {"text": text, "fill_mask": bert.fill_mask(text)}
+        except InputError as error:
+            if skipped is None:
+                raise
+            skipped.add(row.where, str(error).removeprefix(f"{row.where}: "))
+            continue
+        yield answer

@@ -223,10 +223,19 @@ def plan(args: Sequence[str]) -> None:
         print(run(sweeps.for_planning(options.experiment, sweep), options.accelerator, options.devices, options.mfu))
 
 
+def _say_on_stderr(line: str) -> None:
+    print(line, file=sys.stderr)
+
+
 TaskFlags = Annotated[tuple[str, ...], tyro.conf.Fixed, tyro.conf.Suppress]
 
 
-def evaluate(source: SourceArgument, data: str | None = None, task_flags: TaskFlags = ()) -> None:
+def evaluate(
+    source: SourceArgument,
+    data: str | None = None,
+    on_bad_row: Literal["stop", "skip"] | None = None,
+    task_flags: TaskFlags = (),
+) -> None:
     """Evaluates a trained model and prints its metrics; in a run's workdir they are stored, too.
 
     After the source, fields of its task can be given other values by the flags of `bert_jax train`, such as --task.text
@@ -236,16 +245,23 @@ def evaluate(source: SourceArgument, data: str | None = None, task_flags: TaskFl
         source: The model: a run's workdir, WORKDIR@STEP, a Hugging Face folder or hf:org/name.
         data: Rows to evaluate on, all of them, in the format of the training rows. Their scores are kept apart from the
             run's own, in its folder results. Default: the run's own evaluation rows.
+        on_bad_row: What to do with a row that cannot be used: stop, or skip it, with a line that counts and names such
+            rows. By default as in training for the run's own rows, and stop for --data.
     """
     from bert_jax import files
     from bert_jax.answering import evaluate_source
 
     change = partial(flags.task_values, "evaluate", task_flags)
-    metrics = evaluate_source(source, data, lambda line: print(line, file=sys.stderr), change)
+    metrics = evaluate_source(source, data, _say_on_stderr, change, on_bad_row)
     print(files.json_text(metrics, indent=2))
 
 
-def predict(source: SourceArgument, input: str = "-", task_flags: TaskFlags = ()) -> None:
+def predict(
+    source: SourceArgument,
+    input: str = "-",
+    on_bad_row: Literal["stop", "skip"] = "stop",
+    task_flags: TaskFlags = (),
+) -> None:
     """Predicts for rows: what the model's task predicts or, with an MLM head, the best tokens for each [MASK].
 
     After the source, fields of its task can be given other values by the flags of `bert_jax train`, such as --task.text
@@ -255,11 +271,14 @@ def predict(source: SourceArgument, input: str = "-", task_flags: TaskFlags = ()
         source: The model: a run's workdir, WORKDIR@STEP, a Hugging Face folder or hf:org/name.
         input: Rows with the fields that the task reads (such as "text"), in any format of the training rows; - is
             standard input, in JSON lines.
+        on_bad_row: What to do with a row that cannot be used: stop, or skip it; it then gets no answer, and a line
+            counts and names such rows.
     """
     from bert_jax import files
     from bert_jax.answering import predict_source
 
-    for answer in predict_source(source, input, partial(flags.task_values, "predict", task_flags)):
+    change = partial(flags.task_values, "predict", task_flags)
+    for answer in predict_source(source, input, _say_on_stderr, change, on_bad_row == "skip"):
         print(files.json_text(answer), flush=True)
 
 

@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import io
+import re
 from argparse import ArgumentParser
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -29,6 +30,8 @@ def parse_experiments(
     first.add_argument("--init-from")
     first.add_argument("--only")
     early, rest = first.parse_known_args(flags)
+    # For training it is a field of the task, which is also the name in `evaluate` and `predict`.
+    rest = [re.sub(r"^--on-bad-row(?=$|=)", "--task.on-bad-row", flag) for flag in rest]
     sweep = sweeps.load_experiments(path)
     parsed = {}
     for name, experiment in sweeps.select(sweep, early.only, path).items():

@@ -18,7 +18,9 @@ from bert_jax.config.ranges import Range, check_range
 from bert_jax.data.batch import Arrays
 from bert_jax.data.batches import Features, RowBatches, prefetch
 from bert_jax.data.masked_copies import MaskedCopies
-from bert_jax.data.rows import Row, RowErrors, text_of
+from bert_jax.data.row_errors import BadRowsError, RowErrors
+from bert_jax.data.rows import Row, text_of
+from bert_jax.data.summary import Summary
 from bert_jax.devices import Devices
 from bert_jax.errors import InputError
 from bert_jax.heads import BertForPreTraining
@@ -216,19 +218,33 @@ class PretrainedBert:
         Raises:
           InputError: `inputs` is not a list, the source was trained for no task, or a row lacks a field.
         """
+        table = _input_rows(inputs, self._task.fields.text_field, "predict")
+        return self.answer(table)[0] if table else []
+
+    def answer(self, rows: Sequence[Row], skip: bool = False) -> tuple[list[dict[str, Any]], Summary]:
+        """Returns the task's answers to rows, and what became of these; with `skip`, bad rows get no answer.
+
+        Raises:
+          InputError: see `predict`.
+        """
         task = self._task
-        table = _input_rows(inputs, task.fields.text_field, "predict")
-        if not table:
-            return []
         if not isinstance(task, tasks.Answering):
             raise InputError("a pre-training run fills masks; it has no task to predict with")
-        self._check_second_text(table)
-        batches = task.predict_batches(table, batch_size=self._rows(len(table)))
+        self._check_second_text(rows)
+        try:
+            batches = task.predict_batches(rows, batch_size=self._rows(len(rows)), skip=skip)
+        except BadRowsError as error:
+            if not skip:
+                raise
+            return [], Summary(skipped=error.errors)  # all of them
         _, _, predictions = run(self._predict, self.params, batches)
-        return task.decode(predictions, batches.features, table)
+        return task.decode(predictions, batches.features, batches.table), batches.summary
 
-    def evaluate(self, data: str | None = None) -> dict[str, Any]:
+    def evaluate(self, data: str | None = None, say: Callable[[str], None] = print) -> dict[str, Any]:
         """Returns what `tasks.Evaluation` names, and the number of "rows", on all of `data` or on the run's own rows.
+
+        Args:
+          say: is called with a line for the user if rows were left out or cut.
 
         Raises:
           InputError: the source was trained for no task, or there is nothing to evaluate on.
@@ -238,6 +254,8 @@ class PretrainedBert:
             raise InputError("evaluate: the run has no rows to evaluate on; give --data FILE")
         if isinstance(batches, RowBatches):
             self._check_second_text(batches.table)
+        for note in batches.notes:
+            say(note)
         rows = len(batches.table) if isinstance(batches, RowBatches) else batches.num_examples
         return {"rows": rows} | evaluate(self._task, self._predict, self.params, batches)._asdict()
 

@@ -10,7 +10,8 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from bert_jax import files
-from bert_jax.data.rows import Row, RowErrors, check_fields, read_json_lines, read_rows, text_of
+from bert_jax.data.row_errors import RowErrors
+from bert_jax.data.rows import Row, check_fields, read_json_lines, read_rows, text_of
 from bert_jax.errors import InputError
 from bert_jax.predict import PretrainedBert, load
 

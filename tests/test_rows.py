@@ -213,9 +213,10 @@ def test_a_field_that_no_row_has_is_answered_with_those_that_there_are(tmp_path)
 
 
 def test_bad_values_are_reported_with_file_and_line_up_to_twenty(tmp_path):
-    rows = [{"text": " ", "label": [1], "score": "nan", "tags": "a"}, {"text": 3, "score": True, "tags": [[]]}] + 20 * [
-        {}
-    ]
+    rows = [
+        {"text": None, "label": [1], "score": "nan", "tags": "a"},
+        {"text": 3, "score": True, "tags": [[]]},
+    ] + 20 * [{}]
     errors = data_rows.RowErrors()
     for row in data_rows.read_rows(write(tmp_path / "rows.jsonl", jsonl(rows))):
         assert data_rows.text_of(row, "text", errors) == ""
@@ -227,7 +228,7 @@ def test_bad_values_are_reported_with_file_and_line_up_to_twenty(tmp_path):
     path = tmp_path / "rows.jsonl"
     lines = str(caught.value).splitlines()
     assert lines[:8] == [
-        f"{path}:1: field 'text' is empty",
+        f"{path}:1: field 'text' is missing",
         f"{path}:1: field 'label' should be one label, not [1]",
         f"{path}:1: field 'score' should be a number, not \"nan\"",
         f"{path}:1: field 'tags' should be a list of labels, not \"a\"",
@@ -244,6 +245,7 @@ def test_good_values_are_read_as_what_they_mean():
     errors = data_rows.RowErrors()
     row = data_rows.Row({"text": "a", "one": 1, "yes": True, "word": "pos", "score": "2.5", "tags": ["x", 2]}, "f:1")
     assert data_rows.text_of(row, "text", errors) == "a"
+    assert data_rows.text_of(data_rows.Row({"text": ""}, "f:1"), "text", errors) == ""
     assert [data_rows.label_of(row, field, errors) for field in ("one", "yes", "word")] == ["1", "true", "pos"]
     assert data_rows.number_of(row, "score", errors) == 2.5
     assert data_rows.labels_of(row, "tags", errors) == ["x", "2"]

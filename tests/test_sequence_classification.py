@@ -115,13 +115,13 @@ def test_several_labels_become_a_row_of_zeros_and_ones(tokenizer, tmp_path):
 
 def test_bad_rows_are_all_named_with_file_and_line(tokenizer, tmp_path):
     good = {"text": "cat", "label": "a"}
-    rows = [good, {"text": "", "label": "a"}, {"label": "b"}, {"text": "dog", "label": "z"}, {"text": "dog"}]
+    rows = [good, {"text": 7, "label": "a"}, {"label": "b"}, {"text": "dog", "label": "z"}, {"text": "dog"}]
     path = write(tmp_path / "t.jsonl", rows)
     task = make(SequenceClassification(train=path, labels=("a", "b")), tokenizer)
     with pytest.raises(InputError) as caught:
         task.train_batches(batch_size=2, steps=1, seed=0)
     assert str(caught.value).splitlines() == [
-        f"{path}:2: field 'text' is empty",
+        f"{path}:2: field 'text' should be a text, not 7",
         f"{path}:3: field 'text' is missing",
         f"{path}:4: label 'z' is none of a, b",
         f"{path}:5: field 'label' is missing",

@@ -158,7 +158,7 @@ class Pretraining(TaskBase):
 class Labelled(TaskBase):
     """What every task on labelled rows has; `bert_jax.data.rows.read_rows` lists the sources it reads."""
 
-    for_training = frozenset({"train", "eval", "folder", "limit", "eval_limit", "packing"})
+    for_training = frozenset({"train", "eval", "folder", "limit", "eval_limit", "on_bad_row", "packing"})
 
     train: str = ""  # rows to learn from: JSON lines, TSV, CSV, Parquet, conll:FILE, SQuAD's JSON, or tfds:name:split
     eval: str = ""  # rows to evaluate on
@@ -166,6 +166,7 @@ class Labelled(TaskBase):
     columns: tuple[str, ...] = ()  # names of the columns of .tsv and .csv files without a header row
     limit: int | None = None  # number of training rows to use, drawn with the run's seed; None = all
     eval_limit: int | None = None  # number of rows of `eval` to evaluate on, from the first; None = all
+    on_bad_row: Literal["stop", "skip"] = "stop"  # skip: rows that cannot be used are left out, counted and named
     max_length: int = 128  # tokens in a row, special tokens included
     packing: bool = False  # several short examples share a row, attention kept apart; a batch holds as many examples
 

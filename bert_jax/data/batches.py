@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from bert_jax.data.batch import Arrays, make_batch
+from bert_jax.data.summary import Summary
 
 T = TypeVar("T")
 
@@ -28,6 +29,7 @@ class Features:
     rows: np.ndarray | None = None  # int64 [examples]: the row of the table each was made of; None = one each
     first_position: int = 0  # position id of each example's first token, as in its frame
     offsets: np.ndarray | None = None  # int32 [total tokens, 2]: characters of the row's text; 0, 0 where none
+    lost: np.ndarray | None = None  # int64 [rows]: tokens left out because the row's text is too long; None = none
 
     def __len__(self) -> int:
         return len(self.starts) - 1
@@ -167,6 +169,8 @@ class RowBatches:
         rows.
       multiple: with packing, the number of rows is a multiple of it.
       host, hosts: of `hosts`, this one makes the rows of its part of each batch.
+      summary: what became of the rows of the source.
+      notes: lines for the user about the rows.
     """
 
     def __init__(
@@ -181,9 +185,13 @@ class RowBatches:
         multiple: int = 1,
         host: int = 0,
         hosts: int = 1,
+        summary: Summary | None = None,
+        notes: Sequence[str] = (),
     ):
         self.features = features
         self.table = table
+        self.summary = summary or Summary()
+        self.notes = notes
         self.num_examples = len(features)
         self.num_steps = -(-self.num_examples // batch_size)
         self._batch_size = batch_size

@@ -80,6 +80,7 @@ class PretrainingBatches:
         check(fields, stores, tokenizer)
         if batch_size % hosts:
             raise InputError(f"batch_size {batch_size} cannot be shared by {hosts} hosts; choose a multiple of {hosts}")
+        self.notes: tuple[str, ...] = ()
         self._fields = fields
         self._tokenizer = tokenizer
         self._batch_size = batch_size

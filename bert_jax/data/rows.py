@@ -11,9 +11,9 @@ from typing import Any, BinaryIO
 
 from bert_jax import files, sources
 from bert_jax.data import parquet, tfds
+from bert_jax.data.row_errors import RowErrors
 from bert_jax.errors import InputError
 
-MOST_REPORTED = 20  # bad rows that a message lists; the others are counted
 _MISSING = frozenset({"", "nan", "null"})  # what a table holds, in any case, where a row has no label
 _COMMENT = re.compile(r"#( |$)|#(begin|end) document")  # a line of a CoNLL file, before the first word of a sentence
 _FLAGS = {"0": False, "1": True, "false": False, "true": True}
@@ -28,27 +28,9 @@ class Row:
     where: str  # "file:line" or similar, for messages
 
 
-class RowErrors:
-    """Collects the problems of rows, so that one message lists them before training starts."""
-
-    def __init__(self):
-        self._problems: list[str] = []
-
-    def add(self, where: str, problem: str) -> None:
-        """Adds a problem of the row at `where`."""
-        self._problems.append(f"{where}: {problem}")
-
-    def check(self) -> None:
-        """Raises InputError with the first 20 problems, one per line, if there are any."""
-        if not self._problems:
-            return
-        lines = self._problems[:MOST_REPORTED]
-        if more := len(self._problems) - len(lines):
-            lines.append(f"... and {more} more")
-        raise InputError("\n".join(lines))
-
-
-def read_rows(source: str, columns: Sequence[str] = (), otherwise: str | None = None) -> list[Row]:
+def read_rows(
+    source: str, columns: Sequence[str] = (), otherwise: str | None = None, errors: RowErrors | None = None
+) -> list[Row]:
     """Reads all rows of `source`.
 
     A source is a file, plain or compressed (.gz, .zst). Its ending decides its format:
@@ -70,6 +52,7 @@ def read_rows(source: str, columns: Sequence[str] = (), otherwise: str | None = 
     Args:
       columns: names of the columns of .tsv and .csv files without a header row.
       otherwise: the format of a file whose ending names none.
+      errors: collects the problems of bad rows, which are left out. Without it they are raised.
 
     Raises:
       InputError: the source is missing, empty, binary, not UTF-8 or not in its format, naming file and line.
@@ -79,12 +62,13 @@ def read_rows(source: str, columns: Sequence[str] = (), otherwise: str | None = 
         values = (tfds.plain(features, elements[number]) for number in range(len(elements)))
         return [Row(row, f"{source}: example {number}") for number, row in enumerate(values)]
     name, path = _format_and_path(source, otherwise)
-    errors = RowErrors()
+    problems = RowErrors() if errors is None else errors
     if columns and name in ("tsv", "csv"):
-        rows = _with_header(path, _TABLES[name](path), errors, columns)
+        rows = _with_header(path, _TABLES[name](path), problems, columns)
     else:
-        rows = _FORMATS[name](path, errors)
-    errors.check()
+        rows = _FORMATS[name](path, problems)
+    if errors is None or not rows:
+        problems.check()
     if not rows:
         raise InputError(f"{path}: the file holds no rows")
     return rows
@@ -99,19 +83,26 @@ def declared_labels(source: str, field: str) -> tuple[str, ...]:
 
 
 def check_fields(rows: Sequence[Row], fields: Sequence[str]) -> None:
-    """Raises InputError if a field is in none of `rows`; the message lists the fields of the first row."""
+    """Raises BadRowsError if a field is in none of `rows`; the message lists the fields of the first row."""
     for field in fields:
         if not any(field in row.values for row in rows):
             known = ", ".join(repr(name) for name in rows[0].values)
             table = re.search(r"\.[ct]sv(\.gz|\.zst)?:\d+$", rows[0].where)
             advice = "; if the file has no header row, name its columns: --task.columns" if table else ""
-            raise InputError(f"{rows[0].where}: no row has a field or column {field!r}; this one has {known}{advice}")
+            errors = RowErrors()
+            problem = f"no row has a field or column {field!r}; this one has {known}{advice}"
+            errors.add(rows[0].where, problem, others=[row.where for row in rows])
+            errors.check()
 
 
-def text_of(row: Row, field: str, errors: RowErrors) -> str:
-    """Returns the text in `field`. If it is missing, empty or not a text, adds an error and returns ""."""
-    value = _filled(row, field, errors)
-    if value is not None and not isinstance(value, str):
+def text_of(row: Row, field: str, errors: RowErrors, may_be_empty: bool = True) -> str:
+    """Returns the text in `field`. If it is missing or not a text, adds an error and returns ""."""
+    value = row.values.get(field)
+    if isinstance(value, str) and not value.strip() and not may_be_empty:
+        errors.add(row.where, f"field {field!r} is empty")
+    elif value is None:
+        errors.add(row.where, f"field {field!r} is missing")
+    elif not isinstance(value, str):
         errors.add(row.where, f"field {field!r} should be a text, not {_shown(value)}")
     return value if isinstance(value, str) else ""
 
@@ -238,16 +229,20 @@ def _shown(value: Any) -> str:
     return text if len(text) <= 60 else text[:57] + "..."
 
 
-def read_json_lines(stream: BinaryIO, name: str) -> Iterator[list[Row]]:
+def read_json_lines(stream: BinaryIO, name: str, errors: RowErrors | None = None) -> Iterator[list[Row]]:
     """Yields the rows of an open file of JSON lines as they arrive, some at a time.
+
+    Args:
+      errors: collects the problems of bad lines, which are left out. Without it they are raised.
 
     Raises:
       InputError: some lines are not JSON objects, or not UTF-8.
     """
     for lines in files.arriving_lines(stream, name):
-        errors = RowErrors()
-        rows = _json_rows(lines, name, errors)
-        errors.check()
+        problems = RowErrors() if errors is None else errors
+        rows = _json_rows(lines, name, problems)
+        if errors is None:
+            problems.check()
         yield rows
 
 
@@ -400,11 +395,11 @@ def _read_conll(path: str, errors: RowErrors) -> list[Row]:
     lines = [(number, line.rstrip(), _columns(line.rstrip())) for number, line in files.read_lines(path)]
     sure = [columns for _, line, columns in lines if line and columns[0] != "-DOCSTART-" and not _COMMENT.match(line)]
     width, tags = len(sure[0]) if sure else 0, {columns[-1] for columns in sure}
-    begin = 0
+    begin, is_whole = 0, True
     for number, line, columns in lines:
         if not line or columns[0] == "-DOCSTART-":
-            rows += _sentence(sentence, f"{path}:{begin}")
-            sentence = []
+            rows += _sentence(sentence, f"{path}:{begin}") if is_whole else []
+            sentence, is_whole = [], True
             continue
         is_row = len(columns) == width and (width == 1 or columns[-1] in tags)  # of the word "#"
         if not sentence and _COMMENT.match(line) and not is_row:
@@ -413,8 +408,9 @@ def _read_conll(path: str, errors: RowErrors) -> list[Row]:
         if len(columns) == width:
             sentence.append(columns)
         else:
+            is_whole = False
             errors.add(f"{path}:{number}", f"{len(columns)} columns, but the first line of the file has {width}")
-    return rows + _sentence(sentence, f"{path}:{begin}")
+    return rows + (_sentence(sentence, f"{path}:{begin}") if is_whole else [])
 
 
 def _columns(line: str) -> list[str]:

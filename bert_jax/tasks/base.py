@@ -20,6 +20,11 @@ class Batches(Protocol):
     num_examples: int  # examples in one pass
     num_steps: int  # batches in one pass, the last one filled up with rows of weight 0
 
+    @property
+    def notes(self) -> Sequence[str]:
+        """Lines for the user about the data, such as how many texts were cut."""
+        ...
+
     def __call__(self, step: int) -> Arrays: ...
 
 
@@ -99,8 +104,8 @@ class Task(Protocol):
 class Answering(Task, Protocol):
     """A task that answers single rows."""
 
-    def predict_batches(self, rows: Sequence[Row], *, batch_size: int) -> RowBatches:
-        """Returns batches of rows to predict, which need no label."""
+    def predict_batches(self, rows: Sequence[Row], *, batch_size: int, skip: bool = False) -> RowBatches:
+        """Returns batches of rows to predict, which need no label; with `skip`, bad rows are left out."""
         ...
 
     def decode(self, predictions: Arrays, features: Features, rows: Sequence[Row]) -> list[dict[str, Any]]:

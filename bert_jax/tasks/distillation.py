@@ -17,7 +17,8 @@ from bert_jax import pretrained
 from bert_jax.config import BertConfig, Compute, Distillation, SequenceClassification
 from bert_jax.data.batch import Arrays
 from bert_jax.data.batches import Features
-from bert_jax.data.rows import Row, read_rows
+from bert_jax.data.rows import Row
+from bert_jax.data.summary import Summary
 from bert_jax.errors import InputError
 from bert_jax.losses import Keys, Mean, Outcome, binary_cross_entropy, soft_cross_entropy, squared_error
 from bert_jax.pretrained import Weights
@@ -36,9 +37,7 @@ class TeacherSources(Sources):
     @cached_property
     def unlabelled(self) -> list[Row]:
         """The rows without labels."""
-        return read_rows(self.fields.source(self.fields.unlabelled), columns=self.fields.columns)[
-            : self.fields.unlabelled_limit
-        ]
+        return self.read(self.fields.source(self.fields.unlabelled))[: self.fields.unlabelled_limit]
 
     @cached_property
     def teacher(self) -> tuple[Weights, SequenceClassification]:
@@ -133,18 +132,22 @@ class DistillationTask(SequenceClassificationTask):
             loss = soft_cross_entropy(logits_BNC / t, jax.nn.softmax(teacher_BNC / t), weights)
         return Mean(t**2 * loss.sum, loss.count)
 
-    def training_examples(self, seed: int) -> tuple[Features, list[Row]]:
+    def training_examples(self, seed: int) -> tuple[Features, list[Row], Summary]:
         parts = [super().training_examples(seed)] if self.fields.train else []
         if self.fields.unlabelled:
-            rows = self.sources.unlabelled
-            parts.append((self.features(rows, labelled=False), rows))
-        features = joined([features for features, _ in parts])
-        rows = [row for _, part in parts for row in part]
+            unlabelled = self.usable(self.sources.unlabelled, False, self.fields.on_bad_row == "skip")
+            unread = self.sources.errors.get(self.fields.source(self.fields.unlabelled))
+            parts.append((*unlabelled[:2], unlabelled[2].with_unread(unread)))
+        features = joined([features for features, _, _ in parts])
+        rows = [row for _, part, _ in parts for row in part]
+        summary = Summary()
+        for _, _, of_part in parts:
+            summary.add(of_part)
         arrays = {
             "teacher_logits": self._teacher_logits(rows)[:, None],
             "teacher_weights": np.ones((len(rows), 1), np.float32),
         }
-        return dataclasses.replace(features, arrays=features.arrays | arrays), rows
+        return dataclasses.replace(features, arrays=features.arrays | arrays), rows, summary
 
     def _teacher_logits(self, rows: Sequence[Row]) -> np.ndarray:
         """Returns the teacher's logits for each row, float32 [rows, C]; each row is computed once for all seeds."""
@@ -175,4 +178,5 @@ def joined(parts: Sequence[Features]) -> Features:
         starts=np.concatenate([[0]] + [part.starts[1:] + end for part, end in zip(parts, ends, strict=False)]),
         arrays={name: np.concatenate([part.arrays[name] for part in parts]) for name in parts[0].arrays},
         first_position=parts[0].first_position,
+        lost=np.concatenate([np.zeros(len(part)) if part.lost is None else part.lost for part in parts]).astype(int),
     )

@@ -10,16 +10,19 @@ import jax
 import numpy as np
 from flax import linen as nn
 
-from bert_jax.config import BertConfig, Compute
+from bert_jax.config import BertConfig, Compute, Labelled
 from bert_jax.data.batch import Arrays, make_batch
 from bert_jax.data.batches import Features, RowBatches
-from bert_jax.data.rows import MOST_REPORTED, Row, RowErrors, declared_labels, label_index, read_rows
+from bert_jax.data.row_errors import MOST_REPORTED, BadRowsError, RowErrors
+from bert_jax.data.rows import Row, declared_labels, label_index, read_rows
+from bert_jax.data.summary import Summary
 from bert_jax.errors import InputError
 from bert_jax.losses import Keys, counts_of
 from bert_jax.tasks.base import Batches, Evaluation
 from bert_jax.tokenizers import Frame, Tokenizer
 
 EXAMPLES = 10  # rows whose answers an evaluation keeps
+FEW_ROWS = 5  # a label with fewer training rows is mentioned
 UNLABELLED = frozenset({"-1", "-"})  # labels that usually mean "no label": in TFDS and Hugging Face sets, and in SNLI
 
 
@@ -28,6 +31,14 @@ class Sources:
 
     def __init__(self, fields: Any):
         self.fields = fields
+        self.errors: dict[str, RowErrors] = {}  # by source: the rows that were left out, because they cannot be read
+
+    def read(self, source: str) -> list[Row]:
+        """Reads the rows of a source; with on_bad_row skip, lines that cannot be read are left out."""
+        if self.fields.on_bad_row == "stop":
+            return read_rows(source, columns=self.fields.columns)
+        self.errors[source] = RowErrors()
+        return read_rows(source, columns=self.fields.columns, errors=self.errors[source])
 
     @cached_property
     def train(self) -> list[Row]:
@@ -43,7 +54,7 @@ class Sources:
         """
         if not self.fields.train:
             raise InputError("task.train: name a file of rows or tfds:name:split to learn from")
-        return read_rows(self.fields.source(self.fields.train), columns=self.fields.columns)
+        return self.read(self.fields.source(self.fields.train))
 
     def declared_labels(self, field: str) -> tuple[str, ...]:
         """Returns the names of labels that `train` declares, in its order; empty if it declares none."""
@@ -65,7 +76,8 @@ class LabelledTask:
         self.compute = compute
         self.tokenizer = tokenizer
         self.sources = self.sources_type(fields)
-        self._examples: dict[int | None, tuple[Features, list[Row]]] = {}  # by seed, if that decides which rows
+        # By seed, if that decides which rows.
+        self._examples: dict[int | None, tuple[Features, list[Row], Summary]] = {}
         fields.check_length(tokenizer.frame.longest(config.max_position_embeddings))
 
     @classmethod
@@ -103,13 +115,54 @@ class LabelledTask:
         """
         raise NotImplementedError
 
-    def training_examples(self, seed: int) -> tuple[Features, list[Row]]:
-        """Returns the examples to learn from, and their rows; `limit` draws these with `seed`."""
-        rows = self.sources.train
+    def usable(self, rows: Sequence[Row], labelled: bool, skip: bool) -> tuple[Features, list[Row], Summary]:
+        """Returns the features of rows, the rows, and what became of them; with `skip`, without the bad rows.
+
+        Raises:
+          InputError: some rows are bad and `skip` is False, or all are.
+        """
+        rows, skipped = list(rows), RowErrors()
+        while True:
+            try:
+                features = self.features(rows, labelled)
+            except BadRowsError as error:
+                good = [row for row in rows if row.where not in error.errors.bad]
+                if not skip or not good or len(good) == len(rows):
+                    raise
+                skipped.add_all(error.errors)
+                rows = good
+                continue
+            lost = np.zeros(1, np.int64) if features.lost is None else features.lost
+            length = int(features.lengths.sum() + lost.sum())
+            cut = int(np.count_nonzero(lost))
+            return features, rows, Summary(len(rows), skipped, cut, int(lost.sum()), length, self.limit)
+
+    @property
+    def limit(self) -> str:
+        """The field that sets how long a text may be, and its value."""
+        return f"{self.fields.max_length} tokens (task.max_length)"
+
+    def rows_of_labels(self, features: Features) -> dict[str, int]:
+        """Returns the number of rows of each label, if the task has labels."""
+        return {}
+
+    def _notes(self, source: str, features: Features, summary: Summary) -> list[str]:
+        """Returns lines for the user about the training rows."""
+        counts = self.rows_of_labels(features)
+        few = sorted((label for label in counts if counts[label] < FEW_ROWS), key=lambda label: counts[label])
+        shown = ", ".join(f"{label} ({counts[label]})" for label in few[:MOST_REPORTED])
+        more = ", ..." if len(few) > MOST_REPORTED else ""
+        rare = [f"{source}: labels with fewer than {FEW_ROWS} rows: {shown}{more}"] if few else []
+        return [*summary.lines(source), *rare]
+
+    def training_examples(self, seed: int) -> tuple[Features, list[Row], Summary]:
+        """Returns the examples to learn from, their rows, and what became of these; `limit` draws them with `seed`."""
+        rows, source = self.sources.train, self.fields.source(self.fields.train)
         if self.fields.limit is not None:
             chosen = np.random.default_rng([seed, len(rows)]).permutation(len(rows))[: self.fields.limit]
             rows = [rows[i] for i in chosen]
-        return self.features(rows, labelled=True), rows
+        features, rows, summary = self.usable(rows, True, self.fields.on_bad_row == "skip")
+        return features, rows, summary.with_unread(self.sources.errors.get(source))
 
     def train_batches(
         self, *, batch_size: int, steps: int, seed: int, multiple: int = 1, host: int = 0, hosts: int = 1
@@ -117,10 +170,12 @@ class LabelledTask:
         key = None if self.fields.limit is None else seed
         if key not in self._examples:
             self._examples[key] = self.training_examples(seed)
-        features, rows = self._examples[key]
+        features, rows, summary = self._examples[key]
         return RowBatches(
             features,
             rows,
+            summary=summary,
+            notes=self._notes(self.fields.source(self.fields.train), features, summary),
             batch_size=batch_size,
             max_length=self.row_length(features),
             seed=seed,
@@ -132,17 +187,25 @@ class LabelledTask:
 
     def eval_batches(self, *, batch_size: int, data: str | None = None) -> RowBatches | None:
         source = self.fields.source(self.fields.eval) if data is None else data
-        rows = read_rows(source, columns=self.fields.columns) if source else []
-        if data is None:
-            rows = rows[: self.fields.eval_limit]
-        return self._once(rows, batch_size, labelled=True) if source else None
+        if not source:
+            return None
+        rows = self.sources.read(source)[: self.fields.eval_limit if data is None else None]
+        return self._once(rows, batch_size, True, self.fields.on_bad_row == "skip", source)
 
-    def predict_batches(self, rows: Sequence[Row], *, batch_size: int) -> RowBatches:
-        return self._once(rows, batch_size, labelled=False)
+    def predict_batches(self, rows: Sequence[Row], *, batch_size: int, skip: bool = False) -> RowBatches:
+        return self._once(rows, batch_size, False, skip)
 
-    def _once(self, rows: Sequence[Row], batch_size: int, labelled: bool) -> RowBatches:
-        features = self.features(rows, labelled)
-        return RowBatches(features, rows, batch_size=batch_size, max_length=self.row_length(features))
+    def _once(self, rows: Sequence[Row], batch_size: int, labelled: bool, skip: bool, source: str = "") -> RowBatches:
+        features, usable, summary = self.usable(rows, labelled, skip)
+        summary = summary.with_unread(self.sources.errors.get(source))
+        return RowBatches(
+            features,
+            usable,
+            summary=summary,
+            notes=summary.lines(source),
+            batch_size=batch_size,
+            max_length=self.row_length(features),
+        )
 
     def row_length(self, features: Features) -> int:
         """Returns the number of tokens in the longest possible row of a batch."""
@@ -188,6 +251,12 @@ def sequence(
     room = max_length - frame.size(1 if b is None else 2)
     keep = min(len(a), room if b is None else max(room - len(b), (room + 1) // 2))
     return frame.join(cut(a, keep)) if b is None else frame.join(cut(a, keep), b[: room - keep])
+
+
+def check_unless_skipped(errors: RowErrors, fields: Labelled) -> None:
+    """Raises InputError if there are errors, unless bad rows are left out later."""
+    if fields.on_bad_row == "stop":
+        errors.check()
 
 
 def label_names(names: Iterable[str], where: str, at_least: int = 2) -> tuple[str, ...]:
@@ -267,8 +336,9 @@ def add_unlabelled(errors: RowErrors, rows: Sequence[Row], label: str, total: in
     errors.add(
         rows[0].where,
         f"label {label!r} is taken for a missing label, next to {', '.join(labels)}; "
-        f"{len(rows)} of {total} rows have it ({names}); leave these rows out or, if it is a class, train with all "
-        f"names: --task.labels {' '.join([label, *labels])}",
+        f"{len(rows)} of {total} rows have it ({names}); leave these rows out (--on-bad-row skip) or, if it is a "
+        f"class, train with all names: --task.labels {' '.join([label, *labels])}",
+        others=[row.where for row in rows],
     )
 
 

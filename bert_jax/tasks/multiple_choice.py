@@ -1,6 +1,7 @@
 """Which of several continuations fits a context: multiple choice in SWAG's form."""
 
 import dataclasses
+import itertools
 import re
 import string
 import warnings
@@ -14,7 +15,8 @@ from jax import numpy as jnp
 from bert_jax.config import BertConfig, Compute, MultipleChoice
 from bert_jax.data.batch import Arrays
 from bert_jax.data.batches import Features, join
-from bert_jax.data.rows import Row, RowErrors, check_fields, label_of, list_in_text, text_of
+from bert_jax.data.row_errors import RowErrors
+from bert_jax.data.rows import Row, check_fields, label_of, list_in_text, text_of
 from bert_jax.heads import BertForMultipleChoice
 from bert_jax.losses import Keys, Outcome, accuracy, cross_entropy
 from bert_jax.model import MASKED_SCORE
@@ -91,10 +93,16 @@ class MultipleChoiceTask(LabelledTask):
         labels = self._labels(rows, choices, errors) if labelled else [0] * len(rows)
         errors.check()
         first = self.tokenizer.encode_ids(contexts)
-        second = iter(self.tokenizer.encode_ids([text for texts in choices for text in texts]))
+        flat_choices = iter(self.tokenizer.encode_ids([text for texts in choices for text in texts]))
+        second = [list(itertools.islice(flat_choices, len(texts))) for texts in choices]
         encoded = [
-            [sequence(self.tokenizer.frame, self.fields.max_length, a, next(second)) for _ in texts]
-            for a, texts in zip(first, choices, strict=True)
+            [sequence(self.tokenizer.frame, self.fields.max_length, a, b) for b in of_row]
+            for a, of_row in zip(first, second, strict=True)
+        ]
+        special = self.tokenizer.frame.size(2)
+        lost = [
+            sum(len(a) + len(b) + special for b in of_row) - sum(len(ids) for ids, _ in parts)
+            for a, of_row, parts in zip(first, second, encoded, strict=True)
         ]
         most = max((len(texts) for texts in choices), default=1)
         arrays = {
@@ -113,6 +121,7 @@ class MultipleChoiceTask(LabelledTask):
             [np.concatenate([ids for ids, _ in parts]) for parts in encoded],
             [np.concatenate([types for _, types in parts]) for parts in encoded],
             arrays,
+            lost=np.array(lost, np.int64),
             token_arrays={
                 "sequence_ids": np.concatenate(
                     [np.full(len(ids), n) for n, (ids, _) in zip(numbers, flat, strict=True)]

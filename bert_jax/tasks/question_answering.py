@@ -16,7 +16,8 @@ from bert_jax import metrics
 from bert_jax.config import BertConfig, Compute, QuestionAnswering
 from bert_jax.data.batch import Arrays
 from bert_jax.data.batches import Features, join
-from bert_jax.data.rows import MOST_REPORTED, Row, RowErrors, check_fields, label_text, text_of
+from bert_jax.data.row_errors import MOST_REPORTED, RowErrors
+from bert_jax.data.rows import Row, check_fields, label_text, text_of
 from bert_jax.errors import InputError
 from bert_jax.heads import BertForQuestionAnswering
 from bert_jax.losses import Keys, Outcome, accuracy, cross_entropy
@@ -114,6 +115,10 @@ class QuestionAnsweringTask(LabelledTask):
             notes.append(f"{len(left_out)} of {count} rows are left out, because their answer is nowhere near: {shown}")
         return notes
 
+    @property
+    def limit(self) -> str:
+        return f"{self.fields.max_question_length} tokens (task.max_question_length)"
+
     def loss_fn(self, params: Any, batch: dict[str, jax.Array], keys: Keys) -> Outcome:
         """Cross-entropy of the answer's first and last token over the tokens of the window; [CLS] means no answer."""
         logits_B2T = jnp.swapaxes(self.logits(params, batch, keys), 1, 2)
@@ -183,8 +188,8 @@ class QuestionAnsweringTask(LabelledTask):
     def features(self, rows: Sequence[Row], labelled: bool) -> Features:
         fields, errors = self.fields, RowErrors()
         check_fields(rows, [fields.context, fields.question, *([fields.answers] if labelled else [])])
-        contexts = [text_of(row, fields.context, errors) for row in rows]
-        questions = [text_of(row, fields.question, errors) for row in rows]
+        contexts = [text_of(row, fields.context, errors, False) for row in rows]
+        questions = [text_of(row, fields.question, errors, False) for row in rows]
         answers: list[tuple[str, int] | None] = [None] * len(rows)
         weights = [0.0] * len(rows)
         if labelled:
@@ -194,7 +199,9 @@ class QuestionAnsweringTask(LabelledTask):
         encodings = self.tokenizer.encode(list(unique))
         frame = self.tokenizer.frame
         ids, types, spans, offsets, labels, label_weights, of_row = [], [], [], [], [], [], []
-        for number, question in enumerate(self.tokenizer.encode_ids(questions)):
+        asked = self.tokenizer.encode_ids(questions)
+        lost = np.maximum(np.array([len(question) for question in asked], np.int64) - fields.max_question_length, 0)
+        for number, question in enumerate(asked):
             encoding = encodings[unique[contexts[number]]]
             question = question[: fields.max_question_length]
             size = fields.max_length - frame.size(2) - len(question)
@@ -225,6 +232,7 @@ class QuestionAnsweringTask(LabelledTask):
             },
             token_arrays={"spans": np.concatenate(spans)},
             rows=np.array(of_row, np.int64),
+            lost=lost,
             first_position=frame.first_position,
             offsets=np.concatenate(offsets).astype(np.int32),
         )

@@ -14,17 +14,8 @@ from bert_jax import metrics
 from bert_jax.config import BertConfig, Compute, SequenceClassification
 from bert_jax.data.batch import Arrays
 from bert_jax.data.batches import Features, join
-from bert_jax.data.rows import (
-    Row,
-    RowErrors,
-    check_fields,
-    flag_of,
-    label_of,
-    labels_of,
-    list_in_text,
-    number_of,
-    text_of,
-)
+from bert_jax.data.row_errors import RowErrors
+from bert_jax.data.rows import Row, check_fields, flag_of, label_of, labels_of, list_in_text, number_of, text_of
 from bert_jax.errors import InputError
 from bert_jax.heads import BertForSequenceClassification
 from bert_jax.losses import Keys, Mean, Outcome, accuracy, binary_cross_entropy, cross_entropy, squared_error
@@ -38,6 +29,7 @@ from bert_jax.tasks.labelled import (
     affirmed,
     are_numbers,
     balanced_weights,
+    check_unless_skipped,
     index_of,
     label_names,
     missing_labels,
@@ -93,7 +85,7 @@ class SequenceClassificationTask(LabelledTask):
         errors = RowErrors()
         names_of_rows = [_labels(row, fields, errors) for row in rows]
         if not fields.labels or unweighted or uncounted:  # otherwise `features` has these errors, with all others
-            errors.check()
+            check_unless_skipped(errors, fields)
         if not fields.labels:
             fields = _with_found_labels(fields, rows, names_of_rows, sources)
         elif fields.label_numbers is None and are_numbers((n for names in names_of_rows for n in names), fields.labels):
@@ -207,7 +199,18 @@ class SequenceClassificationTask(LabelledTask):
         pairs = zip(a, b[0] if b else [None] * len(a), strict=True)
         encoded = [sequence(self.tokenizer.frame, fields.max_length, *pair, self._cut) for pair in pairs]
         ids, types = [ids for ids, _ in encoded], [types for _, types in encoded]
-        return join(ids, types, arrays, first_position=self.tokenizer.frame.first_position)
+        special = self.tokenizer.frame.size(len(texts))
+        lost = [sum(map(len, whole)) + special - len(used) for used, *whole in zip(ids, a, *b, strict=True)]
+        first = self.tokenizer.frame.first_position
+        return join(ids, types, arrays, first_position=first, lost=np.array(lost, np.int64))
+
+    def rows_of_labels(self, features: Features) -> dict[str, int]:
+        if self.fields.target == "regression":
+            return {}
+        labels = features.arrays["labels"][features.arrays["label_weights"][:, 0] > 0, 0]
+        several = self.fields.target == "multi_label"
+        counts = labels.sum(axis=0) if several else np.bincount(labels, minlength=len(self.fields.labels))
+        return {name: int(count) for name, count in zip(self.fields.labels, counts, strict=True)}
 
     def _cut(self, ids: np.ndarray, room: int) -> np.ndarray:
         """Returns the first `room` tokens or, if markers come later, `room` tokens with the markers in the middle."""
@@ -295,8 +298,8 @@ def _with_found_labels(
     for missing in missing_labels(every):
         without = [row for row, names in zip(rows, names_of_rows, strict=True) if names == [missing]]
         add_unlabelled(errors, without, missing, len(rows), label_names(every - UNLABELLED, fields.train))
-    errors.check()
-    labels = label_names(every, fields.train)
+    check_unless_skipped(errors, fields)
+    labels = label_names(every - missing_labels(every), fields.train)
     return dataclasses.replace(fields, labels=labels, positive=fields.positive or affirmed(labels))
 
 

@@ -11,7 +11,8 @@ from bert_jax import metrics
 from bert_jax.config import BertConfig, Compute, TokenClassification
 from bert_jax.data.batch import Arrays
 from bert_jax.data.batches import Features, join
-from bert_jax.data.rows import Row, RowErrors, check_fields, labels_of, words_in
+from bert_jax.data.row_errors import RowErrors
+from bert_jax.data.rows import Row, check_fields, labels_of, words_in
 from bert_jax.errors import InputError
 from bert_jax.heads import BertForTokenClassification
 from bert_jax.losses import Keys, Outcome, accuracy, cross_entropy
@@ -21,6 +22,7 @@ from bert_jax.tasks.labelled import (
     LabelledTask,
     Sources,
     are_numbers,
+    check_unless_skipped,
     index_of,
     label_names,
     none_of,
@@ -68,7 +70,7 @@ class TokenClassificationTask(LabelledTask):
         every = {tag for sentence in tags for tag in sentence}
         if fields.labels:  # `features` has the errors
             return dataclasses.replace(fields, label_numbers=True) if are_numbers(every, fields.labels) else fields
-        errors.check()
+        check_unless_skipped(errors, fields)
         labels = sources.declared_labels(fields.tags) or label_names(every, fields.train)
         _check_scheme(labels, rows, tags, fields)
         return dataclasses.replace(fields, labels=labels)
@@ -165,6 +167,14 @@ class TokenClassificationTask(LabelledTask):
             rows=np.array(of_row, np.int64),
             first_position=frame.first_position,
         )
+
+    def rows_of_labels(self, features: Features) -> dict[str, int]:
+        assert features.rows is not None
+        of_word = features.token_arrays["words"] > 0
+        row = np.repeat(features.rows, features.lengths)[of_word]
+        pairs = np.unique(np.stack([row, features.token_arrays["labels"][of_word]]), axis=1)
+        counts = np.bincount(pairs[1], minlength=len(self.fields.labels))
+        return {name: int(count) for name, count in zip(self.fields.labels, counts, strict=True)}
 
     def _sentence(self, row: Row, labelled: bool, errors: RowErrors) -> tuple[list[str], list[int]]:
         """Returns the words of a row and the index of each word's tag, 0 for all of them if rows have no tags."""

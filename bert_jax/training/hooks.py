@@ -99,6 +99,8 @@ class Evaluate(Hook):
         self._batches = run.task.eval_batches(batch_size=run.experiment.batch_size)
         self._step = devices.wrap(evaluate_step, returns_state=False, loss_fn=run.task.loss_fn)
         self._bar = bar
+        for note in self._batches.notes if self._batches is not None else ():
+            bar.say(note)
 
     def begin(self, loop: Loop, step: int) -> None:
         """Evaluates the seeds whose evaluation at `step` was interrupted; checks `keep_best` before the first step."""

@@ -47,7 +47,7 @@ class SeedRun:
         e = run.experiment
         self.experiment, self.workdir, self.seed, self.start = e, workdir, e.seed, 0
         self._run, self._devices, self._say = run, devices, say
-        self.batches: Callable[[int], Arrays] = run.task.train_batches(
+        batches = run.task.train_batches(
             batch_size=e.batch_size,
             steps=e.steps,
             seed=e.seed,
@@ -55,6 +55,9 @@ class SeedRun:
             host=devices.host,
             hosts=devices.hosts,
         )
+        for note in batches.notes:
+            say(note)
+        self.batches: Callable[[int], Arrays] = batches
         self.checkpoints = Checkpoints(workdir.checkpoints, e.keep_checkpoints)
         self.best = Checkpoints(workdir.best, keep=1) if e.keep_best else None
         # Sums since the last line of figures, and totals since the start. They are saved with each checkpoint, so that

@@ -115,6 +115,10 @@ class ProgressBar:
         """Whether nothing was shown for so long that a user may wonder."""
         return time.monotonic() - self._shown >= (BAR_EVERY if self._bar else LINE_EVERY)
 
+    def say(self, line: str) -> None:
+        """Writes a line."""
+        (self._bar.console.print if self._bar else self._say)(line)
+
     def advance(self, step: int) -> None:
         """Moves the bar to `step`."""
         if self._bar:
@@ -145,4 +149,4 @@ class ProgressBar:
         """Shows the metrics of an evaluation."""
         if metrics:
             line = ", ".join(f"{name} {value:.4g}" for name, value in metrics.items())
-            (self._bar.console.print if self._bar else self._say)(f"step {step}: evaluation: {line}")
+            self.say(f"step {step}: evaluation: {line}")
