@@ -17,6 +17,7 @@ from bert_jax.training.step import evaluate_step
 from helpers.corpora import NAMES
 from helpers.losses import NO_DROPOUT, assert_packed_learns_what_padded_does
 from helpers.models import MODEL
+from helpers.weights import random_weights
 
 SMALL = replace(MODEL, num_layers=1, max_position_embeddings=16)
 
@@ -32,7 +33,7 @@ def test_a_choice_scores_the_same_with_others_as_alone(tokenizer):
     task = make(tokenizer)
     texts = ["red", "blue green", "gold small large doghouse cats " * 3, "cats"]
     row = Row({"context": "Paris red", "choices": texts, "label": 2}, "f:1")
-    params = task.model.init(jax.random.key(0), task.dummy_batch())["params"]
+    params = random_weights(task.model, task.dummy_batch())
     together = task.predict_batches([row], batch_size=1)(0)
     assert together["input_ids"].shape[0] == 1
     scores = task.logits(params, together, NO_DROPOUT)[0]
@@ -44,7 +45,7 @@ def test_a_choice_scores_the_same_with_others_as_alone(tokenizer):
 def test_rows_may_have_different_numbers_of_choices(tokenizer):
     task = make(tokenizer)
     rows = [Row({"context": "red", "choices": NAMES[:n]}, f"f:{n}") for n in (2, 9, 3)]
-    params = task.model.init(jax.random.key(0), task.dummy_batch())["params"]
+    params = random_weights(task.model, task.dummy_batch())
     batches = task.predict_batches(rows, batch_size=4)
     _, _, predictions = run(
         Devices("single", 4).wrap(evaluate_step, returns_state=False, loss_fn=task.loss_fn), params, batches

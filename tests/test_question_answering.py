@@ -3,7 +3,6 @@
 import json
 from dataclasses import replace
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -19,6 +18,7 @@ from bert_jax.training.step import evaluate_step
 from helpers.corpora import NAMES
 from helpers.losses import assert_packed_learns_what_padded_does
 from helpers.models import MODEL
+from helpers.weights import random_weights
 
 SMALL = replace(MODEL, num_layers=1, max_position_embeddings=64)
 
@@ -132,7 +132,7 @@ def test_a_short_window_has_fewer_candidates_than_n_best(tokenizer):
 def test_a_model_answers_with_scores_and_positions(tokenizer):
     task = make(tokenizer)
     rows = [question(context_of(n, n), [], str(n)) for n in (3, 40, 90)]
-    params = task.model.init(jax.random.key(0), task.dummy_batch())["params"]
+    params = random_weights(task.model, task.dummy_batch())
     batches = task.predict_batches(rows, batch_size=4)
     _, _, predictions = run(
         Devices("single", 4).wrap(evaluate_step, returns_state=False, loss_fn=task.loss_fn), params, batches

@@ -29,6 +29,7 @@ from helpers import stores
 from helpers.losses import NO_DROPOUT
 from helpers.models import MODEL
 from helpers.steps import NoTokenizer, uneven_batch
+from helpers.weights import random_weights
 
 TEXTS = ["red cat", "blue dog sings", "green bird here now", "old fish", "gold cat eats there"]
 ROWS = [
@@ -74,7 +75,7 @@ def test_every_kind_of_fields_has_a_task_a_title_and_a_score():
 
 
 def assert_counts(task, batch):
-    params = task.model.init(jax.random.key(0), task.dummy_batch())["params"]
+    params = random_weights(task.model, task.dummy_batch())
     losses, counts = task.loss_fn(params, batch, NO_DROPOUT).losses, task.counts(batch)
     assert counts.keys() == losses.keys()
     for name, loss in losses.items():
@@ -149,7 +150,7 @@ def test_an_evaluation_decodes_once_and_answers_the_first_rows(name, decoder, ro
     fields = replace(FIELDS[name], train=rows, eval=rows, max_length=32)
     task = tasks.resolve(fields, replace(MODEL, vocab_size=tokenizer.vocab_size), tokenizer)
     batches = task.eval_batches(batch_size=5)
-    params = task.model.init(jax.random.key(0), task.dummy_batch())["params"]
+    params = random_weights(task.model, task.dummy_batch())
     _, _, predictions = run(partial(evaluate_step, loss_fn=task.loss_fn), params, batches)
     calls = counted(type(task), decoder)
     evaluation = task.evaluate(predictions, batches)

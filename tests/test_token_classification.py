@@ -3,7 +3,6 @@
 import json
 from dataclasses import replace
 
-import jax
 import numpy as np
 import pytest
 
@@ -19,6 +18,7 @@ from bert_jax.training.step import evaluate_step
 from helpers.corpora import NAMES
 from helpers.losses import assert_packed_learns_what_padded_does
 from helpers.models import QUIET
+from helpers.weights import random_weights
 
 SMALL = replace(QUIET, num_layers=1, max_position_embeddings=64)
 LABELS = ("B-LOC", "I-LOC", "O")
@@ -100,7 +100,7 @@ def test_words_that_the_tokenizer_drops_or_splits_into_many_keep_their_position(
 def test_a_model_answers_for_every_word_of_every_sentence(tokenizer):
     task = make(tokenizer, packing=True)
     rows = [sentence(n, n) for n in (5, 400, 1, 17, 60)]
-    params = task.model.init(jax.random.key(0), task.dummy_batch())["params"]
+    params = random_weights(task.model, task.dummy_batch())
     batches = task.predict_batches(rows, batch_size=8)
     _, _, predictions = run(
         Devices("single", 8).wrap(evaluate_step, returns_state=False, loss_fn=task.loss_fn), params, batches

@@ -4,13 +4,14 @@ import jax
 import numpy as np
 
 from bert_jax.losses import Keys
+from helpers.weights import random_weights
 
 NO_DROPOUT = Keys(dropout=None, sample=jax.random.key(0))
 
 
 def assert_packed_learns_what_padded_does(padded, packed, batch_size: int, multiple: int = 1) -> None:
     """Tasks of the same rows have equal losses, counts, metrics and gradients; the packed one takes fewer rows."""
-    params = padded.model.init(jax.random.key(0), padded.dummy_batch())["params"]
+    params = random_weights(padded.model, padded.dummy_batch())
     outcomes, batches = [], []
     for task in (padded, packed):
         batch = task.train_batches(batch_size=batch_size, steps=1, seed=0, multiple=multiple)(0)

@@ -9,6 +9,7 @@ from bert_jax.config import BertConfig
 from bert_jax.data.batch import make_batch
 from bert_jax.tasks.pretraining import PretrainingTask
 from bert_jax.training.step import TrainState
+from helpers.weights import random_weights
 
 CONFIG = BertConfig(
     vocab_size=56,
@@ -51,6 +52,6 @@ KEEP_GRADIENT = optax.GradientTransformation(
 
 
 def make_state(task: PretrainingTask, transformation: optax.GradientTransformation) -> TrainState:
-    params = task.model.init(jax.random.key(0), uneven_batch())["params"]
+    params = random_weights(task.model, uneven_batch())
     zero, key = jnp.zeros((), jnp.int32), jax.random.key(1)
     return TrainState(zero, params, transformation.init(params), key, transformation)
