@@ -306,6 +306,23 @@ def test_the_schedule_of_lengths_changes_them_on_time():
     assert batches(dataclasses.replace(fields, held_out=0.5), split="eval", steps=1)(0)["input_ids"].shape[1] == 32
 
 
+@pytest.mark.parametrize(("first", "last"), [(0.5, 0.1), (0.1, 0.5)])
+def test_the_mask_rate_changes_evenly_and_evaluation_uses_the_last_one(first, last):
+    fields = dataclasses.replace(PLAIN, held_out=0.5, short_sequences=0.0, mask_rate=first, last_mask_rate=last)
+    made = batches(fields, steps=21)
+
+    shares = [masked_share(made(step)) for step in range(21)]
+    np.testing.assert_allclose(shares, np.linspace(first, last, 21), atol=0.06)
+    assert {made(step)["masked_weights"].shape for step in (0, 10, 20)} == {(8, 8)}
+    constant = dataclasses.replace(fields, mask_rate=last, last_mask_rate=None)
+    evaluated, expected = (masked_share(batches(f, split="eval")(0)) for f in (fields, constant))
+    assert evaluated == expected
+
+
+def masked_share(batch) -> float:
+    return float(batch["masked_weights"].sum() / (batch["sequence_ids"] > 0).sum())
+
+
 def test_a_corpus_smaller_than_a_batch_is_read_several_times():
     store = make_store([1, 4])
     batch = batches(dataclasses.replace(PLAIN, short_sequences=0.0), [store], make_tokenizer(10), batch_size=64)(0)
@@ -376,6 +393,7 @@ def test_a_document_of_ten_million_tokens_is_read_in_parts(huge_store, changes):
     [
         ({"packing": "concatenated", "pairs": "nsp"}, "concatenated"),
         ({"mask_rate": 1.5}, "mask_rate"),
+        ({"last_mask_rate": 1.5}, "last_mask_rate"),
         ({"mask_token_share": 0.8, "random_token_share": 0.3}, "add up"),
         ({"weights": (0.5, 0.5)}, "weights"),
         ({"sequence_length": 4}, "too short"),

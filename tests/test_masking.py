@@ -30,8 +30,8 @@ def rows_of_tokens(rows, length, used, seed=0, continuations=True):
 
 def mask(ids, used, seed=0, **changes):
     ids = ids.copy()
-    masking = Masking(dataclasses.replace(FIELDS, **changes), TOKENIZER)
-    out = masking.apply(ids, used, RowRandom((seed,), 0, len(ids)))
+    fields = dataclasses.replace(FIELDS, **changes)
+    out = Masking(fields, TOKENIZER).apply(ids, used, RowRandom((seed,), 0, len(ids)), fields.mask_rate)
     return ids, out
 
 

@@ -119,6 +119,7 @@ class Pretraining(TaskBase):
     )
     short_sequences: float = 0.1  # share of sequences cut to a random shorter length; only where packing is none
     mask_rate: float = 0.15  # share of tokens to predict
+    last_mask_rate: float | None = None  # in the last step: the rate changes evenly to it, and evaluation uses it
     mask_token_share: float = 0.8  # of those, replaced by [MASK]
     random_token_share: float = 0.1  # of those, replaced by a random token; the rest stay unchanged
     mask_unit: Literal["token", "word", "ngram"] = "token"  # what is masked whole; ngram: ALBERT's runs of words

@@ -41,7 +41,8 @@ class PretrainingBatches:
 
     Calling it returns int32 arrays input_ids, token_type_ids, position_ids, sequence_ids [B, T]; cls_positions [B, N];
     masked_positions, masked_labels [B, P] and float32 masked_weights [B, P]; and, where pairs are made, int32
-    pair_labels and float32 pair_weights [B, N]. N is 1 unless rows are packed, P is max(1, round(T * mask_rate)).
+    pair_labels and float32 pair_weights [B, N]. N is 1 unless rows are packed, P is max(1, round(T * mask_rate)) with
+    the larger of the first and the last mask rate.
     Unused slots weigh 0. Label 1 means that B is from another document (nsp), or that A and B are swapped (sop).
 
     For evaluation, masks and order do not depend on the run's seed, each sequence comes once, and the last batch is
@@ -138,7 +139,8 @@ class PretrainingBatches:
             mine = np.flatnonzero(store == i)
             parts.append((mine, self._rows_of_store(number, int(i), index[mine], [bits[mine] for bits in pair_random])))
         batch = parts[0][1] if len(parts) == 1 else _merge(parts, self._rows)
-        batch |= self._masking.apply(batch["input_ids"], (batch["sequence_ids"] > 0).sum(axis=1), random)
+        rate = self._masking.rate(step / max(self.num_steps - 1, 1) if self._train else 1.0)
+        batch |= self._masking.apply(batch["input_ids"], (batch["sequence_ids"] > 0).sum(axis=1), random, rate)
         for name in ("masked_weights", "pair_weights"):
             if name in batch:
                 batch[name] *= present[:, None]

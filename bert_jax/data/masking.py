@@ -22,24 +22,30 @@ class Masking:
         self._run_bounds = (np.cumsum(runs)[:-1] / runs.sum() * 2.0**32).astype(np.uint32)
 
     def predictions(self, length: int) -> int:
-        """Returns P, how many tokens of a row are masked at most."""
-        return max(1, round(length * self._fields.mask_rate))
+        """Returns P, how many tokens of a row are masked at most: all batches of a run have the same shape."""
+        return max(1, round(length * max(self._fields.mask_rate, self.rate(1.0))))
 
-    def apply(self, input_ids: np.ndarray, used: np.ndarray, random: RowRandom) -> dict[str, np.ndarray]:
+    def rate(self, done: float) -> float:
+        """Returns the share of tokens to mask when `done`, from 0 to 1, of the run's steps are taken."""
+        first, last = self._fields.mask_rate, self._fields.last_mask_rate
+        return first if last is None else first + (last - first) * done
+
+    def apply(self, input_ids: np.ndarray, used: np.ndarray, random: RowRandom, rate: float) -> dict[str, np.ndarray]:
         """Masks a batch in place.
 
-        A row of n tokens, special ones included, has max(1, round(n * mask_rate)) tokens masked, or as many as it can.
+        A row of n tokens, special ones included, has max(1, round(n * rate)) tokens masked, or as many as it can.
 
         Args:
           input_ids: int32 [B, T].
           used: int64 [B], tokens of each row, special ones included, padding not.
           random: the rows' random numbers.
+          rate: share of tokens to mask; `rate(...)` of this class.
 
         Returns:
           masked_positions and masked_labels, int32 [B, P], and masked_weights, float32 [B, P]; 0 in unused slots.
         """
         length = input_ids.shape[1]
-        wanted = np.minimum(np.maximum(1, np.rint(used * self._fields.mask_rate)), self.predictions(length))
+        wanted = np.minimum(np.maximum(1, np.rint(used * rate)), self.predictions(length))
         wanted = wanted.astype(np.uint32)[:, None]
         maskable = self._maskable[input_ids]
         # A token's key: random bits on top, the same for all tokens of a unit, and its position below.
