@@ -123,6 +123,24 @@ def is_decayed(name: str) -> bool:
     return name.split("/")[-1] in DECAYED
 
 
+def is_block_matrix(name: str) -> bool:
+    """Returns whether the parameter is a weight matrix of a block, or several of them in one array."""
+    return is_encoder(name) and name.split("/")[1] not in (EMBEDDINGS, POOLER) and name.endswith("/kernel")
+
+
+def matrix_axes(name: str, rank: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Returns which axes of a kernel are inputs, and which are outputs; any other axis numbers separate matrices.
+
+    >>> matrix_axes("bert/blocks_0/attention/qkv/kernel", 4)  # [D, 3, H, K]: query, key and value are a matrix each
+    ((0,), (2, 3))
+    >>> matrix_axes("bert/blocks_0/attention/out/kernel", 3)  # [H, K, D]
+    ((0, 1), (2,))
+    """
+    if name.endswith("out/kernel"):
+        return tuple(range(rank - 1)), (rank - 1,)
+    return (0,), (1,) if rank == 2 else tuple(range(2, rank))
+
+
 def grows_with_vocabulary(name: str) -> bool:
     """Returns whether the parameter has a row, or a number, for each token of the vocabulary."""
     return "/".join(name.split("/")[-2:]) in VOCABULARY

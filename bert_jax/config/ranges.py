@@ -12,17 +12,17 @@ _AT_LEAST_1 = (
     "embedding_size max_position_embeddings vocab_multiple global_every"
 )
 _AT_LEAST_0 = (
-    "steps epochs log_every eval_every checkpoint_every patience reinit_layers fsdp frozen_layers overlap vocab_size "
-    "generator_weight discriminator_weight "
-    "learning_rate weight_decay max_grad_norm weights class_weights initializer_range type_vocab_size "
-    "local_attention first_position"
+    "steps epochs minutes log_every eval_every checkpoint_every patience reinit_layers fsdp frozen_layers overlap "
+    "vocab_size learning_rate weight_decay max_grad_norm weights class_weights initializer_range type_vocab_size "
+    "local_attention first_position generator_weight discriminator_weight"
 )
 _SHARES = (
-    "warmup_share unfreeze_share held_out short_sequences mask_rate mask_token_share random_token_share hard_weight "
-    "threshold label_shares generator_share"
+    "warmup_share stable_share final_share unfreeze_share held_out short_sequences mask_rate last_mask_rate "
+    "mask_token_share random_token_share hard_weight threshold label_shares "
+    "generator_share"
 )
-_BELOW_1 = "b1 b2 hidden_dropout attention_dropout classifier_dropout"
-_ABOVE_0 = "temperature layer_decay epsilon layer_norm_epsilon rotary_theta local_rotary_theta"
+_BELOW_1 = "b1 b2 momentum hidden_dropout attention_dropout classifier_dropout"
+_ABOVE_0 = "temperature rms layer_decay epsilon layer_norm_epsilon rotary_theta local_rotary_theta"
 
 
 @dataclasses.dataclass(frozen=True)

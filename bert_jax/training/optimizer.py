@@ -1,26 +1,39 @@
 """How weights change: the optimizers, the learning rate over time and depth, what decays and what is frozen."""
 
+import math
 from functools import lru_cache
 
 import jax
 import jax.numpy as jnp
 import optax
+from optax.contrib import MuonDimensionNumbers, scale_by_muon
 
 from bert_jax import params as named
-from bert_jax.config import AdamW, BertConfig, Optimizer, OptimizerFields
+from bert_jax.config import LAMB, AdamW, BertConfig, Muon, Optimizer, OptimizerFields
 
 
 def learning_rate(fields: Optimizer, steps: int) -> optax.Schedule:
-    """Returns the learning rate at each step: a linear rise from 0, then `fields.schedule` down to 0 at `steps`."""
-    warmup = round(fields.warmup_share * steps)
-    rest = max(steps - warmup, 1)
-    peak = fields.learning_rate
+    """Returns the learning rate at each step: a linear rise from 0, the peak for a while, then `fields.schedule`.
+
+    Source: Hägele et al. 2024, arXiv:2405.18392, for a long stable phase and for the decay 1 - sqrt(t).
+    """
+    warmup, stable = round(fields.warmup_share * steps), round(fields.stable_share * steps)
+    rest = max(steps - warmup - stable, 1)
+    peak, last = fields.learning_rate, fields.final_share
+
+    def sqrt_decay(count: jax.Array) -> jax.Array:
+        return peak * (1 - (1 - last) * jnp.sqrt(jnp.minimum(count / rest, 1.0)))
+
     after = {
-        "linear": optax.linear_schedule(peak, 0.0, rest),
-        "cosine": optax.cosine_decay_schedule(peak, rest),
+        "linear": optax.linear_schedule(peak, last * peak, rest),
+        "cosine": optax.cosine_decay_schedule(peak, rest, last),
+        "sqrt": sqrt_decay,
         "constant": optax.constant_schedule(peak),
     }[fields.schedule]
-    return optax.join_schedules([optax.linear_schedule(0.0, peak, max(warmup, 1)), after], [warmup])
+    rise = optax.linear_schedule(0.0, peak, max(warmup, 1))
+    if not stable:
+        return optax.join_schedules([rise, after], [warmup])
+    return optax.join_schedules([rise, optax.constant_schedule(peak), after], [warmup, warmup + stable])
 
 
 def decay_mask(params: optax.Params) -> optax.Params:
@@ -86,6 +99,46 @@ def scale_by_depth(fields: Optimizer, steps: int, config: BertConfig) -> optax.G
     return optax.GradientTransformation(lambda params: optax.ScaleByScheduleState(jnp.zeros([], jnp.int32)), update)
 
 
+def matrices(params: optax.Params) -> optax.Params:
+    """Returns how each parameter is made of matrices; the parameters must all be matrices of blocks."""
+    return named.map_named(lambda name, x: MuonDimensionNumbers(*named.matrix_axes(name, x.ndim)), params)
+
+
+def scale_to_rms(rms: float) -> optax.GradientTransformation:
+    """Scales orthogonal matrices so that the root mean square of their entries is about `rms`, whatever their shape.
+
+    Source: Liu et al. 2025, arXiv:2502.16982, section 2.2.
+    """
+
+    def scaled(name, u):
+        sides = [math.prod(u.shape[axis] for axis in axes) for axes in named.matrix_axes(name, u.ndim)]
+        return u * (rms * max(sides) ** 0.5)
+
+    return optax.stateless(lambda updates, params: named.map_named(scaled, updates))
+
+
+def scale_by_trust_ratio() -> optax.GradientTransformation:
+    """Scales the update of each matrix and embedding table to the norm of its weights; query, key and value apart.
+
+    Source: You et al. 2020, arXiv:1904.00962, algorithm 2. As in ALBERT's code, biases and LayerNorm are not scaled.
+    """
+
+    def update(updates, state, params):
+        def scaled(name, u, x):
+            if not named.is_decayed(name):
+                return u
+            axes = tuple(range(u.ndim))
+            if named.is_block_matrix(name):
+                axes = tuple(axis for group in named.matrix_axes(name, u.ndim) for axis in group)
+            weight, change = (jnp.sqrt(jnp.sum(jnp.square(y), axis=axes, keepdims=True)) for y in (x, u))
+            ratio = jnp.where((weight > 0) & (change > 0), weight / jnp.where(change > 0, change, 1), 1)
+            return u * ratio
+
+        return named.map_named(scaled, updates, params), state
+
+    return optax.GradientTransformation(optax.init_empty_state, update)
+
+
 def update_rule(fields: OptimizerFields) -> tuple[optax.GradientTransformation, ...]:
     """Returns what makes updates of clipped gradients, before the learning rate: one branch for each optimizer."""
     decay = optax.add_decayed_weights(fields.weight_decay, decay_mask)
@@ -93,6 +146,18 @@ def update_rule(fields: OptimizerFields) -> tuple[optax.GradientTransformation, 
         case AdamW():
             adam = optax.scale_by_adam if fields.bias_correction else scale_by_uncorrected_adam
             return adam(fields.b1, fields.b2, fields.epsilon), decay
+        case LAMB():
+            return optax.scale_by_adam(fields.b1, fields.b2, fields.epsilon), decay, scale_by_trust_ratio()
+        case Muon():
+            muon = optax.chain(
+                scale_by_muon(beta=fields.momentum, weight_dimension_numbers=matrices), scale_to_rms(fields.rms)
+            )
+            adam = optax.scale_by_adam(fields.b1, fields.b2, fields.epsilon)
+            return optax.partition({True: muon, False: adam}, _block_matrices), decay
+
+
+def _block_matrices(params: optax.Params) -> optax.Params:
+    return named.map_named(lambda name, _: named.is_block_matrix(name), params)
 
 
 @lru_cache  # so that states of equal experiments have equal optimizers, and share what was compiled for one
