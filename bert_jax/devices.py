@@ -118,6 +118,10 @@ class Devices:
         """Returns whether `value` is True on any host. With several hosts, all must call it, and they wait."""
         return value if self.hosts == 1 else bool(multihost_utils.process_allgather(np.asarray(value)).any())
 
+    def same_on_all_hosts(self, value: int) -> int:
+        """Returns the first host's `value`. With several hosts, all must call it, and they wait."""
+        return value if self.hosts == 1 else int(multihost_utils.broadcast_one_to_all(np.asarray(value)))
+
     def describe(self) -> dict[str, Any]:
         """Returns the kind and number of devices, the number of hosts and the sharding, for the run's record."""
         way = "pmap" if self.pmap else " x ".join(f"{name} {size}" for name, size in self.mesh.shape.items())

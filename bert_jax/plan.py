@@ -13,6 +13,7 @@ from bert_jax.config import Experiment
 from bert_jax.devices import Devices
 from bert_jax.errors import InputError
 from bert_jax.training import optimizer
+from bert_jax.training.budget import TRIAL_STEPS
 from bert_jax.training.run import Run, random_state, resolve
 from bert_jax.training.step import train_step
 
@@ -113,17 +114,21 @@ def plan(
     if accelerator != "cpu" and accelerator not in flops.ACCELERATORS:
         raise InputError(f"--accelerator: must be one of {', '.join(flops.ACCELERATORS)} or cpu, got {accelerator}")
     device = flops.ACCELERATORS.get(accelerator) or this_machine(devices)
+    length = run.experiment.steps or TRIAL_STEPS
     batches = run.task.train_batches(
         batch_size=experiment.batch_size,
-        steps=run.experiment.steps,
+        steps=length,
         seed=experiment.seed,
         multiple=devices * experiment.compute.microbatches,
     )
-    sampled = [batches(int(step)) for step in np.linspace(0, run.experiment.steps - 1, SAMPLED_BATCHES)]
+    sampled = [batches(int(step)) for step in np.linspace(0, length - 1, SAMPLED_BATCHES)]
     widest = max(sampled, key=lambda batch: batch["input_ids"].size)
-    model, steps = run.task.config, run.experiment.steps
+    model = run.task.config
     generator = run.task.fields.generator(model)
-    operations = round(np.mean([flops.training_step(model, batch, generator) for batch in sampled]) * steps)
+    each = float(np.mean([flops.training_step(model, batch, generator) for batch in sampled]))
+    rate = devices * device.flops * mfu
+    steps = run.experiment.steps or max(1, round(experiment.minutes * 60 * rate / each))
+    operations = round(each * steps)
     tokens = round(np.mean([np.count_nonzero(batch["sequence_ids"]) for batch in sampled]) * steps)
     return Plan(
         parameters=count_parameters(run),
@@ -131,7 +136,7 @@ def plan(
         operations=operations,
         steps=steps,
         epochs=steps * experiment.batch_size / batches.num_examples,
-        hours=operations / (devices * device.flops * mfu) / 3600,
+        hours=operations / rate / 3600,
         layouts=tuple(layouts(run, widest, devices, progress)),
         device=device,
         where=f"{devices} x {accelerator} at {mfu:.0%} of the peak",
@@ -150,7 +155,7 @@ def count_parameters(run: Run) -> int:
 
 
 def _shapes(run: Run) -> Any:
-    transformation = optimizer.make(run.experiment.optimizer, run.experiment.steps, run.experiment.model)
+    transformation = optimizer.make(run.experiment.optimizer, run.experiment.steps or TRIAL_STEPS, run.experiment.model)
     return jax.eval_shape(lambda: random_state(run, transformation))
 
 

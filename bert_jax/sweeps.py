@@ -70,7 +70,7 @@ def select(sweep: Sweep, name: str | None, path: PathLike) -> Sweep:
 
 def origin_of(experiment: Experiment, sweep: Sweep) -> Experiment:
     """Follows `run:NAME` through the sweep, and returns the experiment that the chain begins with."""
-    source = sources.parse(experiment.init_from or "")
+    source = sources.parse(experiment.branch_from or experiment.init_from or "")
     if source.kind != "run" or source.name not in sweep:
         return experiment
     return origin_of(sweep[source.name], {name: sweep[name] for name in sweep if name != source.name})
@@ -102,6 +102,7 @@ def for_planning(experiment: Experiment, sweep: Sweep) -> Experiment:
         experiment,
         model=model_of(experiment, sweep),
         init_from=origin.init_from,
+        branch_from=origin.branch_from,
         tokenizer=experiment.tokenizer or origin.tokenizer or (f"{stores[0]}/tokenizer" if stores else None),
     )
 
@@ -115,6 +116,10 @@ def for_training(experiment: Experiment, workdir: PathLike) -> Experiment:
             return text
         return posixpath.join(str(workdir), source.name) + ("" if source.step is None else f"@{source.step}")
 
-    task = experiment.task.with_sources(folder)
-    source = experiment.init_from
-    return replace(experiment, task=task, init_from=None if source is None else folder(source))
+    init_from, branch_from = experiment.init_from, experiment.branch_from
+    return replace(
+        experiment,
+        task=experiment.task.with_sources(folder),
+        init_from=None if init_from is None else folder(init_from),
+        branch_from=None if branch_from is None else folder(branch_from),
+    )

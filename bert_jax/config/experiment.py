@@ -20,12 +20,17 @@ class Experiment:
     model: BertConfig | None = None  # None = that of init_from
     tokenizer: str | None = None  # its folder; None = that of init_from, or of the token store
     init_from: str | None = None  # SOURCE of the first weights: workdir, checkpoint or hf:org/name; None = random
+    # WORKDIR@STEP of another run: its weights, optimizer state and step, which this run continues in its own way.
+    branch_from: str | None = None
     reinit_layers: int = 0  # number of top layers of init_from that start from random weights again, with the pooler
     optimizer: OptimizerFields = field(default_factory=AdamW)  # how the weights change
     compute: Compute = field(default_factory=Compute, metadata=RESUMABLE)  # how, and on which devices
     batch_size: int = 32  # rows in a step, over all devices
-    steps: int = 0  # training steps; 0 = as many as `epochs` needs
+    steps: int = 0  # training steps; 0 = as many as `epochs` or `minutes` allow
     epochs: float = 0.0  # passes over the training data, where steps is 0
+    minutes: float = (
+        0.0  # where steps and epochs are 0: time for the whole run on this machine, which is measured first
+    )
     seed: int = 0  # of weights, data order, masking and dropout
     seeds: int = 1  # number of seeds to train with, from `seed` on; reports mean and spread
     log_every: int = 100  # steps between two lines of training figures
@@ -40,6 +45,10 @@ class Experiment:
 
     def __post_init__(self):
         check_ranges(self, "")
+        if self.branch_from and self.init_from:
+            raise InputError("branch_from: takes all weights from its run; leave init_from out")
+        if self.minutes and (self.steps or self.epochs):
+            raise InputError("minutes: they decide the number of steps; leave out steps and epochs")
         if self.patience and not self.keep_best:
             raise InputError("patience: name the figure that should get better in keep_best, such as loss")
 

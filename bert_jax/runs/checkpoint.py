@@ -105,6 +105,13 @@ class Checkpoints:
             ) from error
 
 
+def load_state(folder: files.Path, step: int, params: Any, opt_state: Any) -> tuple[Any, Any, dict[str, Any]]:
+    """Returns what `Checkpoints.restore` does, from a folder of another run, in which nothing is changed."""
+    with _manager(folder) as manager:
+        items = manager.restore(step, args=_args("Restore", params=(params,), opt_state=(opt_state,), meta=()))
+        return items.params, items.opt_state, items.meta
+
+
 def latest_step(folder: files.Path) -> int | None:
     """Returns the step of the newest complete checkpoint in `folder`, or None."""
     if not folder.is_dir():
@@ -119,24 +126,32 @@ def save_params(folder: files.Path, params: Any) -> None:
         manager.save(0, args=_args("Save", params=(params,)))
 
 
+def find_step(folder: files.Path, step: int | None = None) -> int:
+    """Returns `step` if `folder` has a complete checkpoint of it; None = the newest.
+
+    Raises:
+      InputError: there is no complete checkpoint, or none of `step`.
+    """
+    steps: list[int] = []
+    if folder.is_dir():
+        with _manager(folder) as manager:
+            steps = sorted(manager.all_steps())
+    if not steps:
+        raise InputError(f"{folder}: no complete checkpoint; train the run until it has saved one")
+    if step is not None and step not in steps:
+        raise InputError(f"{folder}: no checkpoint of step {step}; there are those of {', '.join(map(str, steps))}")
+    return steps[-1] if step is None else step
+
+
 def load_params(folder: files.Path, step: int | None = None) -> tuple[int, Any]:
     """Returns (step, parameters as nested dicts of NumPy arrays) of the last checkpoint in `folder`, or of `step`.
 
     Raises:
       InputError: there is no complete checkpoint, or none of `step`.
     """
-    missing = InputError(f"{folder}: no complete checkpoint; train the run until it has saved one")
-    if not folder.is_dir():
-        raise missing
+    step = find_step(folder, step)
+    here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     with _manager(folder) as manager:
-        steps = sorted(manager.all_steps())
-        if not steps:
-            raise missing
-        if step is None:
-            step = steps[-1]
-        elif step not in steps:
-            raise InputError(f"{folder}: no checkpoint of step {step}; there are those of {', '.join(map(str, steps))}")
-        here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
         like = jax.tree.map(
             lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=here), manager.item_metadata(step).params
         )

@@ -136,6 +136,11 @@ class Workdir:
         """Returns the step of the newest complete checkpoint, or None."""
         return checkpoint.latest_step(self.checkpoints)
 
+    def stored_steps(self) -> int:
+        """Returns the number of steps of the experiment that the workdir holds, 0 if it holds none."""
+        path = self.path / layout.EXPERIMENT
+        return experiment_from_json(json.loads(path.read_text()), str(path)).steps if path.exists() else 0
+
     def claim(self, experiment: Experiment, tokenizer: Tokenizer) -> dict[str, tuple[Any, Any]]:
         """Stores the experiment and its tokenizer, or checks that the workdir holds the same experiment.
 

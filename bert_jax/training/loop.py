@@ -13,7 +13,7 @@ from bert_jax.data.batch import Arrays
 from bert_jax.data.batches import prefetch
 from bert_jax.devices import Devices, WrappedStep
 from bert_jax.errors import InputError
-from bert_jax.runs.checkpoint import Checkpoints
+from bert_jax.runs.checkpoint import Checkpoints, load_state
 from bert_jax.runs.workdir import Workdir
 from bert_jax.training import optimizer
 from bert_jax.training.evaluate import add
@@ -46,6 +46,7 @@ class SeedRun:
     def __init__(self, run: Run, workdir: Workdir, devices: Devices, say: Callable[[str], None]):
         e = run.experiment
         self.experiment, self.workdir, self.seed, self.start = e, workdir, e.seed, 0
+        self.first = run.branch.step if run.branch else 0  # the step before the first one that this run takes
         self._run, self._devices, self._say = run, devices, say
         batches = run.task.train_batches(
             batch_size=e.batch_size,
@@ -75,19 +76,27 @@ class SeedRun:
         }
 
     def begin(self, step: int | None) -> None:
-        """Sets the state: that of the checkpoint of `step`, or the initial one if `step` is None."""
+        """Sets the state: that of the checkpoint of `step`, or the first one if `step` is None."""
         # 1. A checkpoint in this workdir: continue from there, exactly.
-        # 2. `init_from`: its encoder and every head that fits (in `initial_state`).
-        # 3. Otherwise random weights.
-        self.start = step or 0
-        if step is None:
+        # 2. `branch_from`: continue from that checkpoint, exactly, with this run's schedule.
+        # 3. `init_from`: its encoder and every head that fits (in `initial_state`).
+        # 4. Otherwise random weights.
+        branch = self._run.branch
+        self.start = step or self.first
+        if step is None and branch is None:
             self.state = initial_state(self._run, self._devices, self._say)
             return
         like = self._devices.shapes(
             jax.eval_shape(lambda: initial_state(replace(self._run, source=None), self._devices, print))
         )
-        params, opt_state, self.meta = self.checkpoints.restore(step, like.params, like.opt_state)
-        self._say(f"Continuing {self.workdir.path} at step {step} of {self.experiment.steps}")
+        if step is None and branch is not None:
+            step, where = branch.step, self.experiment.branch_from
+            params, opt_state, self.meta = load_state(branch.checkpoints, step, like.params, like.opt_state)
+        else:
+            assert step is not None
+            where = str(self.workdir.path)
+            params, opt_state, self.meta = self.checkpoints.restore(step, like.params, like.opt_state)
+        self._say(f"Continuing {where} at step {step} of {self.experiment.steps}")
         number, key = self._devices.make(lambda: (jnp.int32(step), jax.random.key(self.seed)))
         self.state = TrainState(step=number, params=params, opt_state=opt_state, key=key, optimizer=like.optimizer)
 
@@ -184,10 +193,11 @@ class Loop:
         for seed_run in self.seed_runs:
             seed_run.begin(seed_run.checkpoints.latest())
         running = self._running() or self.seed_runs
-        start = max(set.intersection(*(set(seed_run.checkpoints.steps()) for seed_run in running)), default=0)
+        saved = set.intersection(*(set(seed_run.checkpoints.steps()) for seed_run in running))
+        start = max(saved, default=running[0].first)
         for seed_run in running:
             if seed_run.start != start:
-                seed_run.begin(start or None)
+                seed_run.begin(start if saved else None)
         return start
 
     def run(self, hooks: Sequence[Hook]) -> list[dict[str, Any]]:

@@ -3,22 +3,31 @@
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
 
-from bert_jax import pretrained, tasks, tokenizers
-from bert_jax.config import Compute, Experiment
+from bert_jax import files, pretrained, sources, tasks, tokenizers
+from bert_jax.config import Compute, Experiment, OptimizerFields
 from bert_jax.data.store import tokenizer_folder
 from bert_jax.devices import Devices
 from bert_jax.errors import InputError
 from bert_jax.pretrained import Weights
+from bert_jax.runs import checkpoint, layout
 from bert_jax.runs.workdir import Workdir
 from bert_jax.tasks import Task
 from bert_jax.tokenizers import Tokenizer
 from bert_jax.training import optimizer
 from bert_jax.training.step import TrainState
+
+
+class BranchPoint(NamedTuple):
+    """The checkpoint of another run from which a run goes on."""
+
+    checkpoints: files.Path  # the folder
+    step: int
 
 
 @dataclass(frozen=True)
@@ -29,6 +38,7 @@ class Run:
     task: Task
     tokenizer: Tokenizer
     source: Weights | None  # the weights of init_from; None if there are none, or the run continues from a checkpoint
+    branch: BranchPoint | None = None  # where the run leaves the one of branch_from
 
     def with_compute(self, compute: Compute) -> "Run":
         """Returns the same run, computed in another way."""
@@ -40,13 +50,14 @@ def resolve(experiment: Experiment, workdir: Workdir | None = None) -> Run:
     """Returns the run of an experiment: fills in model, vocabulary size, label names and number of steps.
 
     They come from `init_from`, the tokenizer and the data. If `workdir` has a checkpoint, model and tokenizer are those
-    stored there.
+    stored there. Where `minutes` decide the number of steps, it stays 0.
 
     Raises:
       InputError: a field that is needed is missing, or the model and the tokenizer do not have the same size.
     """
     resuming = workdir is not None and workdir.latest_step() is not None
-    source = None if resuming or experiment.init_from is None else pretrained.open_source(experiment.init_from)
+    first = experiment.branch_from or experiment.init_from
+    source = None if resuming or first is None else pretrained.open_source(first)
     if workdir is not None and resuming:
         tokenizer = tokenizers.load(workdir.tokenizer)
         stored = pretrained.read_experiment(workdir.path).model
@@ -71,13 +82,45 @@ def resolve(experiment: Experiment, workdir: Workdir | None = None) -> Run:
         )
     replace(experiment, model=config).check(tokenizer.frame.longest(config.max_position_embeddings))
     task = tasks.resolve(experiment.task, config, tokenizer, experiment.compute)
-    steps = experiment.steps
-    if steps <= 0:
-        if experiment.epochs <= 0:
-            raise InputError("experiment: give `steps` or `epochs`")
+    steps = max(experiment.steps, 0)
+    if not steps and experiment.epochs > 0:
         batches = task.train_batches(batch_size=experiment.batch_size, steps=1, seed=experiment.seed)
         steps = max(1, round(experiment.epochs * batches.num_examples / experiment.batch_size))
-    return Run(replace(experiment, task=task.fields, model=config, steps=steps), task, tokenizer, source)
+    if not steps and experiment.minutes <= 0:
+        raise InputError("experiment: give `steps`, `epochs` or `minutes`")
+    full = replace(experiment, task=task.fields, model=config, steps=steps)
+    if experiment.branch_from is None:
+        return Run(full, task, tokenizer, source)
+    return Run(full, task, tokenizer, None, branch_point(full))
+
+
+def branch_point(experiment: Experiment) -> BranchPoint:
+    """Returns the checkpoint that `branch_from` names.
+
+    Raises:
+      InputError: it is not a checkpoint of a run with one seed, that run has another model or optimizer, or no step
+        would be left to take.
+    """
+    source = str(experiment.branch_from)
+    parts = sources.parse(source, pretrained.is_workdir)
+    folder = files.path(parts.name)
+    if parts.kind != "path" or not pretrained.is_workdir(folder):
+        raise InputError(f"branch_from: must be WORKDIR@STEP of a run with one seed, got {source}")
+    step = checkpoint.find_step(folder / layout.CHECKPOINTS, parts.step)
+    before = pretrained.read_experiment(folder)
+    for name in ("model", "optimizer"):
+        there, here = getattr(before, name), getattr(experiment, name)
+        same = there == here if name == "model" else _state_of(there) == _state_of(here)
+        if not same:
+            raise InputError(f"branch_from: {source} has another {name} than this run: {there}, and here {here}")
+    if step >= experiment.steps:
+        raise InputError(f"branch_from: {source} is at step {step}; `steps` must be larger, got {experiment.steps}")
+    return BranchPoint(folder / layout.CHECKPOINTS, step)
+
+
+def _state_of(optimizer: OptimizerFields) -> tuple[Any, ...]:
+    """What decides the arrays of the optimizer's state."""
+    return type(optimizer), optimizer.frozen_layers, optimizer.head_only
 
 
 def _find_tokenizer(experiment: Experiment, source: Weights | None) -> Tokenizer:

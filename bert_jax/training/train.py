@@ -12,6 +12,7 @@ from bert_jax.errors import InputError
 from bert_jax.runs import layout
 from bert_jax.runs.workdir import Workdir, has_steps
 from bert_jax.runtime import is_first_host, set_up
+from bert_jax.training.budget import steps_within
 from bert_jax.training.evaluate import over_seeds
 from bert_jax.training.hooks import Evaluate, Figures, Profile, SaveCheckpoints, ShowProgress
 from bert_jax.training.loop import Hook, Loop
@@ -100,11 +101,18 @@ def _start(experiment: Experiment, workdirs: Sequence[Workdir], say: Callable[[s
     e = run.experiment
     for note in run.task.notes():
         say(note)
+    devices = Devices(e.compute.sharding, e.batch_size, e.compute.fsdp)
+    if not e.steps:
+        steps = workdirs[0].stored_steps()
+        if steps:
+            say(f"{workdirs[0].path}: the run has {steps:,} steps, as measured when it began")
+        e = replace(e, minutes=0.0, steps=steps or steps_within(run, experiment.seeds, devices, say))
+        run = replace(run, experiment=e)
     runs = [replace(run, experiment=replace(e, seed=e.seed + i)) for i in range(experiment.seeds)]
     for seed_run, workdir in zip(runs, workdirs, strict=True):
         for name, (before, now) in workdir.claim(seed_run.experiment, seed_run.tokenizer).items():
             say(f"{workdir.path}: continues with {name} {now} instead of {before}")
-    loop = Loop(runs, workdirs, Devices(e.compute.sharding, e.batch_size, e.compute.fsdp), say)
+    loop = Loop(runs, workdirs, devices, say)
     for workdir in workdirs:
         workdir.record_environment(loop.start, loop.devices.describe())
     return run, loop
