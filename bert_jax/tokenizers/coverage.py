@@ -19,7 +19,7 @@ _SCRIPTS = (
     (0xA800, 0xABFF),
     (0x11000, 0x11FFF),
 )
-VOWEL_SIGNS = 0.005  # share of the characters from which on a text counts as written with vowel signs
+VOWEL_SIGNS = 0.001  # share of the characters from which on a text counts as written with vowel signs
 TOO_UNKNOWN = 0.01  # share of characters or tokens from which on a warning is due
 
 
