@@ -5,6 +5,7 @@ import math
 import platform
 import subprocess
 import time
+from contextlib import suppress
 from functools import cached_property
 from importlib import metadata
 from typing import Any, TextIO
@@ -21,8 +22,14 @@ LIBRARIES = ("bert_jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "
 
 
 def environment() -> dict[str, Any]:
-    """Returns the software environment: versions of Python and the libraries, and the package's git revision."""
-    versions = {name: metadata.version(name) for name in LIBRARIES}
+    """Returns the software environment: versions of Python and the libraries, and the package's git revision.
+
+    The version of a library that is not installed is None: bert_jax itself may be used from a folder.
+    """
+    versions: dict[str, str | None] = dict.fromkeys(LIBRARIES)
+    for name in LIBRARIES:
+        with suppress(metadata.PackageNotFoundError):
+            versions[name] = metadata.version(name)
     revision = git_revision(files.Path(__file__).parent)
     return {"python": platform.python_version(), "libraries": versions, "git": revision}
 
