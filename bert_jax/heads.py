@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from bert_jax import gradients
 from bert_jax.config import BertConfig, Compute
 from bert_jax.model import ACTIVATIONS, Bert, Dense, Dropout, by_rows, normalization
 from bert_jax.views import Batch
@@ -37,7 +38,7 @@ class MlmHead(nn.Module):
         x_BPE = by_rows(normalization(c, self.compute, "norm")(x_BPE))
         bias_V = self.param("bias", nn.initializers.zeros, (c.vocab_size,), jnp.dtype(self.compute.param_dtype))
         table_VE = table_VE.astype(self.compute.dtype)
-        logits_BPV = jnp.einsum("BPE,VE->BPV", x_BPE, table_VE, preferred_element_type=jnp.float32)
+        logits_BPV = gradients.scores(x_BPE, table_VE)
         # Added by a matrix product, so that its gradient, a sum over a huge array, is one too: much faster on CPU.
         ones_BP1 = jnp.ones((*x_BPE.shape[:2], 1), jnp.float32)
         return by_rows(logits_BPV + ones_BP1 @ bias_V[None].astype(jnp.float32))

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from flax.linen.spmd import with_logical_constraint
 
-from bert_jax import fused, views
+from bert_jax import fused, gradients, views
 from bert_jax.config import BertConfig, Compute
 from bert_jax.views import Batch, View
 
@@ -141,7 +141,8 @@ class Embeddings(nn.Module):
         if self.config.positions == "learned":
             added.append(self.position(batch["position_ids"]))
         if self.config.type_vocab_size:
-            added.append(self.token_type(batch["token_type_ids"]))
+            table_NE = self.token_type.embedding.astype(self.compute.dtype)
+            added.append(gradients.few_rows(table_NE, batch["token_type_ids"]))
         if added:
             x_BTE += sum(added[1:], added[0])
         return self.dropout(self.norm(x_BTE), deterministic)
