@@ -49,7 +49,9 @@ class MaskedCopies:
         self._batches: list[tuple[int, np.ndarray]] = []
         for length in np.unique(padded_to):
             copies = np.flatnonzero(padded_to == length)
-            rows = min(max(1, positions // int(length)), max(FEWEST, 1 << (len(copies) - 1).bit_length()))
+            rows = max(1, positions // int(length))
+            if self.num_examples < 4 * rows:  # many texts, such as a chunk of a file, have one shape for each length
+                rows = min(rows, max(FEWEST, 1 << (len(copies) - 1).bit_length()))
             for start in range(0, len(copies), rows):
                 part = copies[start : start + rows]
                 self._batches.append((int(length), np.pad(part, (0, rows - len(part)), constant_values=-1)))
