@@ -43,7 +43,7 @@ def evaluate_source(
     of `evaluate.over_seeds`.
 
     Args:
-      say: is called with lines for the user: how many rows of `data` were scored, left out, or cut.
+      say: is called with lines for the user: how the source was read, how many rows were scored, left out, or cut.
       change: gives fields of the task other values; the result on the run's own rows is then not stored.
       on_bad_row: as in `Labelled`; None = that of the run for its own rows, "stop" for `data`.
     """
@@ -63,6 +63,8 @@ def evaluate_source(
     bert = load(source)
     changed = change(bert.task)
     bert = bert.with_fields(**changed) if changed else bert
+    for note in bert.notes:
+        say(f"{source}: {note}")
     policy = on_bad_row or ("stop" if data is not None else None)
     if policy and isinstance(bert.task, Labelled):
         bert = dataclasses.replace(bert, task=dataclasses.replace(bert.task, on_bad_row=policy))
@@ -111,7 +113,8 @@ def predict_source(
     Args:
       data: rows as `bert_jax.data.rows.read_rows` reads them; a file whose ending names no format holds JSON lines, and
         "-" is standard input with JSON lines.
-      say: is called at the end with lines for the user: how many rows were left out or cut.
+      say: is called with lines for the user: how the source was read and, at the end, how many rows were left out or
+        cut.
       change: gives fields of the task other values.
       skip: leave out bad rows instead of an error.
 
@@ -124,6 +127,8 @@ def predict_source(
     changed = change(bert.task)
     bert = bert.with_fields(**changed) if changed else bert
     fills_masks = bert.task.fills_masks if bert.task is not None else named.MLM in bert.params
+    for note in bert.notes:
+        say(f"{source}: {note}")
     if data == "-":
         arriving = read_json_lines(files.standard_input(), "stdin", errors)
     else:

@@ -30,8 +30,6 @@ from bert_jax.tokenizers import Tokenizer, split_at_mask
 from bert_jax.training.evaluate import evaluate, run
 from bert_jax.training.step import evaluate_step
 
-SECOND_TEXT = ("text_b", "text_pair", "text2", "sentence2", "sentence_b", "question2", "hypothesis")  # usual names
-
 
 class Encoded(NamedTuple):
     """Vectors of some texts; T_i counts the tokens of text i, [CLS] and [SEP] included. All float32."""
@@ -66,6 +64,7 @@ class PretrainedBert:
     task_problem: str = ""  # why the task of the source cannot be used
     assumes_fields: bool = False  # whether the task's fields of rows are defaults, which the source does not say
     max_length: int | None = None  # tokens of the longest text to encode; None = the model's longest sequence
+    notes: tuple[str, ...] = ()  # what was read in another way than the files have it, as sentences
 
     def with_fields(self, **values: Any) -> "PretrainedBert":
         """Returns the same model with other values of its task's fields, such as text_b="hypothesis".
@@ -269,12 +268,11 @@ class PretrainedBert:
         if not self.assumes_fields or not isinstance(task, SequenceClassification) or task.text_b is not None:
             return
         for row in rows:
-            unread = [name for name in SECOND_TEXT if name != task.text and isinstance(row.values.get(name), str)]
-            if unread:
+            if unread := tasks.second_text(row, task):
                 raise InputError(
-                    f"{row.where}: field {unread[0]!r} is not read, because the model's files do not say whether it "
-                    f"reads pairs; to give it both texts, set task.text_b ({unread[0]}); to give it {task.text!r} "
-                    f"alone, set task.text ({task.text})"
+                    f"{row.where}: field {unread!r} is not read, because the model's files do not say whether it reads "
+                    f"pairs; to give it both texts, set task.text_b ({unread}); to give it {task.text!r} alone, set "
+                    f"task.text ({task.text})"
                 )
 
     @property
@@ -357,15 +355,17 @@ def load(source: files.PathLike, *, strict: bool = True) -> PretrainedBert:
     """
     set_up()
     opened = pretrained.open_source(source, strict=strict)
+    params, set_aside = opened.read_params()
     return PretrainedBert(
         config=opened.config,
-        params=jax.tree.map(jax.numpy.asarray, opened.read_params()[0]),
+        params=jax.tree.map(jax.numpy.asarray, params),
         tokenizer=opened.tokenizer,
         task=opened.task,
         compute=opened.compute,
         task_problem=opened.task_problem,
         assumes_fields=opened.assumes_fields,
         max_length=opened.max_length,
+        notes=(*opened.tokenizer.notes, *set_aside.notes, *opened.notes),
     )
 
 

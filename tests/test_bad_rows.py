@@ -146,3 +146,16 @@ def test_labels_with_few_rows_are_mentioned(tmp_path, tokenizer):
     ):
         batches = tasks.resolve(fields, config, tokenizer).train_batches(batch_size=2, steps=1, seed=0)
         assert batches.notes == [f"{path}: labels with fewer than 5 rows: {listed}"]
+
+
+def test_a_second_text_that_training_does_not_read_is_mentioned(tmp_path, tokenizer):
+    path, config = tmp_path / "rows.jsonl", replace(MODEL, vocab_size=tokenizer.vocab_size)
+    rows = [{"premise": "red", "hypothesis": "cat", "label": label} for label in "ab" * 5]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    fields = SequenceClassification(train=str(path), text="premise", max_length=16)
+    for text_b, notes in (
+        (None, [f"{path}: field 'hypothesis' is not read; for pairs, set task.text_b"]),
+        ("label", []),
+    ):
+        task = tasks.resolve(replace(fields, text_b=text_b), config, tokenizer)
+        assert list(task.train_batches(batch_size=2, steps=1, seed=0).notes) == notes

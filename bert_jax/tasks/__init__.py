@@ -6,11 +6,11 @@ from bert_jax.tasks.distillation import DistillationTask
 from bert_jax.tasks.multiple_choice import MultipleChoiceTask
 from bert_jax.tasks.pretraining import PretrainingTask
 from bert_jax.tasks.question_answering import QuestionAnsweringTask
-from bert_jax.tasks.sequence_classification import SequenceClassificationTask, markers_to_add
+from bert_jax.tasks.sequence_classification import SequenceClassificationTask, markers_to_add, second_text
 from bert_jax.tasks.token_classification import TokenClassificationTask
 from bert_jax.tokenizers import Tokenizer
 
-__all__ = ["TASKS", "Answering", "Batches", "Evaluation", "Task", "make", "pieces_to_add", "resolve"]
+__all__ = ["TASKS", "Answering", "Batches", "Evaluation", "Task", "make", "pieces_to_add", "resolve", "second_text"]
 
 TASKS: dict[str, type[Task]] = {
     "Pretraining": PretrainingTask,

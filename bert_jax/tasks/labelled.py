@@ -126,10 +126,10 @@ class LabelledTask:
             try:
                 features = self.features(rows, labelled)
             except BadRowsError as error:
+                skipped.add_all(error.errors)
                 good = [row for row in rows if row.where not in error.errors.bad]
                 if not skip or not good or len(good) == len(rows):
-                    raise
-                skipped.add_all(error.errors)
+                    raise BadRowsError(skipped) from None
                 rows = good
                 continue
             lost = np.zeros(1, np.int64) if features.lost is None else features.lost
@@ -146,14 +146,18 @@ class LabelledTask:
         """Returns the number of rows of each label, if the task has labels."""
         return {}
 
-    def _notes(self, source: str, features: Features, summary: Summary) -> list[str]:
+    def row_notes(self, source: str, rows: Sequence[Row]) -> list[str]:
+        """Returns lines for the user about what is in training rows and is not read."""
+        return []
+
+    def _notes(self, source: str, features: Features, rows: Sequence[Row], summary: Summary) -> list[str]:
         """Returns lines for the user about the training rows."""
         counts = self.rows_of_labels(features)
         few = sorted((label for label in counts if counts[label] < FEW_ROWS), key=lambda label: counts[label])
         shown = ", ".join(f"{label} ({counts[label]})" for label in few[:MOST_REPORTED])
         more = ", ..." if len(few) > MOST_REPORTED else ""
         rare = [f"{source}: labels with fewer than {FEW_ROWS} rows: {shown}{more}"] if few else []
-        return [*summary.lines(source), *rare]
+        return [*summary.lines(source), *rare, *self.row_notes(source, rows)]
 
     def training_examples(self, seed: int) -> tuple[Features, list[Row], Summary]:
         """Returns the examples to learn from, their rows, and what became of these; `limit` draws them with `seed`."""
@@ -175,7 +179,7 @@ class LabelledTask:
             features,
             rows,
             summary=summary,
-            notes=self._notes(self.fields.source(self.fields.train), features, summary),
+            notes=self._notes(self.fields.source(self.fields.train), features, rows, summary),
             batch_size=batch_size,
             max_length=self.row_length(features),
             seed=seed,

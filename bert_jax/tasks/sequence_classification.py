@@ -40,6 +40,7 @@ from bert_jax.tasks.labelled import (
 )
 from bert_jax.tokenizers import Tokenizer
 
+SECOND_TEXT = ("text_b", "text_pair", "text2", "sentence2", "sentence_b", "question2", "hypothesis")  # usual names
 MOST_LABELS_IN_A_MATRIX = 50  # larger confusion matrices are unreadable
 LABEL_LOSSES = {"single_label": "class_loss", "multi_label": "label_loss", "regression": "squared_error"}  # by target
 
@@ -204,6 +205,10 @@ class SequenceClassificationTask(LabelledTask):
         first = self.tokenizer.frame.first_position
         return join(ids, types, arrays, first_position=first, lost=np.array(lost, np.int64))
 
+    def row_notes(self, source: str, rows: Sequence[Row]) -> list[str]:
+        unread = next((field for row in rows if (field := second_text(row, self.fields))), None)
+        return [f"{source}: field {unread!r} is not read; for pairs, set task.text_b"] if unread else []
+
     def rows_of_labels(self, features: Features) -> dict[str, int]:
         if self.fields.target == "regression":
             return {}
@@ -249,6 +254,14 @@ class SequenceClassificationTask(LabelledTask):
         for name, without in unlabelled.items():
             add_unlabelled(errors, without, name, len(rows), self.fields.labels)
         return arrays
+
+
+def second_text(row: Row, fields: SequenceClassification) -> str | None:
+    """Returns the field of a row that looks like the second text of a pair, if the task does not read it."""
+    if fields.text_b is not None:
+        return None
+    read = (fields.text, fields.label)
+    return next((name for name in SECOND_TEXT if name not in read and isinstance(row.values.get(name), str)), None)
 
 
 def prior_bias(shares: Sequence[float], weights: Sequence[float]) -> tuple[float, ...]:
