@@ -172,6 +172,17 @@ def without_pooler(params: Mapping[str, Any]) -> dict[str, Any]:
     return {**params, ENCODER: encoder}
 
 
+def with_pooler_of_mlm(names: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns parameters by name, with a pooler that is the MLM head's layer and norm if there is no other pooler."""
+    pooler = {
+        f"{ENCODER}/{ours}/{leaf}": names[f"{MLM}/{head}/{leaf}"]
+        for ours, head in ((POOLER, "dense"), ("pooler_norm", "norm"))
+        for leaf in ("kernel", "scale", "bias")
+        if f"{MLM}/{head}/{leaf}" in names
+    }
+    return pooler | dict(names)
+
+
 def without_generator(params: Mapping[str, Any]) -> dict[str, Any]:
     """Returns the parameters without those of the generator and of its head."""
     return {name: part for name, part in params.items() if name not in (GENERATOR, GENERATOR_MLM)}

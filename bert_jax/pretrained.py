@@ -363,6 +363,10 @@ def fit(
     theirs = named.flatten(source_params)
     ours = named.flatten(params)
     notes = [*source.tokenizer.notes, *set_aside.notes, *source.notes]
+    if FAMILIES[source.config.family].pooler_is_mlm and named.has_pooler(params):
+        if named.MLM in source_params and not named.has_pooler(source_params):
+            notes.append("the pooler starts as the layer of the MLM head, as in transformers")
+        theirs = named.with_pooler_of_mlm(theirs)
     report = LoadingReport(source.where, ignored=list(set_aside.ignored), notes=notes)
     order = _label_order(source.task.output_names if source.task else (), labels)
     for name, array in ours.items():

@@ -1,12 +1,21 @@
 """What a family reads from a config.json, in every spelling, and what it refuses."""
 
+from dataclasses import replace
+
+import jax
+import numpy as np
 import pytest
 import transformers
 
-from bert_jax.config import PRESETS
+from bert_jax import heads, pretrained
+from bert_jax.config import PRESETS, Experiment, Pretraining
+from bert_jax.data.batch import make_batch
 from bert_jax.errors import InputError
 from bert_jax.families import FAMILIES
 from bert_jax.interop import huggingface
+from bert_jax.training.run import resolve
+from helpers.interop import small_tokenizer, torch_model
+from helpers.models import MODEL
 
 SIZES = {
     "model_type": "modernbert",
@@ -89,3 +98,27 @@ def test_every_preset_can_be_written(name):
     hf_config = huggingface.to_config(config, huggingface.Details())
     assert huggingface.parse_config(hf_config, "config.json")[0] == config
     assert hf_config["model_type"] == FAMILIES[config.family].name
+
+
+def test_the_pooler_of_a_modernbert_starts_as_the_layer_of_its_mlm_head(tmp_path):
+    torch_model("modernbert", "ForMaskedLM", norm_bias=True).save_pretrained(tmp_path)
+    small_tokenizer().save(tmp_path)
+    opened = pretrained.open_source(tmp_path)
+    model = heads.BertForTokenClassification(opened.config, 2)
+    shapes = jax.eval_shape(model.init, jax.random.key(0), make_batch(np.ones((1, 2), np.int32)))["params"]
+    params, report = pretrained.fit(jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), shapes), opened)
+    theirs = transformers.AutoModelForTokenClassification.from_pretrained(tmp_path).head
+    np.testing.assert_array_equal(params["bert"]["pooler"]["kernel"].T, theirs.dense.weight.detach())
+    np.testing.assert_array_equal(params["bert"]["pooler_norm"]["scale"], theirs.norm.weight.detach())
+    np.testing.assert_array_equal(params["bert"]["pooler_norm"]["bias"], theirs.norm.bias.detach())
+    assert report.new == ["token/out/bias", "token/out/kernel"]
+    assert "the pooler starts as the layer of the MLM head" in str(report)
+
+
+def test_a_vocabulary_is_filled_up_to_a_multiple_and_spare_rows_are_never_drawn(data):
+    fields = Pretraining(stores=(str(data / "store"),), held_out=0.0, sequence_length=16, random_token_share=0.2)
+    experiment = Experiment(task=fields, model=replace(MODEL, vocab_multiple=64), batch_size=32, steps=1)
+    run = resolve(experiment)
+    assert (run.tokenizer.vocab_size, run.experiment.model.vocab_size) == (80, 128)
+    batches = run.task.train_batches(batch_size=32, steps=1, seed=0)
+    assert max(batches(step)["input_ids"].max() for step in range(20)) < 80

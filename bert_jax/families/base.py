@@ -44,6 +44,7 @@ class Family:
     without_pooler: frozenset[str] = frozenset()  # ends of the names of classes that have no pooler
     tensors: NameTable = ()
     class_tensors: Mapping[str, NameTable] = field(default_factory=dict)  # end of a class's name -> its own rows
+    pooler_is_mlm: bool = False  # whether the pooler and the MLM head's layer have the same names
     tied: Mapping[str, str] = field(default_factory=dict)  # copy of a tensor -> the tensor
 
     # Google's TensorFlow checkpoints; empty where there are none.

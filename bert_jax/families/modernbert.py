@@ -216,5 +216,6 @@ MODERNBERT = Family(
         "ForQuestionAnswering": _pooled("span", "2"),
         "ForMultipleChoice": _pooled("choice", "1"),
     },
+    pooler_is_mlm=True,
     tied={"decoder.weight": "{p}embeddings.tok_embeddings.weight"},
 )
