@@ -99,7 +99,7 @@ class QuestionAnsweringTask(LabelledTask):
         if fields.max_length < least:
             raise InputError(
                 f"task.max_length: {fields.max_length} is too short for a context next to questions of up to "
-                f"{fields.max_question_length} tokens; choose at least {least}"
+                f"{fields.max_question_length} tokens; choose at least {least}, or a lower task.max_question_length"
             )
 
     def notes(self) -> list[str]:
