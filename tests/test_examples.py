@@ -7,7 +7,6 @@ import tracemalloc
 from pathlib import Path
 from types import SimpleNamespace
 
-import jax
 import numpy as np
 import pytest
 
@@ -29,6 +28,7 @@ from helpers.stores import (
     make_tokenizer,
     unmasked,
 )
+from helpers.weights import compiled, random_weights
 
 
 def sequences_of(batch):
@@ -131,14 +131,16 @@ def test_packed_sequences_give_what_they_give_alone(pairs):
     assert (packed["sequence_ids"].max(axis=1) >= 2).all()
     model = Bert(preset("bert-tiny", vocab_size=SPECIALS + store.num_tokens, max_position_embeddings=32, num_layers=1))
     names = ("input_ids", "token_type_ids", "position_ids", "sequence_ids")
-    params = model.init(jax.random.key(0), {name: packed[name] for name in names})
-    together = model.apply(params, {name: packed[name] for name in names})
+    params = {"params": random_weights(model, {name: packed[name] for name in names})}
+    together = compiled(model)(params, {name: packed[name] for name in names})
     for row, column, sequence in sequences_of(packed):
         columns = slice(column, column + len(sequence))
         cut = {name: np.pad(packed[name][row, columns], (0, 32 - len(sequence)))[None] for name in names}
         cut["sequence_ids"] = np.minimum(cut["sequence_ids"], 1)
         alone = make_batch(**cut)
-        np.testing.assert_allclose(together[row, columns], model.apply(params, alone)[0, : len(sequence)], atol=1e-5)
+        np.testing.assert_allclose(
+            together[row, columns], compiled(model)(params, alone)[0, : len(sequence)], atol=1e-5
+        )
 
 
 def test_concatenated_rows_are_one_sequence_with_separators_between_documents():

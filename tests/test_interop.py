@@ -30,6 +30,7 @@ from helpers.interop import (
     small_tokenizer,
     torch_model,
 )
+from helpers.weights import compiled
 
 ALL_HEADS = [
     *HEADS,
@@ -116,7 +117,7 @@ def test_our_own_model_works_in_transformers(tmp_path, config):
     huggingface.write(tmp_path, config, params)
     tokenizer.save(tmp_path)
     theirs = load_in_transformers(tmp_path)
-    logits = model.apply({"params": params}, batch)
+    logits = compiled(model)({"params": params}, batch)
     out = theirs(**{name: torch.tensor(array, dtype=torch.long) for name, array in arrays.items()})
     real = arrays["attention_mask"].astype(bool)
     np.testing.assert_allclose(logits["mlm"][real], out.prediction_logits.detach().numpy()[real], atol=1e-4)

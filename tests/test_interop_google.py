@@ -14,6 +14,7 @@ from bert_jax.interop import google
 from bert_jax.interop.table import expand, to_theirs
 from helpers.google import CASES, SIZES, checkpoint, google_fields, google_names, write
 from helpers.interop import as_torch, assert_close, assert_same_tensors, inputs, our_batch, torch_model
+from helpers.weights import compiled
 
 
 @pytest.mark.parametrize("family", CASES)
@@ -25,7 +26,7 @@ def test_checkpoint_gives_equal_outputs(tmp_path, family):
     assert len(notes.ignored) == 2 * variables + 1
     assert notes.left_out == ()
     arrays = inputs(theirs.config)
-    logits = heads.BertForPreTraining(config).apply({"params": params}, our_batch(arrays))
+    logits = compiled(heads.BertForPreTraining(config))({"params": params}, our_batch(arrays))
     out = theirs(**as_torch(arrays))
     real = arrays["attention_mask"].astype(bool)
     assert_close(np.asarray(logits["mlm"])[real], out.prediction_logits.detach().numpy()[real], 1e-4)

@@ -14,6 +14,7 @@ from bert_jax.errors import InputError
 from bert_jax.families import FAMILIES
 from bert_jax.heads import BertForPreTraining, BertForSequenceClassification
 from bert_jax.model import Bert, Dropout
+from helpers.weights import compiled, random_weights
 
 TINY = BertConfig(
     vocab_size=60,
@@ -77,8 +78,7 @@ def encoder(config: BertConfig = TINY):
     def everything(module, batch):
         return module.pool(module(batch), batch["cls_positions"])
 
-    params = model.init(jax.random.key(0), batch_of([[1]], length=1), method=everything)
-    return model, params
+    return model, {"params": random_weights(model, batch_of([[1]], length=1), method=everything)}
 
 
 def parameter_count(config: BertConfig) -> int:
@@ -96,29 +96,29 @@ def test_every_preset_has_its_pinned_number_of_parameters(name):
 def test_padding_changes_nothing():
     model, params = encoder()
     (ids,) = random_ids(7)
-    short = model.apply(params, batch_of([ids], length=7))
+    short = compiled(model)(params, batch_of([ids], length=7))
     long = batch_of([ids], length=19)
     long["input_ids"][0, 7:] = 5  # the ids on padding must not matter
-    np.testing.assert_allclose(model.apply(params, long)[:, :7], short, atol=1e-6)
+    np.testing.assert_allclose(compiled(model)(params, long)[:, :7], short, atol=1e-6)
 
 
 def test_a_row_of_nothing_but_padding_is_finite():
     model, params = encoder()
-    assert np.isfinite(model.apply(params, batch_of([], length=5))).all()
+    assert np.isfinite(compiled(model)(params, batch_of([], length=5))).all()
 
 
 def test_packed_gives_what_the_same_sequences_give_alone():
     model, params = encoder()
     a, b, c = random_ids(5, 9, 3)
     packed_batch = batch_of([a, b, c], length=20)
-    packed = model.apply(params, packed_batch)
-    pooled = model.apply(params, packed, packed_batch["cls_positions"], method="pool")
+    packed = compiled(model)(params, packed_batch)
+    pooled = compiled(model, method="pool")(params, packed, packed_batch["cls_positions"])
     start = 0
     for n, ids in enumerate((a, b, c)):
         alone_batch = batch_of([ids], length=len(ids))
-        alone = model.apply(params, alone_batch)
+        alone = compiled(model)(params, alone_batch)
         np.testing.assert_allclose(packed[0, start : start + len(ids)], alone[0], atol=1e-5)
-        alone_pooled = model.apply(params, alone, alone_batch["cls_positions"], method="pool")
+        alone_pooled = compiled(model, method="pool")(params, alone, alone_batch["cls_positions"])
         np.testing.assert_allclose(pooled[0, n], alone_pooled[0, 0], atol=1e-5)
         start += len(ids)
 
@@ -128,7 +128,7 @@ def test_remat_changes_no_gradient():
 
     def gradient(compute):
         _, params = encoder()
-        return jax.grad(lambda p: (Bert(TINY, compute).apply(p, batch) ** 2).sum())(params)
+        return jax.jit(jax.grad(lambda p: (Bert(TINY, compute).apply(p, batch) ** 2).sum()))(params)
 
     for a, b in zip(*map(jax.tree.leaves, (gradient(Compute()), gradient(Compute(remat=True)))), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
@@ -151,7 +151,7 @@ def test_shared_layers_equal_unshared_ones_with_the_same_weights():
         copies[f"blocks_{layer}"] = params["params"][f"blocks_{group}"]
     batch = batch_of(random_ids(6), length=6)
     np.testing.assert_allclose(
-        shared.apply(params, batch), Bert(TINY).apply({"params": copies}, batch), rtol=1e-6, atol=1e-6
+        compiled(shared)(params, batch), compiled(Bert(TINY))({"params": copies}, batch), rtol=1e-6, atol=1e-6
     )
 
 
@@ -160,15 +160,15 @@ def test_factorized_embeddings_have_a_narrow_table_and_a_projection():
     embeddings = params["params"]["embeddings"]
     assert embeddings["word"]["embedding"].shape == (60, 4)
     assert embeddings["projection"]["kernel"].shape == (4, 16)
-    assert model.apply(params, batch_of(random_ids(3), length=3)).shape == (1, 3, 16)
+    assert compiled(model)(params, batch_of(random_ids(3), length=3)).shape == (1, 3, 16)
 
 
 def test_mlm_logits_are_those_of_the_masked_positions():
     model = BertForPreTraining(TINY)
     batch = batch_of(random_ids(8), length=8)
-    params = model.init(jax.random.key(0), batch | {"masked_positions": np.zeros((1, 1), np.int32)})
-    every = model.apply(params, batch | {"masked_positions": np.arange(8, dtype=np.int32)[None]})["mlm"]
-    some = model.apply(params, batch | {"masked_positions": np.array([[6, 2]], np.int32)})["mlm"]
+    params = {"params": random_weights(model, batch | {"masked_positions": np.zeros((1, 1), np.int32)})}
+    every = compiled(model)(params, batch | {"masked_positions": np.arange(8, dtype=np.int32)[None]})["mlm"]
+    some = compiled(model)(params, batch | {"masked_positions": np.array([[6, 2]], np.int32)})["mlm"]
     assert every.shape == (1, 8, 60)
     np.testing.assert_allclose(some[0], every[0, jnp.array([6, 2])], atol=1e-6)
 
@@ -177,12 +177,12 @@ def test_bfloat16_computes_in_bfloat16_from_float32_parameters_to_float32_logits
     compute = Compute(dtype="bfloat16")
     model = BertForSequenceClassification(TINY, num_classes=3, compute=compute)
     batch = batch_of(random_ids(8), length=8)
-    params = model.init(jax.random.key(0), batch)
+    params = {"params": random_weights(model, batch)}
     assert {x.dtype for x in jax.tree.leaves(params)} == {jnp.dtype("float32")}
-    low = model.apply(params, batch)
+    low = compiled(model)(params, batch)
     assert low.dtype == jnp.float32
-    assert Bert(TINY, compute).apply({"params": params["params"]["bert"]}, batch).dtype == jnp.bfloat16
-    full = BertForSequenceClassification(TINY, num_classes=3).apply(params, batch)
+    assert compiled(Bert(TINY, compute))({"params": params["params"]["bert"]}, batch).dtype == jnp.bfloat16
+    full = compiled(BertForSequenceClassification(TINY, num_classes=3))(params, batch)
     np.testing.assert_allclose(low, full, atol=0.02)
     assert not np.array_equal(low, full)
 
@@ -190,7 +190,7 @@ def test_bfloat16_computes_in_bfloat16_from_float32_parameters_to_float32_logits
 def test_dropout_needs_its_key_and_changes_the_output():
     model, params = encoder()
     batch = batch_of(random_ids(8), length=8)
-    a, b = (model.apply(params, batch, False, rngs={"dropout": jax.random.key(i)}) for i in (1, 2))
+    a, b = (compiled(model, deterministic=False)(params, batch, rngs={"dropout": jax.random.key(i)}) for i in (1, 2))
     assert not np.allclose(a, b)
 
 

@@ -21,6 +21,7 @@ from bert_jax.params import flatten, has_pooler
 from bert_jax.training import optimizer
 from bert_jax.training.step import TrainState, train_step
 from helpers.interop import HEADS, as_torch, assert_close, inputs, our_batch, torch_model
+from helpers.weights import compiled, random_weights
 
 CHOICES = 3
 # With EVERY_FAMILY=1 in the environment, as tools/check.py families sets it, every family has what BERT has.
@@ -65,7 +66,7 @@ def test_every_layer_agrees(tmp_path, family, changes):
     bert = heads.Bert(config)
 
     batch = our_batch(arrays)
-    x_BTD, sown = bert.apply({"params": params["bert"]}, batch, mutable="intermediates")
+    x_BTD, sown = compiled(bert, mutable="intermediates")({"params": params["bert"]}, batch)
     sown = sown["intermediates"]
     real = arrays["attention_mask"].astype(bool)
     # transformers counts the embeddings after their projection, as we do, and the last layer after the final norm.
@@ -74,7 +75,7 @@ def test_every_layer_agrees(tmp_path, family, changes):
         assert_close(np.asarray(ours)[real], theirs.detach().numpy()[real], 1e-5)
     assert_close(np.asarray(x_BTD)[real], out.last_hidden_state.detach().numpy()[real], 1e-4)
     if has_pooler(params):
-        pooled = bert.apply({"params": params["bert"]}, x_BTD, batch["cls_positions"], method="pool")
+        pooled = compiled(bert, method="pool")({"params": params["bert"]}, x_BTD, batch["cls_positions"])
         assert_close(pooled[:, 0], out.pooler_output, 1e-4)
     for ours, theirs in zip(map(np.asarray, attention_probabilities(config, sown)), out.attentions, strict=True):
         rows = real[:, None, :, None] & np.ones_like(ours, bool)
@@ -180,7 +181,7 @@ def test_heads_agree_in_logits_loss_and_gradients(tmp_path, family, architecture
     labels, ours, loss_fns = problem(architecture, config, real)
     fixed = {}
     if architecture == "ForNextSentencePrediction":  # our model that judges pairs has an MLM head besides
-        fixed = {"mlm": ours.init(jax.random.key(0), batch)["params"]["mlm"]}
+        fixed = {"mlm": random_weights(ours, batch)["mlm"]}
 
     def objective(params):
         logits = ours.apply({"params": params | fixed}, batch)
@@ -235,7 +236,7 @@ def test_regression_and_several_labels_agree_in_loss(tmp_path, kind):
     rng = np.random.default_rng(3)
     targets = rng.normal(size=4) if kind == "regression" else rng.integers(0, 2, (4, classes))
     out = model(**as_torch(arrays), labels=torch.tensor(targets, dtype=torch.float32))
-    logits_BNC = heads.BertForSequenceClassification(config, classes).apply({"params": params}, our_batch(arrays))
+    logits_BNC = compiled(heads.BertForSequenceClassification(config, classes))({"params": params}, our_batch(arrays))
     if kind == "regression":
         mean = losses.squared_error(logits_BNC[:, :, 0], targets[:, None].astype(np.float32), np.ones((4, 1)))
     else:

@@ -1,5 +1,7 @@
-"""Random weights without compiling anything: `model.init` compiles a program for each operation and shape."""
+"""Random weights and outputs of models with few compilations: outside of `jit`, each operation is a program."""
 
+from collections.abc import Callable
+from functools import cache, partial
 from typing import Any
 
 import jax
@@ -21,3 +23,9 @@ def random_weights(model: Any, batch: Any, seed: int = 0, **options: Any) -> dic
         return jax.numpy.asarray(values, x.dtype)
 
     return jax.tree.map_with_path(draw, shapes)
+
+
+@cache
+def compiled(model: Any, **options: Any) -> Callable[..., Any]:
+    """Returns `model.apply` with these options as one program."""
+    return jax.jit(partial(model.apply, **options))
