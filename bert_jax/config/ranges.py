@@ -14,7 +14,8 @@ _AT_LEAST_1 = (
 _AT_LEAST_0 = (
     "steps epochs minutes log_every eval_every checkpoint_every patience reinit_layers fsdp frozen_layers overlap "
     "vocab_size learning_rate weight_decay max_grad_norm weights class_weights initializer_range type_vocab_size "
-    "local_attention first_position generator_weight discriminator_weight"
+    "local_attention first_position generator_weight discriminator_weight "
+    "teacher_weight mlm_weight cosine_weight"
 )
 _SHARES = (
     "warmup_share stable_share final_share unfreeze_share held_out short_sequences mask_rate last_mask_rate "

@@ -15,6 +15,7 @@ __all__ = [  # noqa: RUF022 (in the order of this file)
     "TaskBase",
     "Labelled",
     "Pretraining",
+    "MlmDistillation",
     "SequenceClassification",
     "Distillation",
     "TokenClassification",
@@ -153,6 +154,23 @@ class Pretraining(TaskBase):
         if self.length_schedule:
             return "length_schedule", max(length for _, length in self.length_schedule)
         return "sequence_length", self.sequence_length
+
+
+@dataclass(frozen=True)
+class MlmDistillation(Pretraining):
+    """A smaller encoder learns to fill masks as a larger one, the teacher, does; neither needs a task."""
+
+    title = "MLM distillation"
+
+    pairs: Literal["nsp", "sop", "none"] = "none"  # the teacher's judgement of pairs is not learnt
+    teacher: str = ""  # SOURCE with an MLM head and the same tokenizer; it reads every batch
+    temperature: float = 2.0  # both models' logits are divided by it before they are compared
+    teacher_weight: float = 5.0  # of the distance to the teacher's predictions at masked positions, in the objective
+    mlm_weight: float = 2.0  # of the MLM loss
+    cosine_weight: float = 1.0  # of 1 - the cosine between both models' last states of each token
+
+    def with_sources(self, resolved: Callable[[str], str]) -> Self:
+        return replace(self, teacher=resolved(self.teacher))
 
 
 @dataclass(frozen=True)
@@ -381,6 +399,12 @@ class MultipleChoice(Labelled):
 
 
 TaskFields = (
-    Pretraining | SequenceClassification | Distillation | TokenClassification | QuestionAnswering | MultipleChoice
+    Pretraining
+    | MlmDistillation
+    | SequenceClassification
+    | Distillation
+    | TokenClassification
+    | QuestionAnswering
+    | MultipleChoice
 )
 TASK_KINDS: dict[str, type[TaskFields]] = {kind.__name__: kind for kind in typing.get_args(TaskFields)}

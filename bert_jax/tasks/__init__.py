@@ -3,6 +3,7 @@
 from bert_jax.config import BertConfig, Compute, TaskFields
 from bert_jax.tasks.base import Answering, Batches, Evaluation, Task
 from bert_jax.tasks.distillation import DistillationTask
+from bert_jax.tasks.mlm_distillation import MlmDistillationTask
 from bert_jax.tasks.multiple_choice import MultipleChoiceTask
 from bert_jax.tasks.pretraining import PretrainingTask
 from bert_jax.tasks.question_answering import QuestionAnsweringTask
@@ -14,6 +15,7 @@ __all__ = ["TASKS", "Answering", "Batches", "Evaluation", "Task", "make", "piece
 
 TASKS: dict[str, type[Task]] = {
     "Pretraining": PretrainingTask,
+    "MlmDistillation": MlmDistillationTask,
     "SequenceClassification": SequenceClassificationTask,
     "Distillation": DistillationTask,
     "TokenClassification": TokenClassificationTask,
