@@ -3,8 +3,9 @@
 import multiprocessing
 import statistics
 import time
+import traceback
 from collections.abc import Callable, Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from multiprocessing.connection import Connection
 from typing import Any
 
@@ -15,19 +16,22 @@ SECONDS = 1.5  # for each work in each round; at least one call
 Maker = Callable[..., Callable[[], float]]
 
 
+CONTEXT = multiprocessing.get_context("spawn")
+
+
 class Process:
     """A work in a process of its own, so that libraries do not share threads or memory. It is idle between calls.
 
     Args:
       make, arguments: make the work in that process. Its first two calls, which compile, are not measured.
+      alone: a lock of `CONTEXT` that is held until then, so that one process compiles at a time; None = no lock.
     """
 
-    def __init__(self, make: Maker, arguments: tuple[Any, ...]):
-        context = multiprocessing.get_context("spawn")
-        self._connection, theirs = context.Pipe()
-        self._process = context.Process(target=_serve, args=(theirs, make, arguments), daemon=True)
+    def __init__(self, make: Maker, arguments: tuple[Any, ...], alone: Any = None):
+        self._connection, theirs = CONTEXT.Pipe()
+        self._process = CONTEXT.Process(target=_serve, args=(theirs, make, arguments, alone), daemon=True)
         self._process.start()
-        self._connection.recv()
+        theirs.close()  # so that the end of the process is noticed here
 
     def __enter__(self) -> "Process":
         return self
@@ -36,29 +40,57 @@ class Process:
         self._process.terminate()
         self._process.join()
 
-    def speed(self) -> float:
-        """Returns the amount the work does in a second, measured for SECONDS or one call."""
-        self._connection.send(None)
-        return self._connection.recv()
+    def prepare(self, seconds: float | None = None) -> float:
+        """Waits until the work can be measured; returns the seconds that making it and its first two calls took.
+
+        Raises:
+          RuntimeError: it failed, or is not ready after `seconds`.
+        """
+        if not self._connection.poll(None if seconds is None else max(0.0, seconds)):
+            raise RuntimeError("not ready in time")
+        return self._answer()
+
+    def speed(self, seconds: float = SECONDS) -> float:
+        """Returns the amount the work does in a second, measured for `seconds` or one call."""
+        self._connection.send(seconds)
+        return self._answer()
+
+    def _answer(self) -> float:
+        try:
+            answer = self._connection.recv()
+        except EOFError:
+            self._process.join()
+            raise RuntimeError(f"the process ended with exit code {self._process.exitcode}") from None
+        if isinstance(answer, str):
+            raise RuntimeError(answer)
+        return answer
 
 
-def _serve(connection: Connection, make: Maker, arguments: tuple[Any, ...]) -> None:
-    work = make(*arguments)
-    work()
-    work()
-    connection.send(None)
-    while True:
-        connection.recv()
-        began, done = time.perf_counter(), work()
-        while time.perf_counter() - began < SECONDS:
-            done += work()
-        connection.send(done / (time.perf_counter() - began))
+def _serve(connection: Connection, make: Maker, arguments: tuple[Any, ...], alone: Any) -> None:
+    try:
+        with alone or nullcontext():
+            began = time.perf_counter()
+            work = make(*arguments)
+            work()
+            work()
+            connection.send(time.perf_counter() - began)
+        while True:
+            seconds = connection.recv()
+            began, done = time.perf_counter(), work()
+            while time.perf_counter() - began < seconds:
+                done += work()
+            connection.send(done / (time.perf_counter() - began))
+    except Exception:
+        connection.send(traceback.format_exc())
 
 
 def alternate(works: Mapping[str, tuple[Any, ...]]) -> dict[str, float]:
     """Lets works, each (maker, arguments...), take turns; returns the median speed of each over the rounds."""
     with ExitStack() as stack:
-        made = {name: stack.enter_context(Process(make, tuple(args))) for name, (make, *args) in works.items()}
+        made = {}
+        for name, (make, *args) in works.items():
+            made[name] = stack.enter_context(Process(make, tuple(args)))
+            made[name].prepare()
         rounds = [{name: process.speed() for name, process in made.items()} for _ in range(ROUNDS)]
     return {name: statistics.median(speeds[name] for speeds in rounds) for name in works}
 

@@ -38,12 +38,26 @@ CPU = [
     Case("bert-mini", 32, 128, 0.1, 3, 0.65),
     Case("bert-base", 8, 128, 0.1, 1.4, 0.80),
 ]
+# 32,768 tokens a step for bert-base and 16,384 for bert-large. The most telling ones come first, because tools/gpu.py
+# measures as many as its time allows.
 GPU = [
-    Case(name, rows, length, dropout, 1.5, 0.45 if dropout else 0.60)
-    for name, sizes in (("bert-base", ((512, 128), (128, 512))), ("bert-large", ((256, 128), (64, 512))))
-    for rows, length in sizes
-    for dropout in (0.0, 0.1)
+    Case(name, (32768 if name == "bert-base" else 16384) // length, length, dropout, 1.5, 0.45 if dropout else 0.60)
+    for name, length, dropout in (
+        ("bert-base", 512, 0.0),
+        ("bert-base", 128, 0.1),
+        ("bert-large", 512, 0.0),
+        ("bert-base", 512, 0.1),
+        ("bert-base", 1024, 0.0),
+        ("bert-large", 128, 0.1),
+        ("bert-large", 1024, 0.0),
+        ("bert-base", 128, 0.0),
+        ("bert-large", 512, 0.1),
+        ("bert-large", 128, 0.0),
+        ("bert-base", 1024, 0.1),
+        ("bert-large", 1024, 0.1),
+    )
 ]
+STEPS = 4  # on a GPU, between two waits for the device: `bert_jax train` does not wait for every step either
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -63,18 +77,11 @@ def run(options: argparse.Namespace) -> list[dict[str, Any]]:
 
 def measure(case: Case, options: argparse.Namespace, gpu: bool) -> dict[str, Any]:
     """Measures one case."""
-    changes: dict[str, Any] = {"hidden_dropout": case.dropout, "attention_dropout": case.dropout}
-    compute = Compute(dtype="bfloat16") if gpu else Compute()
-    if gpu and not case.dropout:
-        compute = replace(compute, attention="pallas" if options.toy else "cudnn")
-    if options.toy:
-        changes |= {"num_layers": 1, "hidden_size": 64, "num_heads": 2, "intermediate_size": 128, "vocab_size": 1000}
-        case = case._replace(rows=2)
-    config = preset(case.preset, **changes)
+    case, config, compute = of_case(case, gpu, options.toy)
     batch = random_batch(config, case.rows, case.length)
-    works: dict[str, Any] = {"ours": (our_step, config, compute, batch), "matmul": (matmul, compute.dtype)}
-    if not options.without_torch:
-        works["theirs"] = (their_step, config, batch, gpu)
+    works = works_of(config, compute, batch, gpu) | {"matmul": (matmul, compute.dtype)}
+    if options.without_torch:
+        del works["theirs"]
     if importlib.util.find_spec("keras_hub"):
         works["keras"] = (keras_step, config, compute, batch)
     speeds = timing.alternate(works)
@@ -89,6 +96,25 @@ def measure(case: Case, options: argparse.Namespace, gpu: bool) -> dict[str, Any
         peak=peak,
         wanted_share=case.share,
     )
+
+
+def of_case(case: Case, gpu: bool, toy: bool) -> tuple[Case, BertConfig, Compute]:
+    """Returns a case, its model and how that is computed; with `toy`, a tiny model and batch."""
+    changes: dict[str, Any] = {"hidden_dropout": case.dropout, "attention_dropout": case.dropout}
+    changes["max_position_embeddings"] = max(512, case.length)
+    compute = Compute(dtype="bfloat16") if gpu else Compute()
+    if gpu and not case.dropout:
+        compute = replace(compute, attention="pallas" if toy else "cudnn")
+    if toy:
+        changes |= {"num_layers": 1, "hidden_size": 64, "num_heads": 2, "intermediate_size": 128, "vocab_size": 1000}
+        case = case._replace(rows=2)
+    return case, preset(case.preset, **changes), compute
+
+
+def works_of(config: BertConfig, compute: Compute, batch: dict[str, np.ndarray], gpu: bool) -> dict[str, Any]:
+    """Returns the works of bert_jax ("ours") and of PyTorch ("theirs"), as `timing.alternate` takes them."""
+    steps = STEPS if gpu else 1
+    return {"ours": (our_step, config, compute, batch, steps), "theirs": (their_step, config, batch, gpu, steps)}
 
 
 def random_batch(config: BertConfig, rows: int, length: int) -> dict[str, np.ndarray]:
@@ -107,9 +133,15 @@ def random_batch(config: BertConfig, rows: int, length: int) -> dict[str, np.nda
     )
 
 
-def our_step(config: BertConfig, compute: Compute, batch: dict[str, np.ndarray]) -> Callable[[], int]:
-    """Returns a step as `bert_jax train` takes it; the first call compiles."""
-    task = PretrainingTask(Pretraining(), config, None, compute)  # type: ignore[arg-type]
+def our_step(
+    config: BertConfig,
+    compute: Compute,
+    batch: dict[str, np.ndarray],
+    steps: int = 1,
+    fields: Pretraining = Pretraining(),  # noqa: B008 (frozen)
+) -> Callable[[], int]:
+    """Returns `steps` steps as `bert_jax train` takes them; the first call compiles."""
+    task = PretrainingTask(fields, config, None, compute)  # type: ignore[arg-type]
     devices = Devices("single", len(batch["input_ids"]))
     change = optimizer.make(AdamW(), 1000, config)
 
@@ -122,15 +154,16 @@ def our_step(config: BertConfig, compute: Compute, batch: dict[str, np.ndarray])
 
     def step() -> int:
         nonlocal state
-        state, sums = compiled(state, batch)
+        for _ in range(steps):
+            state, sums = compiled(state, batch)
         jax.block_until_ready(sums)
-        return batch["input_ids"].size
+        return steps * batch["input_ids"].size
 
     return step
 
 
-def their_step(config: BertConfig, batch: dict[str, np.ndarray], gpu: bool) -> Callable[[], int]:
-    """The same step with PyTorch: eager in float32 on a CPU; compiled, with SDPA and bfloat16 autocast, on a GPU."""
+def their_step(config: BertConfig, batch: dict[str, np.ndarray], gpu: bool, steps: int = 1) -> Callable[[], int]:
+    """The same with PyTorch: eager in float32 on a CPU; compiled, with SDPA and bfloat16 autocast, on a GPU."""
     import torch
     import transformers
 
@@ -138,7 +171,7 @@ def their_step(config: BertConfig, batch: dict[str, np.ndarray], gpu: bool) -> C
     written = huggingface.to_config(config, huggingface.Details()) | {"dtype": "float32"}
     settings = transformers.BertConfig(**written, attn_implementation="sdpa")
     model: Any = transformers.BertForPreTraining(settings).train().to(device)
-    adam, rate = torch_optimizer(model, 1e-4, 1000)
+    adam, rate = torch_optimizer(model, 1e-4, 1000, fused=device == "cuda")
     labels = np.full(batch["input_ids"].shape, -100)
     np.put_along_axis(labels, batch["masked_positions"], batch["masked_labels"], axis=1)
     arrays = {
@@ -152,16 +185,17 @@ def their_step(config: BertConfig, batch: dict[str, np.ndarray], gpu: bool) -> C
     forward = torch.compile(model) if gpu and device == "cuda" else model
 
     def step() -> int:
-        adam.zero_grad()
-        with torch.autocast(device, torch.bfloat16, enabled=gpu):
-            loss = forward(**inputs).loss
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        adam.step()
-        rate.step()
+        for _ in range(steps):
+            adam.zero_grad()
+            with torch.autocast(device, torch.bfloat16, enabled=gpu):
+                loss = forward(**inputs).loss
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+            adam.step()
+            rate.step()
         if device == "cuda":
             torch.cuda.synchronize()
-        return batch["input_ids"].size
+        return steps * batch["input_ids"].size
 
     return step
 
@@ -212,23 +246,26 @@ def decay_groups(model: Any, weight_decay: float) -> list[dict[str, Any]]:
     ]
 
 
-def torch_optimizer(model: Any, learning_rate: float, steps: int) -> tuple[Any, Any]:
-    """AdamW and a linear schedule, as people write it."""
+def torch_optimizer(model: Any, learning_rate: float, steps: int, fused: bool = False) -> tuple[Any, Any]:
+    """AdamW and a linear schedule, as people write it; `fused` is the faster AdamW that the Trainer uses."""
     import torch
     import transformers
 
-    adam = torch.optim.AdamW(decay_groups(model, 0.01), learning_rate)
+    adam = torch.optim.AdamW(decay_groups(model, 0.01), learning_rate, fused=fused or None)
     return adam, transformers.get_linear_schedule_with_warmup(adam, steps // 10, steps)
 
 
 def matmul(dtype: str) -> Callable[[], float]:
-    """Returns a matrix product of a size that suits a processor, which returns its floating-point operations."""
-    size = 8192 if jax.default_backend() == "gpu" else 2048
-    x = jnp.ones((size, size), dtype)
+    """Returns matrix products of a size that suits a processor; each call returns their floating-point operations.
+
+    The numbers are random, because a GPU multiplies constant ones faster.
+    """
+    size, count = (8192, 10) if jax.default_backend() == "gpu" else (2048, 1)
+    x, y = jax.random.normal(jax.random.key(0), (2, size, size), dtype)
     multiply = jax.jit(jnp.matmul)
 
     def work() -> float:
-        multiply(x, x).block_until_ready()
-        return 2.0 * size**3
+        jax.block_until_ready([multiply(x, y) for _ in range(count)])
+        return count * 2.0 * size**3
 
     return work
