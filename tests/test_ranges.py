@@ -6,14 +6,15 @@ import typing
 
 import pytest
 
-from bert_jax.config import AdamW, BertConfig, Compute, Experiment, Pretraining
+from bert_jax.config import OPTIMIZER_KINDS, AdamW, BertConfig, Compute, Experiment, Pretraining
 from bert_jax.config.ranges import RANGES
 from bert_jax.config.tasks import TASK_KINDS
 from bert_jax.errors import InputError
 from helpers.cli import run
 
-CONFIGS = {"": Experiment, "compute.": Compute, "optimizer.": AdamW, "model.": BertConfig}
-KINDS = [*CONFIGS.items(), *(("task.", kind) for kind in TASK_KINDS.values())]
+KINDS = [("", Experiment), ("compute.", Compute), ("model.", BertConfig)]
+KINDS += [("optimizer.", kind) for kind in OPTIMIZER_KINDS.values()]
+KINDS += [("task.", kind) for kind in TASK_KINDS.values()]
 ELSEWHERE = {"null_threshold", "num_layer_groups"}  # any number; at most num_layers
 
 
@@ -47,6 +48,16 @@ def test_every_number_of_a_config_is_refused_out_of_its_range(prefix, kind):
             field = (value,) if typing.get_origin(hint) is tuple else value
             with pytest.raises(InputError, match=rf"^{prefix}{name}: must be .*, got"):
                 made(kind, **{name: field})
+
+
+@pytest.mark.parametrize(("prefix", "kind"), KINDS)
+def test_a_value_that_is_not_a_choice_is_refused_with_the_choices(prefix, kind):
+    for name, hint in typing.get_type_hints(kind).items():
+        for part in {hint, *typing.get_args(hint)}:
+            if typing.get_origin(part) is typing.Literal:
+                choices = ", ".join(map(str, typing.get_args(part)))
+                with pytest.raises(InputError, match=f"^{prefix}{name}: must be one of {choices}, got 'other'"):
+                    made(kind, **{name: "other"})
 
 
 def test_a_range_is_part_of_the_message():

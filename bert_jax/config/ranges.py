@@ -1,7 +1,8 @@
-"""Which values each number in a config, or of a flag, may have."""
+"""Which values the fields of a config, or a flag, may have: ranges of numbers, and lists of choices."""
 
 import dataclasses
 import math
+import typing
 from typing import Any
 
 from bert_jax.errors import InputError
@@ -67,20 +68,36 @@ RANGES: dict[str, Range] = {
 
 
 def check_ranges(config: Any, prefix: str) -> None:
-    """Checks every number of a config, and the numbers of a tuple; None is allowed where the field allows it.
+    """Checks every number of a config, the numbers of a tuple, and every field with a list of choices.
+
+    None is allowed where the field allows it.
 
     Args:
       prefix: what comes before a field's name in its flag, such as "task.".
 
     Raises:
-      InputError: a number is out of its range.
+      InputError: a number is out of its range, or a value is not one of the choices.
     """
+    choices = _choices(type(config))
     for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        if field.name in choices and value is not None and value not in choices[field.name]:
+            allowed = ", ".join(map(str, choices[field.name]))
+            raise InputError(f"{prefix}{field.name}: must be one of {allowed}, got {value!r}")
         if field.name in RANGES:
-            value = getattr(config, field.name)
             for number in value if isinstance(value, tuple) else (value,):
                 if number is not None:
                     check_range(prefix + field.name, number, RANGES[field.name])
+
+
+def _choices(kind: type) -> dict[str, tuple[Any, ...]]:
+    """Returns the choices of each field that is a Literal, or a Literal or None."""
+    literals = {}
+    for name, hint in typing.get_type_hints(kind).items():
+        for part in (hint, *typing.get_args(hint)):
+            if typing.get_origin(part) is typing.Literal:
+                literals[name] = typing.get_args(part)
+    return literals
 
 
 def check_range(name: str, value: Any, allowed: Range) -> None:
