@@ -137,8 +137,18 @@ def open_source(source: files.PathLike, *, strict: bool = True) -> Weights:
 
 
 def with_frame(tokenizer: Tokenizer, config: BertConfig) -> Tokenizer:
-    """Returns the tokenizer with the special tokens of the model's family around its texts."""
+    """Returns the tokenizer with the special tokens of the model's family around its texts.
+
+    Raises:
+      InputError: the family counts positions from another padding token.
+    """
     family = FAMILIES[config.family]
+    pad_id = family.constants.get("pad_token_id", tokenizer.pad_id)
+    if tokenizer.pad_id != pad_id:
+        raise InputError(
+            f"model.family: {family.name} counts positions from the id of the padding token, which must be {pad_id}; "
+            f"{tokenizer.names['pad']!r} is {tokenizer.pad_id}. `bert_jax tokenizer --kind bytelevel` makes it {pad_id}"
+        )
     cls, sep = (tokenizer.cls_id,), (tokenizer.sep_id,)
     framed = copy.copy(tokenizer)
     # Without segment embeddings, no family tells two texts apart by segments; with one, there is none for the second.

@@ -14,8 +14,8 @@ import torch
 import transformers
 from safetensors.numpy import load_file, save_file
 
-from bert_jax import heads
-from bert_jax.config import BertConfig
+from bert_jax import heads, pretrained, tokenizers
+from bert_jax.config import BertConfig, preset
 from bert_jax.data.batch import make_batch
 from bert_jax.errors import InputError
 from bert_jax.families import FAMILIES
@@ -27,7 +27,7 @@ from helpers.interop import (
     assert_same_tensors,
     inputs,
     our_batch,
-    small_tokenizer,
+    save_tokenizer,
     torch_model,
 )
 from helpers.weights import compiled
@@ -39,6 +39,7 @@ ALL_HEADS = [
 TINY = BertConfig(
     vocab_size=61, hidden_size=16, num_layers=2, num_heads=2, intermediate_size=24, max_position_embeddings=40
 )
+SMALL = {"hidden_size": 16, "num_layers": 2, "num_heads": 2, "intermediate_size": 24, "max_position_embeddings": 40}
 
 
 def tensors(folder) -> dict[str, np.ndarray]:
@@ -103,33 +104,78 @@ def test_a_model_that_transformers_cannot_express_is_not_written(tmp_path, chang
         replace(TINY, embedding_size=6, num_layer_groups=1, activation="gelu_new", family="albert"),
         replace(TINY, embedding_size=6, family="albert"),
         replace(TINY, num_layer_groups=1),
+        preset("roberta-tiny", **SMALL),
+        preset("distilbert-base", **SMALL),
     ],
-    ids=["bert", "albert", "factorized", "shared"],
+    ids=["bert", "albert", "factorized", "shared", "roberta", "distilbert"],
 )
 def test_our_own_model_works_in_transformers(tmp_path, config):
-    tokenizer = small_tokenizer("wordpiece" if config.embedding_size is None else "sentencepiece")
-    model = heads.BertForPreTraining(config)
-    arrays = inputs(transformers.BertConfig(vocab_size=61, type_vocab_size=2), rows=2)
-    batch = our_batch(arrays)
+    pairs = any("pair" in heads for heads in FAMILIES[config.family].architectures)
+    config = replace(config, vocab_size=save_tokenizer(tmp_path, config.family))
+    model = heads.BertForPreTraining(config, pairs)
+    theirs_config = transformers.BertConfig(
+        vocab_size=config.vocab_size,
+        type_vocab_size=config.type_vocab_size or 1,
+        pad_token_id=config.first_position // 2,
+    )
+    arrays = inputs(theirs_config, rows=2)
+    if not config.type_vocab_size:
+        del arrays["token_type_ids"]
+    batch = our_batch(arrays, config.first_position)
     rng = np.random.default_rng(0)
     shapes = jax.eval_shape(model.init, jax.random.key(0), batch)["params"]
     params = jax.tree.map(lambda leaf: rng.normal(0, 0.2, leaf.shape).astype(np.float32), shapes)
     huggingface.write(tmp_path, config, params)
-    tokenizer.save(tmp_path)
     theirs = load_in_transformers(tmp_path)
     logits = compiled(model)({"params": params}, batch)
     out = theirs(**{name: torch.tensor(array, dtype=torch.long) for name, array in arrays.items()})
     real = arrays["attention_mask"].astype(bool)
-    np.testing.assert_allclose(logits["mlm"][real], out.prediction_logits.detach().numpy()[real], atol=1e-4)
-    pairs = out["seq_relationship_logits" if "seq_relationship_logits" in out else "sop_logits"]
-    np.testing.assert_allclose(logits["pair"][:, 0], pairs.detach().numpy(), atol=1e-4)
+    mlm = out.prediction_logits if pairs else out.logits
+    np.testing.assert_allclose(logits["mlm"][real], mlm.detach().numpy()[real], atol=1e-4)
+    if pairs:
+        pair = out["seq_relationship_logits" if "seq_relationship_logits" in out else "sop_logits"]
+        np.testing.assert_allclose(logits["pair"][:, 0], pair.detach().numpy(), atol=1e-4)
 
-    text = "the [MASK] sat on the mat."
+    tokenizer = pretrained.with_frame(tokenizers.load(tmp_path), config)
+    text = f"the {tokenizer.names['mask']} sat on the mat."
     ours = PretrainedBert(config, params, tokenizer, None).fill_mask(text)
     fill = transformers.pipeline("fill-mask", model=str(tmp_path), top_k=5)
     for (piece, probability), answer in zip(ours, fill(text), strict=True):
         assert piece == fill.tokenizer.convert_ids_to_tokens(answer["token"])
         assert probability == pytest.approx(answer["score"], abs=1e-5)
+
+
+def test_a_pooler_that_a_class_of_roberta_does_not_use_is_left_out(tmp_path):
+    """Older files have it next to the classifier's own."""
+    torch_model("roberta", "ForSequenceClassification").save_pretrained(tmp_path)
+    expected, _ = huggingface.read_params(tmp_path)
+    pooler = {
+        f"roberta.pooler.dense.{part}": np.ones((24, 24)[:rank], np.float32)
+        for part, rank in (("weight", 2), ("bias", 1))
+    }
+    rewrite(tmp_path, lambda arrays: arrays.update(pooler))
+    params, set_aside = huggingface.read_params(tmp_path)
+    assert_same_params(params, expected)
+    assert set(set_aside.ignored) == set(pooler)
+    assert "which RobertaForSequenceClassification does not use" in set_aside.notes[0]
+
+
+def test_fields_that_a_config_lacks_are_those_of_the_class(tmp_path):
+    theirs = torch_model("roberta", "Model")
+    theirs.save_pretrained(tmp_path)
+    path = tmp_path / "config.json"
+    content = json.loads(path.read_text())
+    for name in ("layer_norm_eps", "type_vocab_size", "max_position_embeddings"):
+        del content[name]
+    path.write_text(json.dumps(content))
+    config, _ = huggingface.read_config(tmp_path)
+    defaults = transformers.RobertaConfig()
+    assert config.layer_norm_epsilon == defaults.layer_norm_eps
+    assert config.type_vocab_size == defaults.type_vocab_size
+    assert config.max_position_embeddings == defaults.max_position_embeddings
+    reconfigure(tmp_path, pad_token_id=0)
+    with pytest.raises(InputError, match="pad_token_id is 0; only 1 is supported"):
+        huggingface.read_config(tmp_path)
 
 
 @pytest.fixture
@@ -270,7 +316,7 @@ BAD = {
         r"word_embeddings\.weight has shape \(61, 24\), but the config makes it \(62, 24\)",
     ),
     "more layers": (lambda f: reconfigure(f, num_hidden_layers=4), r"missing: bert\.encoder\.layer\.3"),
-    "other model": (lambda f: reconfigure(f, model_type="roberta"), "model_type 'roberta' is not supported"),
+    "other model": (lambda f: reconfigure(f, model_type="gpt2"), "model_type 'gpt2' is not supported"),
     "activation": (
         lambda f: reconfigure(f, hidden_act="swish"),
         "hidden_act must be one of gelu, .*, got .swish",

@@ -1,7 +1,6 @@
 """Every kind of SOURCE through the public functions: loaded, used, converted, extended."""
 
 import json
-from dataclasses import replace
 
 import jax
 import numpy as np
@@ -13,22 +12,26 @@ from safetensors.numpy import load_file
 import bert_jax
 from bert_jax import pretrained
 from bert_jax.errors import InputError
-from bert_jax.families import FAMILIES
 from bert_jax.tokenizers import Frame
 from helpers.google import checkpoint
-from helpers.interop import assert_same_params, assert_same_tensors, small_tokenizer, torch_model
+from helpers.interop import assert_same_params, assert_same_tensors, save_tokenizer, small_tokenizer, torch_model
 
 TEXTS = ["the cat sat on the mat", "she said", "reading by the red sea, the dog ran to the house"]
 
 
-def hugging_face_folder(folder, architecture: str = "ForPreTraining", **changes):
-    torch_model("bert", architecture, **{"max_position_embeddings": 130} | changes).save_pretrained(folder)
-    small_tokenizer().save(folder)
+def hugging_face_folder(folder, architecture: str = "ForPreTraining", family: str = "bert", **changes):
+    sizes = {"vocab_size": save_tokenizer(folder, family), "max_position_embeddings": 130}
+    torch_model(family, architecture, **sizes | changes).save_pretrained(folder)
     return folder
 
 
-def test_hidden_states_and_pooled_vectors_are_those_of_transformers(tmp_path):
-    folder = hugging_face_folder(tmp_path, "Model")
+# Of each kind of tokenizer and of positions one.
+USED = ("bert", "roberta", "xlm-roberta", "distilbert")
+
+
+@pytest.mark.parametrize("family", USED)
+def test_hidden_states_and_pooled_vectors_are_those_of_transformers(tmp_path, family):
+    folder = hugging_face_folder(tmp_path, "Model", family)
     encoded = bert_jax.load(folder).encode(TEXTS, layers=True, attentions=True)
     model = transformers.AutoModel.from_pretrained(folder, attn_implementation="eager").eval()
     tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
@@ -37,7 +40,7 @@ def test_hidden_states_and_pooled_vectors_are_those_of_transformers(tmp_path):
         for ours, theirs in (
             (encoded.hidden[i], out.last_hidden_state[0]),
             (encoded.mean[i], out.last_hidden_state[0].mean(0)),
-            (encoded.pooled[i], out.pooler_output[0]),
+            *([] if encoded.pooled is None else [(encoded.pooled[i], out.pooler_output[0])]),
             (encoded.layers[i], torch.stack(out.hidden_states)[:, 0]),
             (encoded.attentions[i], torch.stack(out.attentions)[:, 0]),
         ):
@@ -72,8 +75,20 @@ def test_few_shapes_are_compiled_and_each_once(tmp_path):
     assert compiled_by(lambda: (bert.encode(long[::-1]), bert.predict(long[::-1]))) == 0
 
 
-def test_a_classifier_predicts_as_the_pipeline_of_transformers(tmp_path):
-    folder = hugging_face_folder(tmp_path, "ForSequenceClassification", id2label={0: "sad", 1: "so-so", 2: "glad"})
+@pytest.mark.parametrize("family", USED)
+def test_masks_are_filled_as_by_the_pipeline_of_transformers(tmp_path, family):
+    bert = bert_jax.load(hugging_face_folder(tmp_path, "ForMaskedLM", family))
+    fill = transformers.pipeline("fill-mask", model=str(tmp_path), top_k=5)
+    text = f"the {bert.tokenizer.names['mask']} sat on a mat."
+    for (piece, probability), answer in zip(bert.fill_mask(text), fill(text), strict=True):
+        assert piece == fill.tokenizer.convert_ids_to_tokens(answer["token"])
+        assert probability == pytest.approx(answer["score"], abs=1e-5)
+
+
+@pytest.mark.parametrize("family", USED)
+def test_a_classifier_predicts_as_the_pipeline_of_transformers(tmp_path, family):
+    labels = {0: "sad", 1: "so-so", 2: "glad"}
+    folder = hugging_face_folder(tmp_path, "ForSequenceClassification", family, id2label=labels)
     answers = bert_jax.load(folder).predict(TEXTS)
     classify = transformers.pipeline("text-classification", model=str(folder), top_k=None)
     for ours, theirs in zip(answers, classify(TEXTS), strict=True):
@@ -140,12 +155,17 @@ def test_a_google_checkpoint_is_a_source(tmp_path):
     assert json.loads((tmp_path / "bert_config.json").read_text())["vocab_size"] == bert.tokenizer.vocab_size
 
 
-def test_the_special_tokens_around_texts_are_those_of_the_family(tmp_path, monkeypatch):
-    folder = hugging_face_folder(tmp_path / "hf")
-    usual = pretrained.open_source(folder).tokenizer
-    assert usual.frame == Frame((usual.cls_id,), (usual.sep_id,), (usual.sep_id,))
-    like_roberta = replace(FAMILIES["bert"], separators=2, segments=False)
-    monkeypatch.setitem(FAMILIES, "bert", like_roberta)
-    tokenizer = pretrained.open_source(folder).tokenizer
-    assert tokenizer.frame == Frame((usual.cls_id,), (usual.sep_id,) * 2, (usual.sep_id,), False)
-    assert tokenizer.fingerprint == usual.fingerprint
+def test_the_special_tokens_around_texts_are_those_of_the_family(tmp_path):
+    for family, separators, segments, first_position in (("bert", 1, True, 0), ("roberta", 2, False, 2)):
+        tokenizer = pretrained.open_source(hugging_face_folder(tmp_path / family, "ForMaskedLM", family)).tokenizer
+        cls, sep = (tokenizer.cls_id,), (tokenizer.sep_id,)
+        assert tokenizer.frame == Frame(cls, sep * separators, sep, segments, first_position)
+
+
+def test_a_tokenizer_whose_padding_moves_the_positions_is_an_error(tmp_path):
+    folder = hugging_face_folder(tmp_path, "ForMaskedLM", "roberta", vocab_size=300)
+    for file in ("tokenizer.json", "tokenizer_config.json", "vocab.json", "merges.txt"):
+        (folder / file).unlink()
+    small_tokenizer().save(folder)
+    with pytest.raises(InputError, match=r"positions .* padding token, which must be 1; '\[PAD\]' is 0"):
+        bert_jax.load(folder)

@@ -49,6 +49,14 @@ PARAMETERS = {
     "ettin-32m": 32_081_344,
     "ettin-68m": 68_457_664,
     "ettin-150m": 149_655_232,
+    "roberta-tiny": 6_963_673,
+    "distilroberta": 82_170_201,
+    "roberta-base": 124_697_433,
+    "roberta-large": 355_412_057,
+    "xlm-roberta-base": 278_295_186,
+    "xlm-roberta-large": 560_142_482,
+    "camembert-base": 110_655_493,
+    "distilbert-base": 66_985_530,
 }
 
 

@@ -20,6 +20,9 @@ class Family:
     name: str  # `family` of a BertConfig, and "model_type" in a config.json
     presets: Mapping[str, Mapping[str, Any]]  # name -> fields of a BertConfig
     defaults: str  # preset whose fields stand for those that a config.json lacks
+    class_defaults: Mapping[str, Any] = field(
+        default_factory=dict
+    )  # fields of a BertConfig for which the preset does not
 
     # The special tokens around one text or two, as `tokenizers.Frame` has them.
     separators: int = 1  # between two texts
@@ -45,6 +48,7 @@ class Family:
     tensors: NameTable = ()
     class_tensors: Mapping[str, NameTable] = field(default_factory=dict)  # end of a class's name -> its own rows
     pooler_is_mlm: bool = False  # whether the pooler and the MLM head's layer have the same names
+    unused: tuple[str, ...] = ()  # tensors that older files have next to those of their class
     tied: Mapping[str, str] = field(default_factory=dict)  # copy of a tensor -> the tensor
 
     # Google's TensorFlow checkpoints; empty where there are none.

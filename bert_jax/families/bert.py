@@ -41,11 +41,18 @@ ARCHITECTURES = {
 }
 WITHOUT_POOLER = frozenset({"ForMaskedLM", "ForTokenClassification", "ForQuestionAnswering"})
 
-HEADS: NameTable = (
+CLASSIFIER: NameTable = (
     ("{classifier}/out/kernel", "C<D", "classifier.weight"),
     ("{classifier}/out/bias", "C", "classifier.bias"),
+)
+SPAN: NameTable = (
     ("span/out/kernel", "2<D", "qa_outputs.weight"),
     ("span/out/bias", "2", "qa_outputs.bias"),
+)
+HEADS: NameTable = (*CLASSIFIER, *SPAN)
+POOLER: NameTable = (
+    ("bert/pooler/kernel", "D<D", "{p}pooler.dense.weight"),
+    ("bert/pooler/bias", "D", "{p}pooler.dense.bias"),
 )
 
 EMBEDDINGS: NameTable = (
@@ -90,8 +97,7 @@ BLOCKS: NameTable = (
 TENSORS: NameTable = (
     *EMBEDDINGS,
     *BLOCKS,
-    ("bert/pooler/kernel", "D<D", "{p}pooler.dense.weight"),
-    ("bert/pooler/bias", "D", "{p}pooler.dense.bias"),
+    *POOLER,
     ("mlm/dense/kernel", "E<D", "cls.predictions.transform.dense.weight"),
     ("mlm/dense/bias", "E", "cls.predictions.transform.dense.bias"),
     ("mlm/norm/scale", "E", "cls.predictions.transform.LayerNorm.weight"),

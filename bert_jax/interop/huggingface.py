@@ -131,7 +131,8 @@ def parse_config(hf_config: Mapping[str, Any], where: str) -> tuple[BertConfig, 
     for name, value in (plain | dict(family.constants)).items():
         if hf_config.get(name, value) != value:
             raise InputError(f"{where}: {name} is {hf_config[name]!r}; only {value!r} is supported")
-    values = {ours: hf_config[name] for name, ours in family.fields.items() if name in hf_config}
+    values = dict(family.class_defaults)
+    values |= {ours: hf_config[name] for name, ours in family.fields.items() if name in hf_config}
     for name, other in family.fallbacks.items():
         if hf_config.get(name) is None:
             values[family.fields[name]] = values.get(other, getattr(base, other))
@@ -288,6 +289,11 @@ def read_params(folder: files.Path, *, strict: bool = True) -> tuple[dict[str, A
             f"ends in {', '.join(CLASSIFIERS)}"
         )
     mappings = name_mappings(config, details.architecture, prefix)
+    listed = {name for mapping in mappings for name in mapping.theirs}
+    unused = [name for pattern in family.unused if (name := pattern.format(p=prefix)) in tensors.keys() - listed]
+    if unused:
+        ignored += unused
+        notes += (f"left out: {', '.join(unused)}, which {family.class_prefix}{details.architecture} does not use",)
     weights = {name: tensor for name, tensor in tensors.items() if name not in ignored}
     params, left_out = to_ours(mappings, weights, config, where, strict)
     return params, SetAside(tuple(ignored), left_out, notes)
