@@ -117,7 +117,9 @@ def test_the_teacher_is_opened_and_all_rows_are_read_once_for_all_seeds(folder, 
     opened, read = [], []
     open_source, read_rows = pretrained.open_source, labelled.read_rows
     monkeypatch.setattr(pretrained, "open_source", lambda source: opened.append(source) or open_source(source))
-    monkeypatch.setattr(labelled, "read_rows", lambda source: read.append(source) or read_rows(source))
+    monkeypatch.setattr(
+        labelled, "read_rows", lambda source, **options: read.append(source) or read_rows(source, **options)
+    )
     task = made(folder)
     for seed in range(3):
         task.train_batches(batch_size=8, steps=1, seed=seed)

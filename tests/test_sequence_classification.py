@@ -23,7 +23,6 @@ from helpers.corpora import WORDS
 from helpers.experiments import fine_tuning, silent
 from helpers.losses import NO_DROPOUT, assert_packed_learns_what_padded_does
 from helpers.models import MODEL
-from helpers.weights import random_weights
 
 SMALL = replace(MODEL, num_layers=1, max_position_embeddings=128)
 
@@ -46,7 +45,7 @@ def make(fields, tokenizer):
 
 
 def params_of(task, seed=0):
-    return random_weights(task.model, task.dummy_batch(), seed)
+    return jax.jit(task.model.init)(jax.random.key(seed), task.dummy_batch())["params"]
 
 
 # Rows to arrays
