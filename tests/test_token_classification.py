@@ -307,3 +307,11 @@ WORDS = {
 def test_raw_text_is_split_into_words_in_every_script(name):
     text, words = WORDS[name]
     assert [text[start:end] for start, end in word_spans(text)] == words
+
+
+@pytest.mark.parametrize("length", [3, 12, 30, 64, 128])
+def test_a_folder_that_takes_few_tokens_has_windows_that_fit(tokenizer, length):
+    fields = TokenClassification.from_hugging_face(LABELS, None, length)
+    assert fields.overlap == (32 if length >= 67 else (length - 3) // 2)
+    task = tasks.make(fields, replace(SMALL, vocab_size=70, max_position_embeddings=128), tokenizer)
+    assert task.predict_batches([sentence(40)], batch_size=1).features.lengths.max() <= length

@@ -337,7 +337,8 @@ class TokenClassification(Labelled):
 
     @classmethod
     def from_hugging_face(cls, names: tuple[str, ...], problem_type: str | None, max_length: int) -> Self:
-        return cls(labels=names, max_length=max_length)
+        overlap = min(cls.overlap, (max_length - 3) // 2)  # of a folder that takes few tokens
+        return cls(labels=names, max_length=max_length, overlap=overlap)
 
 
 @dataclass(frozen=True)

@@ -199,10 +199,10 @@ def _compare_masks(folder: Folder, ours: Any, theirs: Any) -> None:
         inputs = _inputs(theirs, line)
         with torch.no_grad():
             logits = model(**inputs).logits[0, inputs["input_ids"][0] == theirs.mask_token_id][0]
-        best = logits.softmax(-1).topk(5)
+        probabilities = logits.softmax(-1)
+        best = probabilities[: len(theirs)].topk(5)  # spare rows of the table are never predicted
         answers = ours.fill_mask(line)
         assert_near([probability for _, probability in answers], best.values)
-        probabilities = logits.softmax(-1)
         # Equally likely tokens may come in another order.
         for token, probability in answers:
             assert_near(probability, probabilities[theirs.convert_tokens_to_ids(token)])
@@ -213,14 +213,17 @@ def _compare_labels(folder: Folder, ours: Any, theirs: Any) -> None:
     names = [model.config.id2label[i] for i in range(model.config.num_labels)]
     if folder.head == "ForTokenClassification":
         words = ["Red", "cats", ",", "and", "a", "BLUE", "Bird"]
+        answers = ours.predict([{"tokens": words}])[0]["words"]
         inputs = _inputs(theirs, [words], is_split_into_words=True)
+        if len(set(inputs.word_ids(0)) - {None}) < len(words):
+            return  # cut there, and read in several windows here
         with torch.no_grad():
             probabilities = model(**inputs).logits[0].softmax(-1)
         firsts: dict[int, int] = {}
         for position, word in enumerate(inputs.word_ids(0)):
             if word is not None:
                 firsts.setdefault(word, position)
-        for number, answer in enumerate(ours.predict([{"tokens": words}])[0]["words"]):
+        for number, answer in enumerate(answers):
             if number in firsts:
                 assert_near(answer["probability"], probabilities[firsts[number]].max())
                 assert answer["tag"] in names
@@ -243,7 +246,8 @@ def _compare_answers(folder: Folder, ours: Any, theirs: Any) -> None:
     question, context = "red cats", "Paris has a blue bird and an old fish"
     (answer,) = ours.predict([{"question": question, "context": context}])
     model = _their_model(folder, "ForQuestionAnswering")
-    inputs = theirs(question, context, return_tensors="pt")
+    # AlbertTokenizer of transformers 5 leaves the segments out by default, with which ALBERT was trained.
+    inputs = theirs(question, context, return_tensors="pt", return_token_type_ids=True)
     segment = [i for i, part in enumerate(inputs.sequence_ids(0)) if part == 1]
     with torch.no_grad():
         output = model(**inputs)
