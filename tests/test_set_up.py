@@ -41,7 +41,8 @@ def test_the_next_process_reads_the_programs_of_the_first(tmp_path):
     times = {path: path.stat().st_mtime_ns for path in stored(tmp_path / "bert_jax")}
     assert times
     assert compile_with(XDG_CACHE_HOME=tmp_path) == first
-    assert {path: path.stat().st_mtime_ns for path in stored(tmp_path)} == times
+    # On a busy machine, the second process may add programs that took the first one too little time to be stored.
+    assert {path: path.stat().st_mtime_ns for path in times} == times
 
 
 def test_environment_variables_move_the_cache_or_disable_it(tmp_path):
