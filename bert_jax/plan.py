@@ -14,7 +14,7 @@ from bert_jax.devices import Devices
 from bert_jax.errors import InputError
 from bert_jax.training import optimizer
 from bert_jax.training.budget import TRIAL_STEPS
-from bert_jax.training.run import Run, random_state, resolve
+from bert_jax.training.run import Run, random_state, resolve, step_options
 from bert_jax.training.step import train_step
 
 SAMPLED_BATCHES = 8
@@ -171,8 +171,7 @@ def memory(run: Run, batch: dict[str, np.ndarray], devices: Devices, remat: bool
     """Returns the memory of one layout, from the analysis of the compiled step."""
     run = run.with_compute(replace(run.experiment.compute, remat=remat))
     state = devices.shapes(_shapes(run))
-    options: dict[str, Any] = {"loss_fn": run.task.loss_fn, "counts": run.task.counts}
-    step = devices.wrap(train_step, **options, microbatches=run.experiment.compute.microbatches)
+    step = devices.wrap(train_step, **step_options(run, state.params))
     analysis = step.trace(state, batch).lower().compile(KEEP_REMAT).memory_analysis()
     return Memory(
         fsdp=devices.fsdp,

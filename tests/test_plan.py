@@ -6,14 +6,14 @@ import numpy as np
 import pytest
 
 from bert_jax import flops, plan
-from bert_jax.config import BertConfig, Compute, Pretraining, preset
+from bert_jax.config import AdamW, BertConfig, Compute, Pretraining, preset
 from bert_jax.devices import Devices
 from bert_jax.errors import InputError
 from bert_jax.tasks.pretraining import PretrainingTask
 from bert_jax.training import optimizer
 from bert_jax.training.run import Run, random_state
 from bert_jax.training.step import train_step
-from helpers.experiments import pretraining
+from helpers.experiments import fine_tuning, pretraining
 from helpers.losses import NO_DROPOUT
 from helpers.models import MODEL
 from helpers.steps import KEEP_GRADIENT, ROWS, NoTokenizer, make_state, uneven_batch
@@ -104,6 +104,17 @@ def assert_as_compiled(run: Run, batch: dict[str, np.ndarray], layout: plan.Memo
     assert memory.argument_size_in_bytes == pytest.approx(arrays, abs=64)
     need = memory.temp_size_in_bytes + memory.output_size_in_bytes - memory.alias_size_in_bytes
     assert layout.activations == pytest.approx(need, rel=0.01)
+
+
+def test_a_run_that_trains_its_head_alone_is_planned_without_the_gradients_of_its_encoder(data):
+    devices = Devices("single", 16)
+    every, head = (
+        plan.memory(run, run.task.train_batches(batch_size=16, steps=1, seed=0)(0), devices, remat=False)
+        for run in (plan.resolve(fine_tuning(data, optimizer=AdamW(head_only=only))) for only in (False, True))
+    )
+    assert head.parameters == every.parameters
+    assert head.optimizer < 0.1 * every.optimizer
+    assert head.activations < 0.8 * every.activations
 
 
 def test_a_plan_marks_a_layout_that_does_not_fit(data):

@@ -9,7 +9,7 @@ import numpy as np
 from bert_jax.devices import Devices
 from bert_jax.errors import InputError
 from bert_jax.training import optimizer
-from bert_jax.training.run import Run, random_state
+from bert_jax.training.run import Run, random_state, step_options
 from bert_jax.training.step import evaluate_step, train_step
 
 TRIAL_STEPS = 1000  # of the schedule that the measured batches are taken from; only their shapes matter
@@ -39,9 +39,7 @@ def steps_within(run: Run, seeds: int, devices: Devices, say: Callable[[str], No
         hosts=devices.hosts,
     )
     state = devices.make(lambda: random_state(run, optimizer.make(e.optimizer, TRIAL_STEPS, e.model)))
-    step = devices.wrap(
-        train_step, loss_fn=run.task.loss_fn, counts=run.task.counts, microbatches=e.compute.microbatches
-    )
+    step = devices.wrap(train_step, **step_options(run, state.params))
     sampled = [batches(int(number)) for number in np.linspace(0, TRIAL_STEPS - 1, SAMPLES)]
     for batch in sampled:
         state, sums = step(state, batch)

@@ -15,10 +15,9 @@ from bert_jax.devices import Devices, WrappedStep
 from bert_jax.errors import InputError
 from bert_jax.runs.checkpoint import Checkpoints, load_state
 from bert_jax.runs.workdir import Workdir
-from bert_jax.training import optimizer
 from bert_jax.training.evaluate import add
 from bert_jax.training.progress import Stop, Throughput
-from bert_jax.training.run import Run, initial_state
+from bert_jax.training.run import Run, initial_state, step_options
 from bert_jax.training.step import TrainState, several_steps, train_step
 
 # Steps whose figures may stay on the device before the loop reads them.
@@ -180,10 +179,7 @@ class Loop:
         self.throughput = Throughput()
         self.pending: list[Any] = []  # steps whose figures are still on the device: reading them waits for it
         self.collected = self.start  # the last step whose figures were read
-        assert e.model is not None
-        frozen = optimizer.frozen(self.seed_runs[0].state.params, e.optimizer, e.model)
-        options: dict[str, Any] = {"loss_fn": self.task.loss_fn, "counts": self.task.counts}
-        options |= {"microbatches": microbatches, "frozen": frozen}
+        options = step_options(runs[0], self.seed_runs[0].state.params)
         self._single = devices.wrap(train_step, **options)
         self._several = devices.wrap(several_steps, **options)
         self._stop = Stop()

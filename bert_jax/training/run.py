@@ -94,6 +94,22 @@ def resolve(experiment: Experiment, workdir: Workdir | None = None) -> Run:
     return Run(full, task, tokenizer, None, branch_point(full))
 
 
+def step_options(run: Run, params: Any) -> dict[str, Any]:
+    """Returns the options of `train_step` for a run: what it learns, in how many parts, and what is frozen.
+
+    Args:
+      params: the model's parameters, or their shapes.
+    """
+    e = run.experiment
+    assert e.model is not None
+    return {
+        "loss_fn": run.task.loss_fn,
+        "counts": run.task.counts,
+        "microbatches": e.compute.microbatches,
+        "frozen": optimizer.frozen(params, e.optimizer, e.model),
+    }
+
+
 def branch_point(experiment: Experiment) -> BranchPoint:
     """Returns the checkpoint that `branch_from` names.
 
@@ -108,11 +124,13 @@ def branch_point(experiment: Experiment) -> BranchPoint:
         raise InputError(f"branch_from: must be WORKDIR@STEP of a run with one seed, got {source}")
     step = checkpoint.find_step(folder / layout.CHECKPOINTS, parts.step)
     before = pretrained.read_experiment(folder)
-    for name in ("model", "optimizer"):
+    same = {
+        "model": before.model == experiment.model,
+        "optimizer": _state_of(before.optimizer) == _state_of(experiment.optimizer),
+    }
+    for name in (name for name in same if not same[name]):
         there, here = getattr(before, name), getattr(experiment, name)
-        same = there == here if name == "model" else _state_of(there) == _state_of(here)
-        if not same:
-            raise InputError(f"branch_from: {source} has another {name} than this run: {there}, and here {here}")
+        raise InputError(f"branch_from: {source} has another {name} than this run: {there}, and here {here}")
     if step >= experiment.steps:
         raise InputError(f"branch_from: {source} is at step {step}; `steps` must be larger, got {experiment.steps}")
     return BranchPoint(folder / layout.CHECKPOINTS, step)
