@@ -295,6 +295,8 @@ def test_too_few_minutes_are_refused(data, tmp_path):
         train(fine_tuning(data, steps=0, minutes=0.0001), tmp_path / "run", say=silent)
     with pytest.raises(InputError, match="minutes: they decide the number of steps; leave out steps and epochs"):
         fine_tuning(data, steps=5, minutes=1.0)
+    with pytest.raises(InputError, match="minutes: they count from the first step; a run with branch_from needs steps"):
+        fine_tuning(data, steps=0, minutes=1.0, branch_from="run@4")
 
 
 def test_a_branch_equals_a_run_that_decayed_from_the_start(data, tmp_path):

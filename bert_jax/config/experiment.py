@@ -49,6 +49,8 @@ class Experiment:
             raise InputError("branch_from: takes all weights from its run; leave init_from out")
         if self.minutes and (self.steps or self.epochs):
             raise InputError("minutes: they decide the number of steps; leave out steps and epochs")
+        if self.minutes and self.branch_from:
+            raise InputError("minutes: they count from the first step; a run with branch_from needs steps or epochs")
         if self.patience and not self.keep_best:
             raise InputError("patience: name the figure that should get better in keep_best, such as loss")
 
