@@ -23,10 +23,10 @@ def forward(config: BertConfig, rows: int, length: int, predictions: int = 0) ->
     tokens = rows * length
     feed_forward = (3 if config.feed_forward == "glu" else 2) * width * config.intermediate_size
     linear = 2 * tokens * (4 * width * width + feed_forward)
-    attention = {False: 4 * tokens * length * width, True: 4 * tokens * length * width}
-    if chunk := config.chunk(length):
-        attention[True] = 4 * rows * -(-length // chunk) * chunk * 3 * chunk * width
-    blocks = sum(linear + attention[config.is_local(layer)] for layer in range(config.num_layers))
+    chunk = config.chunk(length)
+    in_chunks = -(-length // chunk) * chunk * 3 * chunk if chunk else length * length  # pairs of tokens in a row
+    pairs = sum(in_chunks if config.is_local(layer) else length * length for layer in range(config.num_layers))
+    blocks = config.num_layers * linear + 4 * rows * pairs * width
     projection = 0 if config.embedding_size is None else 2 * tokens * embedding * width
     mlm = 2 * rows * predictions * (width * embedding + embedding * config.vocab_size)
     return blocks + projection + mlm
