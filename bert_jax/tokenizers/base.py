@@ -1,11 +1,13 @@
 """What all tokenizers have: pieces with ids, character offsets, five special tokens, and a fingerprint."""
 
 import hashlib
+import itertools
 import json
 from collections.abc import Sequence
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
+import tokenizers
 from tokenizers import processors
 
 from bert_jax import files
@@ -88,6 +90,13 @@ class Tokenizer(Protocol):
     def save(self, folder: files.Path) -> None:
         """Writes files that `load` and Hugging Face's tokenizers read."""
         ...
+
+
+def flat_ids(library: tokenizers.Tokenizer, texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+    """Returns what `Tokenizer.encode_flat` does, from a tokenizer of the library `tokenizers`."""
+    by_text = [encoded.ids for encoded in library.encode_batch_fast(encodable(texts), add_special_tokens=False)]
+    ids = np.fromiter(itertools.chain.from_iterable(by_text), np.int32)
+    return ids, np.array([len(some) for some in by_text], np.int64)
 
 
 def split_ids(ids: np.ndarray, sizes: np.ndarray) -> list[np.ndarray]:

@@ -1,6 +1,5 @@
 """WordPiece as BERT uses it, through the library `tokenizers`."""
 
-import itertools
 import unicodedata
 import warnings
 from collections import Counter
@@ -97,10 +96,7 @@ class WordPiece:
 
     def encode_flat(self, texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
         """See `base.Tokenizer.encode_flat`."""
-        encoded = self._library.encode_batch_fast(base.encodable(texts), add_special_tokens=False)
-        by_text = [e.ids for e in encoded]
-        ids = np.fromiter(itertools.chain.from_iterable(by_text), np.int32)
-        return ids, np.array([len(some) for some in by_text], np.int64)
+        return base.flat_ids(self._library, texts)
 
     def encode(self, texts: Sequence[str]) -> list[base.Encoding]:
         """See `base.Tokenizer.encode`."""
