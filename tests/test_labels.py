@@ -1,28 +1,13 @@
 """Labels are read as their makers meant: names and numbers, none and several, from rows and from tables."""
 
-import json
 from dataclasses import replace
 
 import numpy as np
 import pytest
 
-from bert_jax import tasks
 from bert_jax.config import SequenceClassification
 from bert_jax.errors import InputError
-from helpers.models import MODEL
-
-SMALL = replace(MODEL, num_layers=1, max_position_embeddings=128)
-
-
-def write(path, rows):
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return str(path)
-
-
-def make(fields, tokenizer):
-    """The task, its fields completed if there are rows to learn from."""
-    open_task = tasks.make if fields.train == "t" else tasks.resolve
-    return open_task(fields, replace(SMALL, vocab_size=tokenizer.vocab_size), tokenizer)
+from helpers.rows import make, write
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,5 @@
 """Classes, several labels, numbers and marked entities: from rows to arrays, losses and answers."""
 
-import json
 from dataclasses import replace
 
 import jax
@@ -9,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from bert_jax import tasks, tokenizers
+from bert_jax import tokenizers
 from bert_jax.config import AdamW, SequenceClassification
 from bert_jax.data.rows import Row
 from bert_jax.errors import InputError
@@ -22,26 +21,13 @@ from bert_jax.training.train import train
 from helpers.corpora import WORDS
 from helpers.experiments import fine_tuning, silent
 from helpers.losses import NO_DROPOUT, assert_packed_learns_what_padded_does
-from helpers.models import MODEL
-
-SMALL = replace(MODEL, num_layers=1, max_position_embeddings=128)
+from helpers.rows import SMALL, make, write
 
 
 @pytest.fixture(scope="module")
 def tokenizer():
     rng = np.random.default_rng(0)
     return tokenizers.train("wordpiece", [" ".join(rng.choice(WORDS, 8)) for _ in range(100)], 80)
-
-
-def write(path, rows):
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return str(path)
-
-
-def make(fields, tokenizer):
-    """The task, its fields completed if there are rows to learn from."""
-    open_task = tasks.make if fields.train == "t" else tasks.resolve
-    return open_task(fields, replace(SMALL, vocab_size=tokenizer.vocab_size), tokenizer)
 
 
 def params_of(task, seed=0):

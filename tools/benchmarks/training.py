@@ -138,7 +138,7 @@ def our_step(
     compute: Compute,
     batch: dict[str, np.ndarray],
     steps: int = 1,
-    fields: Pretraining = Pretraining(),  # noqa: B008 (frozen)
+    fields: Pretraining = Pretraining(),
 ) -> Callable[[], int]:
     """Returns `steps` steps as `bert_jax train` takes them; the first call compiles."""
     task = PretrainingTask(fields, config, None, compute)  # type: ignore[arg-type]
