@@ -329,7 +329,8 @@ class TokenClassification(Labelled):
     tags: str = "tags"  # field of the list of tags
     labels: tuple[str, ...] = ()  # names of the tags, in the order of the outputs; empty = found in the training rows
     label_numbers: bool | None = None  # rows may have numbers for `labels`, from 0; None = if all training rows do
-    overlap: int = 32  # tokens that two neighbouring windows of a long sentence share
+    # Tokens that two neighbouring windows of a long sentence share; None = 32, or half a window if that has no more.
+    overlap: int | None = None
 
     @property
     def output_names(self) -> tuple[str, ...]:
@@ -337,8 +338,7 @@ class TokenClassification(Labelled):
 
     @classmethod
     def from_hugging_face(cls, names: tuple[str, ...], problem_type: str | None, max_length: int) -> Self:
-        overlap = min(cls.overlap, (max_length - 3) // 2)  # of a folder that takes few tokens
-        return cls(labels=names, max_length=max_length, overlap=overlap)
+        return cls(labels=names, max_length=max_length)
 
 
 @dataclass(frozen=True)

@@ -34,6 +34,8 @@ from bert_jax.tasks.windows import owners, windows
 from bert_jax.tasks.words import word_spans
 from bert_jax.tokenizers import Tokenizer, in_line
 
+OVERLAP = 32  # tokens that two windows share by default
+
 
 class Words(NamedTuple):
     """Predictions for each word, one list per sentence."""
@@ -54,10 +56,10 @@ class TokenClassificationTask(LabelledTask):
         self.model = BertForTokenClassification(config, len(fields.labels), compute=compute)
         self._index = index_of(fields.labels, fields.label_numbers)
         self._size = fields.max_length - tokenizer.frame.size(1)  # tokens in a window
-        if not 0 <= fields.overlap < self._size:
-            raise InputError(
-                f"task.overlap: {fields.overlap} must be at least 0 and below {self._size}, the tokens in a window"
-            )
+        default = OVERLAP if self._size > OVERLAP else (self._size - 1) // 2
+        self._overlap = default if fields.overlap is None else fields.overlap
+        if self._overlap >= self._size:
+            raise InputError(f"task.overlap: must be below {self._size}, the tokens in a window, got {self._overlap}")
         self.entities = scheme(fields.labels).entities
 
     @staticmethod
@@ -151,7 +153,7 @@ class TokenClassificationTask(LabelledTask):
             word_at, tag_at = np.zeros((2, len(flat)), np.int32)
             word_at[firsts] = np.arange(1, len(words) + 1)
             tag_at[firsts] = tags
-            spans = windows(len(flat), self._size, self._size - self.fields.overlap)
+            spans = windows(len(flat), self._size, self._size - self._overlap)
             owner = owners(len(flat), spans)
             for window, (begin, end) in enumerate(spans):
                 mine = (owner[begin:end] == window) & (word_at[begin:end] > 0)
