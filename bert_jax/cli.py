@@ -1,5 +1,6 @@
 """The command line: parsing only. Bad input is one line on stderr and exit code 2."""
 
+import gc
 import posixpath
 import signal
 import sys
@@ -275,11 +276,17 @@ def predict(
             counts and names such rows.
     """
     from bert_jax import files
-    from bert_jax.answering import predict_source
 
-    change = partial(flags.task_values, "predict", task_flags)
-    for answer in predict_source(source, input, _say_on_stderr, change, on_bad_row == "skip"):
-        print(files.json_text(answer), flush=True)
+    gc.disable()  # until the first answer: it would look through a million objects of libraries, several times
+    try:
+        from bert_jax.answering import predict_source
+
+        change = partial(flags.task_values, "predict", task_flags)
+        for answer in predict_source(source, input, _say_on_stderr, change, on_bad_row == "skip"):
+            gc.enable()
+            print(files.json_text(answer), flush=True)
+    finally:
+        gc.enable()
 
 
 def score(

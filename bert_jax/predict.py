@@ -358,7 +358,7 @@ def load(source: files.PathLike, *, strict: bool = True) -> PretrainedBert:
     params, set_aside = opened.read_params()
     return PretrainedBert(
         config=opened.config,
-        params=jax.tree.map(jax.numpy.asarray, params),
+        params=jax.device_put(params),
         tokenizer=opened.tokenizer,
         task=opened.task,
         compute=opened.compute,

@@ -130,7 +130,7 @@ class _Teacher:
                 f"task.teacher: {fields.teacher} has {source.config.vocab_size} rows in its vocabulary and this model "
                 f"{rows}; set model.vocab_size to 0 and leave model.vocab_multiple at 1"
             )
-        self._params = jax.tree.map(jnp.asarray, {name: params[name] for name in (named.ENCODER, named.MLM)})
+        self._params = jax.device_put({name: params[name] for name in (named.ENCODER, named.MLM)})
         self._outputs = jax.jit(partial(_outputs, BertWithStates(source.config, False, source.compute), rows))
         self._has_states = bool(fields.cosine_weight)
 
