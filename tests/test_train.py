@@ -6,8 +6,10 @@ import re
 import shutil
 import signal
 import threading
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from functools import partial
+from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -16,7 +18,7 @@ import optax
 import pytest
 
 from bert_jax import Hook, train
-from bert_jax.config import AdamW, Compute, Muon, SequenceClassification, to_json
+from bert_jax.config import AdamW, Compute, Experiment, Muon, SequenceClassification, to_json
 from bert_jax.errors import InputError
 from bert_jax.losses import Mean, Outcome
 from bert_jax.pretrained import read_experiment
@@ -26,7 +28,7 @@ from bert_jax.training import budget, optimizer, progress
 from bert_jax.training.step import TrainState, train_step
 from helpers.corpora import WORDS
 from helpers.experiments import fine_tuning, lines, pretraining, silent
-from helpers.models import MODEL
+from helpers.models import MODEL, QUIET
 
 # The step --------------------------------------------------------------------------------------------------------
 
@@ -106,6 +108,47 @@ def test_gradients_are_clipped_to_their_global_norm(gradient, clipped):
 # The loop --------------------------------------------------------------------------------------------------------
 
 
+@dataclass
+class Finished:
+    """A run that was never disturbed: a test that changes it changes a copy."""
+
+    experiment: Experiment
+    workdir: Path
+    result: dict[str, Any]
+    messages: list[str]
+
+    @property
+    def metrics(self) -> str:
+        return (self.workdir / "metrics.jsonl").read_text()
+
+    def copy_to(self, workdir: Path, first_steps: int = 0) -> Path:
+        """Copies the run; with `first_steps`, as a `kill -9` after the checkpoint of that step would leave it."""
+        shutil.copytree(self.workdir, workdir)
+        if first_steps:
+            shutil.rmtree(workdir / "checkpoints/12")
+            (workdir / "result.json").unlink()
+            assert Checkpoints(workdir / "checkpoints").latest() == first_steps
+        return workdir
+
+
+def finish(experiment: Experiment, workdir: Path) -> Finished:
+    messages: list[str] = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(progress, "LINE_EVERY", 1e9)  # no signs of progress, however slow the machine is
+        return Finished(experiment, workdir, train(experiment, workdir, say=messages.append), messages)
+
+
+@pytest.fixture(scope="module")
+def pretrained(data, tmp_path_factory) -> Finished:
+    return finish(pretraining(data), tmp_path_factory.mktemp("pretrained") / "run")
+
+
+@pytest.fixture(scope="module")
+def tuned(data, tmp_path_factory) -> Finished:
+    experiment = fine_tuning(data, model=MODEL, steps=12, log_every=5, eval_every=6, checkpoint_every=4)
+    return finish(experiment, tmp_path_factory.mktemp("tuned") / "run")
+
+
 class Calls(Hook):
     """Records when it is called, and does something at some steps."""
 
@@ -125,8 +168,8 @@ class Calls(Hook):
         self.calls.append(("end", step))
 
 
-def test_a_hook_is_called_at_its_period_after_evaluations_and_before_checkpoints(data, tmp_path):
-    experiment = pretraining(data, log_every=6, eval_every=6, checkpoint_every=0)
+def test_a_hook_is_called_at_its_period_after_evaluations_and_before_checkpoints(tuned, tmp_path):
+    experiment = replace(tuned.experiment, log_every=6, checkpoint_every=0)
     fifth, last = Calls(every=5), Calls(every=0)
     stop = Calls(at={6: lambda loop: loop.stop()})
     messages = []
@@ -147,14 +190,16 @@ def test_a_hook_is_called_at_its_period_after_evaluations_and_before_checkpoints
     assert result["step"] == 12
 
 
-def test_what_a_hook_changes_is_in_the_checkpoint_of_its_step(data, tmp_path):
+def test_what_a_hook_changes_is_in_the_checkpoint_of_its_step(tuned, tmp_path):
     def clear(loop):
         (seed_run,) = loop.seed_runs
-        seed_run.state = seed_run.state.replace(params=jax.tree.map(jnp.zeros_like, seed_run.state.params))
+        blank = jax.tree.map(lambda x: jax.device_put(np.zeros(x.shape, x.dtype)), seed_run.state.params)
+        seed_run.state = seed_run.state.replace(params=blank)
 
-    train(fine_tuning(data, steps=2), tmp_path / "run", say=silent, hooks=[Calls(at={2: clear})])
-    step, params = load_params(tmp_path / "run/checkpoints")
-    assert step == 2
+    workdir = tuned.copy_to(tmp_path / "run", first_steps=8)
+    train(tuned.experiment, workdir, say=silent, hooks=[Calls(at={12: clear})])
+    step, params = load_params(workdir / "checkpoints")
+    assert step == 12
     assert not any(np.any(x) for x in jax.tree.leaves(params))
 
 
@@ -167,47 +212,40 @@ def test_a_model_learns_eight_sentences_by_heart(data, tmp_path):
     task = SequenceClassification(
         train=str(tmp_path / "eight.jsonl"), eval=str(tmp_path / "eight.jsonl"), max_length=16
     )
-    result = train(fine_tuning(data, task=task, batch_size=8, steps=800), tmp_path / "run", say=silent)
+    # With weights as large as these, a model as small as this learns fast.
+    changes = {"model": replace(QUIET, initializer_range=0.2), "optimizer": AdamW(learning_rate=1e-2)}
+    result = train(fine_tuning(data, task=task, batch_size=8, steps=150, **changes), tmp_path / "run", say=silent)
     assert result["metrics"]["accuracy"] == 1
     assert result["metrics"]["loss"] < 0.05
 
 
-@pytest.mark.parametrize(
-    "make",
-    [pretraining, partial(fine_tuning, steps=12, eval_every=6, checkpoint_every=4, log_every=5, model=MODEL)],
-    ids=["pretraining", "fine-tuning"],
-)
-def test_a_stopped_run_continues_to_the_same_bytes(data, tmp_path, make):
-    whole = train(make(data), tmp_path / "whole", say=silent)
+@pytest.mark.parametrize("kind", ["pretrained", "tuned"])
+def test_a_stopped_run_continues_to_the_same_bytes(tmp_path, request, kind):
+    whole, workdir = request.getfixturevalue(kind), tmp_path / "stopped"
     signal_at = Calls(at={7: lambda loop: os.kill(os.getpid(), signal.SIGTERM)})  # in the middle of a window of figures
-    train(make(data), tmp_path / "stopped", say=silent, hooks=[signal_at])
-    assert lines(tmp_path / "stopped" / "metrics.jsonl")[-1]["step"] == 6
-    again = train(make(data), tmp_path / "stopped", say=silent)
-    assert (tmp_path / "stopped/metrics.jsonl").read_text() == (tmp_path / "whole/metrics.jsonl").read_text()
-    assert again["metrics"] == whole["metrics"]
-    assert again["tokens"] == whole["tokens"]
+    train(whole.experiment, workdir, say=silent, hooks=[signal_at])
+    assert lines(workdir / "metrics.jsonl")[-1]["step"] == 6
+    again = train(whole.experiment, workdir, say=silent)
+    assert (workdir / "metrics.jsonl").read_text() == whole.metrics
+    assert again["metrics"] == whole.result["metrics"]
+    assert again["tokens"] == whole.result["tokens"]
 
 
-def test_lines_written_after_the_last_checkpoint_are_written_once(data, tmp_path):
-    train(pretraining(data), tmp_path / "whole", say=silent)
-    train(pretraining(data), tmp_path / "crashed", say=silent)
+def test_lines_written_after_the_last_checkpoint_are_written_once(pretrained, tmp_path):
     # The state after `kill -9` at step 10: checkpoints 4 and 8, lines up to 10, the last one cut short.
-    import shutil
-
-    shutil.rmtree(tmp_path / "crashed/checkpoints/12")
-    (tmp_path / "crashed/result.json").unlink()
-    metrics = tmp_path / "crashed/metrics.jsonl"
+    workdir = pretrained.copy_to(tmp_path / "crashed", first_steps=8)
+    metrics = workdir / "metrics.jsonl"
     written = [line for line in metrics.read_text().splitlines(keepends=True) if json.loads(line)["step"] <= 10]
     metrics.write_text("".join(written) + '{"step": 11, "spl')
-    train(pretraining(data), tmp_path / "crashed", say=silent)
-    assert metrics.read_text() == (tmp_path / "whole/metrics.jsonl").read_text()
+    train(pretrained.experiment, workdir, say=silent)
+    assert metrics.read_text() == pretrained.metrics
 
 
-def test_fine_tuning_starts_from_the_pretrained_encoder_and_lists_new_weights(data, tmp_path):
-    train(pretraining(data), tmp_path / "pretrained", say=silent)
+def test_fine_tuning_starts_from_the_pretrained_encoder_and_lists_new_weights(tuned, pretrained, tmp_path):
     messages = []
-    experiment = fine_tuning(data, model=None, tokenizer=None, init_from=str(tmp_path / "pretrained"), steps=1)
-    train(experiment, tmp_path / "tuned", say=messages.append)
+    experiment = replace(tuned.experiment, model=None, tokenizer=None, init_from=str(pretrained.workdir))
+    stop = Calls(at={1: lambda loop: loop.stop()})
+    train(experiment, tmp_path / "tuned", say=messages.append, hooks=[stop])
     report = next(text for text in messages if text.startswith("Weights from"))
     assert "newly initialised: sequence/out/bias, sequence/out/kernel" in report
     assert "left out: mlm/bias" in report
@@ -216,12 +254,15 @@ def test_fine_tuning_starts_from_the_pretrained_encoder_and_lists_new_weights(da
     assert stored["task"]["labels"] == ["no", "yes"]
 
 
-def test_a_workdir_of_another_experiment_is_refused_and_left_alone(data, tmp_path):
-    train(fine_tuning(data, steps=2), tmp_path / "run", say=silent)
-    before = {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()}
+def everything_in(folder: Path) -> dict[Path, bytes]:
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_a_workdir_of_another_experiment_is_refused_and_left_alone(tuned):
+    before = everything_in(tuned.workdir)
     with pytest.raises(InputError, match=r"optimizer\.learning_rate is 0\.003 there and 0\.5 here"):
-        train(fine_tuning(data, steps=2, optimizer=AdamW(learning_rate=0.5)), tmp_path / "run", say=silent)
-    assert {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()} == before
+        train(replace(tuned.experiment, optimizer=AdamW(learning_rate=0.5)), tuned.workdir, say=silent)
+    assert everything_in(tuned.workdir) == before
 
 
 def test_a_workdir_in_use_is_refused(data, tmp_path):
@@ -229,10 +270,10 @@ def test_a_workdir_in_use_is_refused(data, tmp_path):
         train(fine_tuning(data), tmp_path / "run", say=silent)
 
 
-def test_a_finished_run_is_not_run_again(data, tmp_path):
-    first = train(fine_tuning(data, steps=2), tmp_path / "run", say=silent)
+def test_a_finished_run_is_not_run_again(tuned, tmp_path):
     messages = []
-    assert train(fine_tuning(data, steps=2), tmp_path / "run", say=messages.append) == first
+    workdir = tuned.copy_to(tmp_path / "run")
+    assert train(tuned.experiment, workdir, say=messages.append) == tuned.result
     assert "finished already" in messages[-1]
 
 
@@ -257,18 +298,16 @@ def test_a_run_of_a_version_with_other_names_is_refused_in_one_line(tmp_path, ch
         workdir.claim(experiment, tokenizer=None)
 
 
-def test_how_a_run_is_computed_may_change_when_it_is_continued(data, tmp_path):
-    messages, workdir = [], tmp_path / "run"
-    train(pretraining(data, steps=8), workdir, say=silent)
-    shutil.rmtree(workdir / "checkpoints" / "8")
+def test_how_a_run_is_computed_may_change_when_it_is_continued(pretrained, tmp_path):
+    messages, workdir = [], pretrained.copy_to(tmp_path / "run", first_steps=8)
     compute = Compute(sharding="single", param_dtype="bfloat16")
-    experiment = pretraining(data, steps=8, checkpoint_every=2, compute=compute)
+    experiment = replace(pretrained.experiment, checkpoint_every=2, compute=compute)
     with pytest.raises(InputError, match="batch_size is 8 there and 16 here; use another"):
         train(replace(experiment, batch_size=16), workdir, say=silent)
     with pytest.raises(InputError, match="pallas has no dropout"):
         train(replace(experiment, compute=Compute(attention="pallas")), workdir, say=silent)
     train(experiment, workdir, say=messages.append)
-    assert f"Continuing {workdir} at step 4 of 8" in messages
+    assert f"Continuing {workdir} at step 8 of 12" in messages
     assert f"{workdir}: continues with compute.param_dtype bfloat16 instead of float32" in messages
     _, params = load_params(workdir / "checkpoints")
     assert {x.dtype for x in jax.tree.leaves(params)} == {jnp.dtype("bfloat16")}
@@ -276,10 +315,13 @@ def test_how_a_run_is_computed_may_change_when_it_is_continued(data, tmp_path):
     assert stored["compute"] == asdict(compute)
 
 
+CONSTANT = AdamW(schedule="constant", warmup_share=0.0)  # with any number of steps, a step is the same program
+
+
 def test_minutes_decide_the_steps_once(data, tmp_path, monkeypatch):
     monkeypatch.setattr(budget, "TRIAL_SHARE", 0.0)
     messages = []
-    experiment = fine_tuning(data, steps=0, minutes=20.0, eval_every=500)
+    experiment = fine_tuning(data, steps=0, minutes=20.0, eval_every=500, optimizer=CONSTANT)
     result = train(experiment, tmp_path / "run", say=messages.append, hooks=[Calls(at={2: lambda loop: loop.stop()})])
     assert result == {}
     steps = json.loads((tmp_path / "run/experiment.json").read_text())["steps"]
@@ -292,7 +334,7 @@ def test_minutes_decide_the_steps_once(data, tmp_path, monkeypatch):
 
 def test_too_few_minutes_are_refused(data, tmp_path):
     with pytest.raises(InputError, match=r"minutes: 0\.0001 are too few: compiling takes"):
-        train(fine_tuning(data, steps=0, minutes=0.0001), tmp_path / "run", say=silent)
+        train(fine_tuning(data, steps=0, minutes=0.0001, optimizer=CONSTANT), tmp_path / "run", say=silent)
     with pytest.raises(InputError, match="minutes: they decide the number of steps; leave out steps and epochs"):
         fine_tuning(data, steps=5, minutes=1.0)
     with pytest.raises(InputError, match="minutes: they count from the first step; a run with branch_from needs steps"):
@@ -302,7 +344,8 @@ def test_too_few_minutes_are_refused(data, tmp_path):
 def test_a_branch_equals_a_run_that_decayed_from_the_start(data, tmp_path):
     def run(steps, stable, **changes):
         muon = Muon(learning_rate=1e-3, warmup_share=2 / steps, stable_share=stable / steps)
-        return pretraining(data, steps=steps, optimizer=muon, eval_every=4, keep_checkpoints=9, **changes)
+        shape = {"steps": steps, "log_every": 5, "checkpoint_every": 4, "keep_checkpoints": 9}
+        return fine_tuning(data, model=MODEL, optimizer=muon, **shape, **changes)
 
     train(run(20, 18), tmp_path / "stable", say=silent, hooks=[Calls(at={9: lambda loop: loop.stop()})])
     train(run(12, 6), tmp_path / "whole", say=silent)
@@ -325,19 +368,19 @@ def test_a_branch_equals_a_run_that_decayed_from_the_start(data, tmp_path):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"steps": 4}, "is at step 4; `steps` must be larger, got 4"),
+        ({"steps": 12}, "is at step 12; `steps` must be larger, got 12"),
         ({"optimizer": Muon()}, "has another optimizer than this run: AdamW"),
-        ({"model": replace(MODEL, num_layers=1)}, "has another model than this run"),
+        ({"model": replace(MODEL, hidden_size=8)}, "has another model than this run"),
         ({"init_from": "elsewhere"}, "branch_from: takes all weights from its run; leave init_from out"),
         ({"branch_from": "no/such/run@4"}, "no/such/run@4: no such file or folder"),
-        ({"branch_from": "{run}@3"}, "no checkpoint of step 3; there are those of 4"),
+        ({"branch_from": "{run}@3"}, "no checkpoint of step 3; there are those of 8, 12"),
     ],
 )
-def test_a_branch_that_does_not_fit_is_refused(data, tmp_path, changes, message):
-    train(pretraining(data, steps=4, eval_every=0), tmp_path / "run", say=silent)
-    source = changes.get("branch_from", "{run}@4").format(run=tmp_path / "run")
+def test_a_branch_that_does_not_fit_is_refused(pretrained, tmp_path, changes, message):
+    source = changes.get("branch_from", "{run}@12").format(run=pretrained.workdir)
+    changes = {"steps": 16} | changes | {"branch_from": source}
     with pytest.raises(InputError, match=re.escape(message)):
-        train(pretraining(data, **{"steps": 9} | changes | {"branch_from": source}), tmp_path / "branch", say=silent)
+        train(replace(pretrained.experiment, **changes), tmp_path / "branch", say=silent)
 
 
 @pytest.mark.parametrize(
@@ -356,23 +399,25 @@ def test_an_experiment_that_cannot_run_is_refused_with_the_field(data, tmp_path,
         train(fine_tuning(data, **changes), tmp_path / "run", say=silent)
 
 
-@pytest.mark.parametrize(("apart", "signs"), [(0.0, 11), (1e9, 0)])
-def test_progress_of_slow_steps_is_shown_and_changes_nothing(data, tmp_path, monkeypatch, apart, signs):
-    monkeypatch.setattr(progress, "LINE_EVERY", apart)
-    messages = []
-    train(pretraining(data, log_every=12, eval_every=0), tmp_path / "slow", say=messages.append)
-    assert sum(f"step {step}/12" in messages for step in range(1, 12)) == signs
-    assert any(text.startswith("evaluating ") for text in messages) == (signs > 0)
-    monkeypatch.undo()
-    train(pretraining(data, log_every=12, eval_every=0), tmp_path / "plain", say=silent)
-    assert lines(tmp_path / "slow" / "metrics.jsonl") == lines(tmp_path / "plain" / "metrics.jsonl")
+def signs_of_progress(messages: list[str]) -> list[str]:
+    return [text for text in messages if re.fullmatch(r"step \d+/12|evaluating .*", text)]
 
 
-def test_training_works_outside_the_main_thread(data, tmp_path):
-    results = []
-    thread = threading.Thread(
-        target=lambda: results.append(train(fine_tuning(data, steps=2), tmp_path / "run", say=silent))
-    )
+def test_progress_of_slow_steps_is_shown_and_changes_nothing(pretrained, tmp_path, monkeypatch):
+    monkeypatch.setattr(progress, "LINE_EVERY", 0.0)
+    messages: list[str] = []
+    train(pretrained.experiment, tmp_path / "slow", say=messages.append)
+    shown = signs_of_progress(messages)
+    # Figures were shown after steps 5, 10 and 12, and an evaluation after steps 6 and 12.
+    assert [text for text in shown if text.startswith("step")] == [f"step {n}/12" for n in (1, 2, 3, 4, 7, 8, 9, 11)]
+    assert any(text.startswith("evaluating ") for text in shown)
+    assert not signs_of_progress(pretrained.messages)
+    assert (tmp_path / "slow/metrics.jsonl").read_text() == pretrained.metrics
+
+
+def test_training_works_outside_the_main_thread(tuned, tmp_path):
+    workdir, results = tuned.copy_to(tmp_path / "run", first_steps=8), []
+    thread = threading.Thread(target=lambda: results.append(train(tuned.experiment, workdir, say=silent)))
     thread.start()
     thread.join()
-    assert results[0]["step"] == 2
+    assert results[0]["step"] == 12

@@ -7,7 +7,7 @@ from bert_jax.config import BertConfig
 MODEL = BertConfig(
     vocab_size=0,
     hidden_size=16,
-    num_layers=2,
+    num_layers=1,
     num_heads=2,
     intermediate_size=32,
     max_position_embeddings=32,
