@@ -4,7 +4,7 @@ import contextlib
 import dataclasses
 import io
 import re
-from argparse import ArgumentParser
+from argparse import ArgumentError, ArgumentParser
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
@@ -12,7 +12,13 @@ from typing import Any
 import tyro
 
 from bert_jax import sweeps
+from bert_jax.config import BertConfig, preset
 from bert_jax.errors import InputError
+
+MODEL_HELP = (
+    "--model PRESET takes a published model, such as modernbert-tiny, in place of the file's, with a vocabulary as "
+    "large as the tokenizer's; flags --model.FIELD change it further."
+)
 
 
 def parse_experiments(
@@ -25,11 +31,14 @@ def parse_experiments(
             raise InputError("the first argument must be an experiment file")
         return {}
     path, flags = args[0], args[1:]
-    # --init-from decides which model the flags --model... change, so it is read before the others.
-    first = ArgumentParser(add_help=False, allow_abbrev=False)
-    first.add_argument("--init-from")
-    first.add_argument("--only")
-    early, rest = first.parse_known_args(flags)
+    # --init-from and --model decide which model the flags --model.FIELD change, so they are read before the others.
+    first = ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
+    for flag in ("--init-from", "--model", "--only"):
+        first.add_argument(flag)
+    try:
+        early, rest = first.parse_known_args(flags)
+    except ArgumentError as error:
+        raise InputError(f"{error.argument_name}: {error.message}") from None
     # For training it is a field of the task, which is also the name in `evaluate` and `predict`.
     rest = [re.sub(r"^--on-bad-row(?=$|=)", "--task.on-bad-row", flag) for flag in rest]
     sweep = sweeps.load_experiments(path)
@@ -37,6 +46,8 @@ def parse_experiments(
     for name, experiment in sweeps.select(sweep, early.only, path).items():
         if early.init_from is not None:
             experiment = dataclasses.replace(experiment, init_from=early.init_from)
+        if early.model is not None:
+            experiment = dataclasses.replace(experiment, model=_preset(early.model))
         if any(flag.startswith("--model.") for flag in rest):
             experiment = dataclasses.replace(experiment, model=sweeps.model_of(experiment, sweep))
         parse = partial(
@@ -46,9 +57,17 @@ def parse_experiments(
             default=kind(experiment=experiment, **fields),
             args=rest,
             prog=f"bert_jax {command} {path}",
+            description=f"{kind.__doc__}\n\n{MODEL_HELP}",
         )
         parsed[name] = _with_one_line(parse)
     return parsed
+
+
+def _preset(name: str) -> BertConfig:
+    try:
+        return preset(name, vocab_size=0)
+    except InputError as error:
+        raise InputError(f"--model: {error}") from None
 
 
 def _with_one_line(parse: Callable[[], Any]) -> Any:

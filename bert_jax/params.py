@@ -188,6 +188,11 @@ def without_generator(params: Mapping[str, Any]) -> dict[str, Any]:
     return {name: part for name, part in params.items() if name not in (GENERATOR, GENERATOR_MLM)}
 
 
+def without_pair_head(params: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the parameters without those of the head for sentence pairs."""
+    return {name: part for name, part in params.items() if name != PAIR}
+
+
 def num_classes(params: Mapping[str, Any], head: str) -> int:
     """Returns the number of outputs of a head with classes."""
     return params[head]["out"]["kernel"].shape[-1]

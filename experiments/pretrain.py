@@ -10,6 +10,10 @@ Time: bert-tiny, 6,000 steps of 64 sequences of 32, then 128 tokens, about 12 mi
 
     bert_jax train experiments/pretrain.py --workdir runs/pretrain --task.stores runs/store
 
+Other families: --model modernbert-tiny or --model roberta-tiny, with --task.pairs none, or --model electra-tiny, with
+--task.pairs none --task.objective rtd. Add --model.initializer-range 0.05. RoBERTa's tokenizer is made by
+`bert_jax tokenizer --kind bytelevel`.
+
 At full scale, on a TPU VM or GPU node, change the preset to bert-base with BERT's dropout and initializer_range, the
 schedule to ((0.9, 128), (0.1, 512)), and add
 --batch-size 256 --steps 1000000 --optimizer.learning-rate 1e-4 --optimizer.warmup-share 0.01 --compute.dtype bfloat16

@@ -81,7 +81,7 @@ def random_params(model, batch, seed: int = 0):
 
 PACKED, ALONE = [27, 5, 19], [[27], [5], [19]]
 # Fields that mix tokens; the others work on each token by itself.
-MIXING = ["first_position", "mean", "no positions", "local", "narrow", "local rotary", "pre, shared", "modern"]
+MIXING = ["first_position", "mean", "no positions", "local", "narrow", "local rotary", "pre, shared"]
 
 
 @pytest.mark.parametrize("name", MIXING)
@@ -176,18 +176,6 @@ def test_masks_and_angles_are_made_once_a_step():
     text = str(jax.make_jaxpr(lambda params: Bert(config).apply(params, batch))(params))
     assert text.count(" cos ") == text.count(" sin ") == 2  # one for each theta
     assert text.count(" abs ") == 1  # of the distances in a window
-
-
-def test_remat_changes_no_gradient():
-    config = CONFIGS["modern"]
-    batch = batch_of([25, 9], [40])
-    params = random_params(Bert(config), batch)
-
-    def gradient(compute):
-        return jax.jit(jax.grad(lambda p: (Bert(config, compute).apply({"params": p}, batch) ** 2).sum()))(params)
-
-    for a, b in zip(*map(jax.tree.leaves, (gradient(Compute()), gradient(Compute(remat=True)))), strict=True):
-        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4 * float(jnp.abs(a).max()))
 
 
 @pytest.mark.parametrize("name", ["modern", "rms", "no pooler"])

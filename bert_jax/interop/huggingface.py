@@ -448,7 +448,8 @@ def write(
       token_ids: fields of config.json with the id of a special token.
 
     Returns:
-      What was left out of the folder, as sentences for the user: a generator, a pooler that the class does not have.
+      What was left out of the folder, as sentences for the user: a generator, a head for pairs or a pooler that no
+      class of the family has.
 
     Raises:
       InputError: no class of transformers has this architecture or these heads, or arrays are missing or left over.
@@ -458,6 +459,9 @@ def write(
         params = named.without_generator(params)
         notes = ("left out: the generator; the folder holds the discriminator",)
     heads, family = named.heads(params), FAMILIES[config.family]
+    if named.MLM in heads and heads not in family.architectures and heads - {named.PAIR} in family.architectures:
+        params, heads = named.without_pair_head(params), heads - {named.PAIR}
+        notes += (f"left out: the head for sentence pairs, which no {family.class_prefix} class of transformers has",)
     if heads not in family.architectures:
         raise InputError(
             f"no {family.class_prefix} class of transformers has exactly the heads {', '.join(sorted(heads))}"

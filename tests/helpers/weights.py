@@ -8,10 +8,10 @@ import jax
 import numpy as np
 
 
-def random_weights(model: Any, batch: Any, seed: int = 0, **options: Any) -> dict[str, Any]:
+def random_weights(model: Any, batch: Any, seed: int = 0, deviation: float = 0.02, **options: Any) -> dict[str, Any]:
     """Returns parameters like those of `model.init(key, batch, **options)`, drawn by NumPy.
 
-    Matrices and tables are normal with a deviation of 0.02, scales 1 and biases 0.
+    Matrices and tables are normal with this deviation, scales 1 and biases 0.
     """
     rng = np.random.default_rng(seed)
     shapes = jax.eval_shape(lambda: model.init(jax.random.key(0), batch, **options))["params"]
@@ -19,7 +19,7 @@ def random_weights(model: Any, batch: Any, seed: int = 0, **options: Any) -> dic
     def draw(path: Any, x: Any) -> jax.Array:
         constants = {"scale": 1.0, "bias": 0.0}
         name = path[-1].key
-        values = np.full(x.shape, constants[name]) if name in constants else rng.normal(0.0, 0.02, x.shape)
+        values = np.full(x.shape, constants[name]) if name in constants else rng.normal(0.0, deviation, x.shape)
         return jax.numpy.asarray(values, x.dtype)
 
     return jax.tree.map_with_path(draw, shapes)
