@@ -20,6 +20,7 @@ from bert_jax.config import (
     SequenceClassification,
     TokenClassification,
 )
+from bert_jax.errors import InputError
 from bert_jax.metrics import lower_is_better
 from bert_jax.tasks import labelled
 from bert_jax.tasks.pretraining import PretrainingTask
@@ -193,3 +194,22 @@ def test_training_has_keys_for_dropout_and_sampling_and_evaluation_has_one_that_
     assert training.sample != training.dropout
     assert evaluation.dropout is None
     assert evaluation.sample == again.sample
+
+
+def test_accuracy_by_position_is_that_of_the_masked_tokens_in_each_part_of_the_length():
+    task = PretrainingTask(Pretraining(pairs="none", position_parts=3), replace(MODEL, first_position=2), NoTokenizer())
+    batch = uneven_batch(length=12, slots=6)
+    right = np.random.default_rng(1).random(batch["masked_labels"].shape) < 0.4
+    batch["masked_positions"] = np.random.default_rng(2).integers(0, 12, right.shape).astype(np.int32)
+    batch["sequence_ids"][:], batch["position_ids"][:] = 1, np.arange(2, 14)
+    guesses = np.where(right, batch["masked_labels"], 55)  # no label is 55
+    task.model = SimpleNamespace(apply=lambda *_, **__: {"mlm": jax.nn.one_hot(guesses, 56)})
+    outcome = jax.jit(task.loss_fn)({}, batch, NO_DROPOUT)
+    for part in range(3):
+        here = (batch["masked_positions"] // 4 == part) * batch["masked_weights"]
+        mean = outcome.metrics[f"mlm_accuracy_part_{part + 1}"]
+        assert (float(mean.sum), float(mean.count)) == pytest.approx(((here * right).sum(), here.sum()))
+    training = jax.eval_shape(task.loss_fn, {}, batch, NO_DROPOUT._replace(dropout=jax.random.key(0)))
+    assert list(training.metrics) == ["mlm_accuracy"]  # the figures of training stay as they are
+    with pytest.raises(InputError, match=r"task\.position_parts: is about masked tokens"):
+        Pretraining(objective="rtd", pairs="none", position_parts=4)

@@ -41,6 +41,8 @@ ORDER = (
     "in_domain_or_general",
     "masking",
     "albert_choices",
+    "since_2018",
+    "long_context",
     "compact_models",
     "freezing",
     "glue",

@@ -130,9 +130,12 @@ class Pretraining(TaskBase):
     generator_weight: float = 1.0  # with rtd: weight of the generator's loss in the objective
     discriminator_weight: float = 50.0  # with rtd: weight of the discriminator's loss
     share_embeddings: bool = True  # with rtd: whether both have one table of each kind of embeddings
+    position_parts: int = 1  # evaluation also has the MLM accuracy of each of this number of equal parts of the length
 
     def __post_init__(self):
         check_ranges(self, "task.")
+        if self.objective == "rtd" and self.position_parts > 1:
+            raise InputError("task.position_parts: is about masked tokens; set objective mlm")
         if self.mask_token_share + self.random_token_share > 1:
             raise InputError("task: mask_token_share and random_token_share add up to more than 1")
         if self.packing == "concatenated" and self.pairs != "none":

@@ -93,11 +93,26 @@ class PretrainingTask:
         mlm = batch["masked_labels"], weights["mlm_loss"]
         losses: dict[str, Mean] = {"mlm_loss": cross_entropy(logits["mlm"], *mlm)}
         metrics = {"mlm_accuracy": accuracy(logits["mlm"], *mlm)}
+        if keys.dropout is None and self.fields.position_parts > 1:
+            metrics |= self._accuracy_of_parts(logits["mlm"], batch)
         if "pair" in logits:
             pair = batch["pair_labels"], weights["pair_loss"]
             losses["pair_loss"] = cross_entropy(logits["pair"], *pair)
             metrics["pair_accuracy"] = accuracy(logits["pair"], *pair)
         return Outcome(losses, metrics, predictions={})
+
+    def _accuracy_of_parts(self, logits_BPV: jax.Array, batch: dict[str, jax.Array]) -> dict[str, Mean]:
+        """Returns the MLM accuracy of each part of the length, by the position of a token in its own sequence."""
+        parts, length = self.fields.position_parts, batch["input_ids"].shape[1]
+        positions_BP = jnp.take_along_axis(batch["position_ids"], batch["masked_positions"], axis=1)
+        part_BP = (positions_BP - self.config.first_position) * parts // length
+        weights_BP = batch["masked_weights"]
+        return {
+            f"mlm_accuracy_part_{part + 1}": accuracy(
+                logits_BPV, batch["masked_labels"], jnp.where(part_BP == part, weights_BP, 0.0)
+            )
+            for part in range(parts)
+        }
 
     def _replaced_tokens(self, params: Any, batch: dict[str, jax.Array], keys: Keys) -> Outcome:
         """Returns the outcome of replaced-token detection: no gradient goes from the discriminator to the generator.
