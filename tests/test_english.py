@@ -60,6 +60,7 @@ TURNS = {
     r"(?<!\w)every so": "every N",
 }
 PATTERNS = {re.compile(rf"\b(?:{turn})\b", re.IGNORECASE): better for turn, better in TURNS.items()}
+ANY = re.compile(rf"\b(?:{'|'.join(f'(?:{turn})' for turn in TURNS)}|pieces?)\b", re.IGNORECASE)  # of all at once
 PIECES = {re.compile(r"\bpieces?\b", re.IGNORECASE): "token"}  # only in files about tokenizers
 VAGUE_NAMES = {"found", "kept", "given", "told", "said", "member", "members", "place", "places"}
 
@@ -121,6 +122,8 @@ def turns(text: str, patterns: dict[re.Pattern, str] = PATTERNS) -> Iterator[tup
     text = re.sub(r"`[^`\n]+`", lambda m: "`" * len(m[0]), text)  # quoted code is code
     words = list(re.finditer(r"\S+", text))
     joined = " ".join(word[0] for word in words)
+    if not ANY.search(joined):
+        return
     starts = list(itertools.accumulate((len(word[0]) + 1 for word in words), initial=0))
     for pattern, better in patterns.items():
         for match in pattern.finditer(joined):

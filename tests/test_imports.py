@@ -2,6 +2,7 @@
 
 import ast
 import re
+from functools import cache
 from graphlib import TopologicalSorter
 from pathlib import Path
 
@@ -31,10 +32,17 @@ def unit_named(name: str) -> str:
     return whole if whole in ALLOWED else parts[0]
 
 
+@cache
+def nodes(source: str) -> list[ast.AST]:
+    """All nodes of the syntax tree of a module: several tests read each file."""
+    return list(ast.walk(ast.parse(source)))
+
+
+@cache
 def imported(path: Path) -> set[str]:
     """Full names of the modules that a file imports, anywhere in it."""
     names = set()
-    for node in ast.walk(ast.parse(path.read_text())):
+    for node in nodes(path.read_text()):
         if isinstance(node, ast.Import):
             names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
@@ -89,7 +97,7 @@ FILE_FUNCTIONS = {
 def file_access(source: str) -> list[str]:
     """What in a module's source opens, lists or replaces files by itself, with line numbers."""
     lines = []
-    for node in ast.walk(ast.parse(source)):
+    for node in nodes(source):
         names: list[str] = []
         if isinstance(node, ast.Import):
             names = [alias.name for alias in node.names if alias.name.split(".")[0] in FILE_MODULES]
@@ -169,7 +177,7 @@ def test_no_file_is_too_long_to_read():
 
 def test_no_function_is_longer_than_a_screen():
     for path in EVERY_FILE:
-        for node in ast.walk(ast.parse(path.read_text())):
+        for node in nodes(path.read_text()):
             if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
                 assert node.end_lineno - node.lineno < 60, f"{path}: {node.name} has more than 60 lines"
 
