@@ -12,11 +12,12 @@ from bert_jax.config import BertConfig, Compute
 from bert_jax.data.batch import make_batch
 from bert_jax.errors import InputError
 from bert_jax.model import Bert
+from helpers.weights import compiled, random_weights
 
 LENGTH = 128
-CONFIG = BertConfig(100, 32, 2, 2, 64, max_position_embeddings=LENGTH, hidden_dropout=0.0, attention_dropout=0.0)
+CONFIG = BertConfig(100, 32, 1, 2, 64, max_position_embeddings=LENGTH, hidden_dropout=0.0, attention_dropout=0.0)
 # Of its two layers, one has local attention, with which the fused one of the other has to go together.
-LOCAL = replace(CONFIG, positions="rotary", local_attention=16, global_every=2)
+LOCAL = replace(CONFIG, num_layers=2, positions="rotary", local_attention=16, global_every=2)
 
 
 def packed_batch() -> dict[str, np.ndarray]:
@@ -48,7 +49,7 @@ def test_pallas_gives_what_the_explicit_path_gives(kernel, config, monkeypatch):
     if kernel != "plain operations":
         monkeypatch.setattr(fused, "_pallas", lambda *args: fused.pallas_gpu(*args, interpret=True))
     batch = packed_batch()
-    params = jax.jit(Bert(config).init)(jax.random.key(0), batch)
+    params = {"params": random_weights(Bert(config), batch)}
     expected, expected_grads = outcome(config, Compute(), params, batch)
     actual, grads = outcome(config, Compute(attention="pallas"), params, batch)
     np.testing.assert_allclose(actual, expected, atol=1e-5)
@@ -58,9 +59,9 @@ def test_pallas_gives_what_the_explicit_path_gives(kernel, config, monkeypatch):
 
 def test_rows_of_lengths_that_the_kernels_lack_are_computed_explicitly():
     batch = {name: x[:, :96] if x.shape[1] == LENGTH else x for name, x in packed_batch().items()}
-    params = jax.jit(Bert(CONFIG).init)(jax.random.key(0), batch)
-    actual = Bert(CONFIG, Compute(attention="pallas")).apply(params, batch)
-    np.testing.assert_array_equal(actual, Bert(CONFIG).apply(params, batch))
+    params = {"params": random_weights(Bert(CONFIG), batch)}
+    actual = compiled(Bert(CONFIG, Compute(attention="pallas")))(params, batch)
+    np.testing.assert_array_equal(actual, compiled(Bert(CONFIG))(params, batch))
 
 
 @pytest.mark.parametrize(

@@ -18,8 +18,16 @@ from bert_jax.pretrained import Weights, write_source
 from helpers.experiments import pretraining, silent
 from helpers.losses import NO_DROPOUT
 from helpers.models import QUIET
+from helpers.weights import compiled, random_weights
 
-TEACHER = replace(QUIET, num_layers=3, initializer_range=0.3)  # its answers differ without training
+TEACHER = replace(QUIET, num_layers=2)
+STUDENT = replace(QUIET, num_layers=1)
+
+
+def untrained_weights(task, seed: int):
+    """Weights so large that answers differ without training."""
+    weights = random_weights(task.model, task.dummy_batch(), seed)
+    return jax.tree.map(lambda x: 15 * x if x.ndim > 1 else x, weights)
 
 
 @pytest.fixture(scope="module")
@@ -28,7 +36,7 @@ def teacher(data):
     tokenizer = tokenizers.load(data / "tokenizer")
     config = replace(TEACHER, vocab_size=tokenizer.vocab_size)
     task = tasks.make(Pretraining(pairs="none"), config, tokenizer)
-    params = jax.device_get(task.model.init(jax.random.key(0), task.dummy_batch())["params"])
+    params = jax.device_get(untrained_weights(task, seed=0))
     folder = data / "teacher"
     write_source(Weights("test", config, tokenizer, task.fields, lambda: (params, SetAside())), folder, "orbax")
     return folder
@@ -43,15 +51,15 @@ def task_of(data, teacher, config=TEACHER, **fields):
 
 
 def test_the_losses_are_those_of_pytorch(data, teacher):
-    task = task_of(data, teacher, replace(QUIET, num_layers=1, initializer_range=0.3), temperature=2.0)
+    task = task_of(data, teacher, STUDENT, temperature=2.0)
     batch = task.train_batches(batch_size=4, steps=3, seed=0)(0)
-    params = task.model.init(jax.random.key(1), task.dummy_batch())["params"]
-    outcome = task.loss_fn(params, batch, NO_DROPOUT)
+    params = untrained_weights(task, seed=1)
+    outcome = jax.jit(lambda params: task.loss_fn(params, batch, NO_DROPOUT))(params)
     assert {name: float(mean.count) for name, mean in outcome.losses.items()} == pytest.approx(
         {name: float(count) for name, count in task.counts(batch).items()}
     )
     ours = {name: float(mean.sum / mean.count) for name, mean in outcome.losses.items()}
-    student = jax.device_get(task.model.apply({"params": params}, batch))
+    student = jax.device_get(compiled(task.model)({"params": params}, batch))
     masked, used = batch["masked_weights"] > 0, batch["sequence_ids"] > 0
     logits, soft = (torch.tensor(np.array(a[masked])) for a in (student["mlm"], batch["teacher_logits"]))
     states, wanted = (torch.tensor(np.array(a[used])) for a in (student["states"], batch["teacher_states"]))
@@ -83,8 +91,7 @@ def test_a_distilled_run_has_no_trace_of_its_teacher(data, teacher, tmp_path):
     base = pretraining(data)
     fields = {field.name: getattr(base.task, field.name) for field in dataclasses.fields(base.task)}
     task = MlmDistillation(**fields | {"pairs": "none", "teacher": str(teacher)})
-    student = replace(QUIET, num_layers=1)
-    bert_jax.train(replace(base, task=task, model=student, steps=4, checkpoint_every=4), tmp_path / "run", say=silent)
+    bert_jax.train(replace(base, task=task, model=STUDENT, steps=4, checkpoint_every=4), tmp_path / "run", say=silent)
     bert = bert_jax.load(tmp_path / "run")
     assert set(bert.params) == {"bert", "mlm"}
     assert bert.config.num_layers == 1
