@@ -1,5 +1,7 @@
 """The planned cost of a run is its real cost."""
 
+from dataclasses import replace
+
 import jax
 import jax.extend
 import numpy as np
@@ -11,7 +13,7 @@ from bert_jax.devices import Devices
 from bert_jax.errors import InputError
 from bert_jax.tasks.pretraining import PretrainingTask
 from bert_jax.training import optimizer
-from bert_jax.training.run import Run, random_state
+from bert_jax.training.run import Run
 from bert_jax.training.step import train_step
 from helpers.experiments import fine_tuning, pretraining
 from helpers.losses import NO_DROPOUT
@@ -37,7 +39,7 @@ def products(jaxpr) -> int:
     ("name", "length"), [("bert-base", 12), ("bert-tiny", 12), ("albert-base", 12), ("modernbert-tiny", 60)]
 )
 def test_operations_are_those_of_the_matrix_products(name, length):
-    config = preset(name, hidden_dropout=0.0, attention_dropout=0.0)
+    config = preset(name, num_layers=2, hidden_dropout=0.0, attention_dropout=0.0)
     task = PretrainingTask(Pretraining(pairs="none"), config, NoTokenizer())
     batch = uneven_batch(length)
     params = jax.eval_shape(lambda: task.model.init(jax.random.key(0), batch)["params"])
@@ -65,14 +67,16 @@ def activations(config: BertConfig, compute: Compute) -> int:
 
 
 def test_remat_takes_less_memory():
-    config = preset("bert-tiny", vocab_size=64, num_layers=4, hidden_dropout=0.0, attention_dropout=0.0)
+    config = preset("bert-tiny", vocab_size=64, num_layers=2, hidden_dropout=0.0, attention_dropout=0.0)
     assert activations(config, Compute(remat=True)) < 0.8 * activations(config, Compute())
 
 
 def test_the_plan_agrees_with_the_compiled_step_and_the_model(data):
     devices = 2
-    model = preset("bert-tiny", vocab_size=0, num_layers=1, max_position_embeddings=32)
+    sizes = {"vocab_size": 0, "num_layers": 1, "max_position_embeddings": 32}
+    model = preset("bert-tiny", hidden_dropout=0.0, attention_dropout=0.0, **sizes)
     experiment = pretraining(data, model=model, batch_size=16, steps=100)
+    experiment = replace(experiment, task=replace(experiment.task, pairs="none"))
     planned = plan.plan(experiment, "v5e", devices=devices, mfu=0.5)
     run = plan.resolve(experiment)
     params = jax.eval_shape(lambda: run.task.model.init(jax.random.key(0), uneven_batch())["params"])
@@ -86,8 +90,7 @@ def test_the_plan_agrees_with_the_compiled_step_and_the_model(data):
     assert whole.parameters == 4 * planned.parameters
     assert split.parameters == pytest.approx(whole.parameters / devices, rel=0.01)
     assert split.optimizer == pytest.approx(whole.optimizer / devices, rel=0.01)
-    for layout in (whole, split):
-        assert_as_compiled(run, batch, layout, devices)
+    assert_as_compiled(run, batch, split, devices)
     assert "v5e" in str(planned)
     assert f"{planned.parameters:,}" in str(planned)
     assert planned.fits(whole)
@@ -96,7 +99,7 @@ def test_the_plan_agrees_with_the_compiled_step_and_the_model(data):
 def assert_as_compiled(run: Run, batch: dict[str, np.ndarray], layout: plan.Memory, count: int):
     """The step that a run would take, compiled from its real state and batch, has the arguments and needs planned."""
     devices = Devices("mesh", len(batch["input_ids"]), layout.fsdp, jax.devices()[:count])
-    state = devices.make(lambda: random_state(run, optimizer.make(run.experiment.optimizer, 100, MODEL)))
+    state = devices.place(make_state(run.task, optimizer.make(run.experiment.optimizer, 100, MODEL)))
     step = devices.wrap(train_step, loss_fn=run.task.loss_fn, counts=run.task.counts, microbatches=1)
     memory = step.trace(state, batch).lower().compile().memory_analysis()
     # Of `argument_size` but for the step's number and its key, of a few bytes.
