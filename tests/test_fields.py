@@ -14,6 +14,7 @@ from bert_jax.errors import InputError
 from bert_jax.model import Bert
 from bert_jax.pretrained import with_frame
 from helpers.stores import PLAIN, TOKENIZER, batches
+from helpers.weights import compiled
 
 BASE = BertConfig(
     vocab_size=60, hidden_size=16, num_layers=2, num_heads=2, intermediate_size=24, max_position_embeddings=64
@@ -151,7 +152,7 @@ def test_a_local_layer_reads_half_a_window_on_each_side_and_a_global_layer_every
     config = replace(BASE, local_attention=16, positions="none", num_layers=2, global_every=2)
     batch = batch_of([60])
     params = random_params(Bert(config), batch)
-    sown = Bert(config).apply({"params": params}, batch, mutable="intermediates")[1]["intermediates"]
+    sown = compiled(Bert(config), mutable="intermediates")({"params": params}, batch)[1]["intermediates"]
     of_global, of_local = (sown[f"blocks_{layer}"]["attention"]["attention"][0] for layer in (0, 1))
     distance = np.abs(np.arange(60)[:, None] - np.arange(60))
     assert (np.asarray(of_global) > 0).all()
@@ -196,13 +197,13 @@ def test_dropout_before_the_pooler_is_a_field():
     batch = batch_of([20])
     params = random_params(Bert(config), batch)
 
+    params |= {"pooler": {"kernel": jnp.eye(16), "bias": jnp.zeros(16)}}
+    x_BTD = compiled(Bert(config))({"params": params}, batch)
+
     def pooled(config):
-        rngs = {"dropout": jax.random.key(0)}
-        x_BTD = Bert(config).apply({"params": params}, batch, False, rngs=rngs)
-        cls = batch["cls_positions"]
+        rngs, cls = {"dropout": jax.random.key(0)}, batch["cls_positions"]
         return Bert(config).apply({"params": params}, x_BTD, cls, None, False, rngs=rngs, method="pool")
 
-    params |= {"pooler": {"kernel": jnp.eye(16), "bias": jnp.zeros(16)}}
     assert (pooled(config) != 0).all()
     assert (pooled(replace(config, pooler_dropout=True)) == 0).any()
 
