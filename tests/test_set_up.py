@@ -1,6 +1,7 @@
 """Compiled programs are stored in the user's cache, and no fault of that cache stops a run."""
 
 import os
+import shutil
 import subprocess
 import sys
 
@@ -14,7 +15,7 @@ set_up()
 
 @jax.jit
 def slow(x):
-    for i in range(300):
+    for i in range(150):
         x = x * i + x[::-1]
     return x
 
@@ -36,11 +37,23 @@ def stored(folder):
     return [path for path in folder.rglob("*-cache") if path.is_file()]
 
 
-def test_the_next_process_reads_the_programs_of_the_first(tmp_path):
-    first = compile_with(XDG_CACHE_HOME=tmp_path)
-    times = {path: path.stat().st_mtime_ns for path in stored(tmp_path / "bert_jax")}
+@pytest.fixture(scope="module")
+def first(tmp_path_factory):
+    """What a first process wrote, and its home of caches."""
+    home = tmp_path_factory.mktemp("home")
+    return compile_with(XDG_CACHE_HOME=home), home
+
+
+@pytest.fixture
+def home(first, tmp_path):
+    """A copy of the first process's home of caches."""
+    return shutil.copytree(first[1], tmp_path / "home")
+
+
+def test_the_next_process_reads_the_programs_of_the_first(first, home):
+    times = {path: path.stat().st_mtime_ns for path in stored(home / "bert_jax")}
     assert times
-    assert compile_with(XDG_CACHE_HOME=tmp_path) == first
+    assert compile_with(XDG_CACHE_HOME=home) == first[0]
     # On a busy machine, the second process may add programs that took the first one too little time to be stored.
     assert {path: path.stat().st_mtime_ns for path in times} == times
 
@@ -53,11 +66,10 @@ def test_environment_variables_move_the_cache_or_disable_it(tmp_path):
 
 
 @pytest.mark.parametrize("size", [0, 100])
-def test_a_stored_program_that_was_cut_short_is_compiled_again(tmp_path, size):
-    first = compile_with(XDG_CACHE_HOME=tmp_path)
-    for path in stored(tmp_path):
+def test_a_stored_program_that_was_cut_short_is_compiled_again(first, home, size):
+    for path in stored(home):
         path.write_bytes(path.read_bytes()[:size])
-    assert compile_with(XDG_CACHE_HOME=tmp_path) == first
+    assert compile_with(XDG_CACHE_HOME=home) == first[0]
 
 
 def test_a_cache_folder_that_cannot_be_written_does_no_harm(tmp_path):
@@ -79,16 +91,19 @@ def say(text):
         print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt)
 
 data = Path(sys.argv[1])
-experiment = pretraining(data, steps=60, batch_size=64, log_every=20, eval_every=0, checkpoint_every=0)
-experiment = replace(experiment, model=replace(experiment.model, hidden_size=128, intermediate_size=512))
+experiment = pretraining(data, steps=12, batch_size=256, log_every=4, eval_every=0, checkpoint_every=0)
+task = replace(experiment.task, pairs="none", held_out=0.0)
+model = replace(experiment.model, num_layers=1, hidden_size=64, intermediate_size=256)
+experiment = replace(experiment, task=task, model=model)
 train(experiment, data / "run", say=say)
 """
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="malloc is set up on Linux only")
 def test_a_step_of_training_gets_no_new_memory_from_the_kernel(data):
-    """Twenty steps of this run use about 100,000 pages, if the memory is not reused."""
-    env = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path), "XLA_FLAGS": ""}
+    """Four steps of this run use about 70,000 pages, if the memory is not reused."""
+    flags = os.environ["XLA_FLAGS"].replace("device_count=8", "device_count=1")
+    env = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path), "XLA_FLAGS": flags}
     command = [sys.executable, "-c", TRAINS, data]
     faults = subprocess.run(command, env=env, capture_output=True, text=True, check=True).stdout.split()
-    assert int(faults[2]) - int(faults[1]) < 40_000, faults
+    assert int(faults[2]) - int(faults[1]) < 28_000, faults
