@@ -9,6 +9,7 @@ import subprocess
 import sys
 from contextlib import contextmanager
 from dataclasses import replace
+from pathlib import Path
 
 import jax.numpy as jnp
 import numpy as np
@@ -46,7 +47,8 @@ class Poison(Hook):
 
 
 def short(data, **changes):
-    return fine_tuning(data, steps=12, log_every=4, checkpoint_every=4, **changes)
+    experiment = fine_tuning(data, steps=12, log_every=4, checkpoint_every=4, eval_every=4)
+    return replace(experiment, task=replace(experiment.task, eval_limit=48), **changes)  # three batches
 
 
 def test_a_poisoned_batch_is_skipped_and_many_in_a_row_stop_the_run(data, tmp_path):
@@ -59,7 +61,8 @@ def test_a_poisoned_batch_is_skipped_and_many_in_a_row_stop_the_run(data, tmp_pa
     with np.load(tmp_path / "run" / "batch_of_step_8.npz", allow_pickle=False) as batch:
         assert np.isnan(batch["label_weights"]).all()
         assert batch["input_ids"].shape[0] == 16
-    (first,) = lines(tmp_path / "run" / "metrics.jsonl")
+    first, evaluation = lines(tmp_path / "run" / "metrics.jsonl")
+    assert (first["split"], evaluation["split"], evaluation["step"]) == ("train", "eval", 4)
     assert first["skipped"] == 1  # of the four steps up to step 4
     assert all(np.isfinite(value) for name, value in first.items() if name != "split")
     result = train(experiment, tmp_path / "run", say=silent)  # the batches are good again
@@ -92,22 +95,27 @@ def full_disk(folder, kilobytes: int):
 
 
 @pytest.fixture(scope="module")
-def undisturbed(data, tmp_path_factory):
+def undisturbed(data, tmp_path_factory) -> Path:
+    """The workdir of a run, with a profile of two steps."""
     folder = tmp_path_factory.mktemp("undisturbed")
-    train(short(data), folder, say=silent)
-    return (folder / "metrics.jsonl").read_text()
+    train(short(data), folder, say=silent, profile=(6, 7))
+    return folder
+
+
+def metrics(workdir: Path) -> str:
+    return (workdir / "metrics.jsonl").read_text()
 
 
 def test_a_failed_save_is_reported_and_the_run_continues_when_there_is_space(data, tmp_path, undisturbed):
     with files_no_larger_than(3000), pytest.raises(InputError, match=r"run.*; .*run the same command again"):
         train(short(data), tmp_path / "run", say=silent)
     train(short(data), tmp_path / "run", say=silent)
-    assert (tmp_path / "run/metrics.jsonl").read_text() == undisturbed
+    assert metrics(tmp_path / "run") == metrics(undisturbed)
 
 
 def test_a_full_disk_is_reported_and_the_run_continues_when_there_is_space(data, tmp_path, undisturbed):
-    # Space for a checkpoint and a half: one takes about 350 kB, which varies with the order of its writers.
-    with full_disk(tmp_path / "disk", kilobytes=560) as make_room:
+    # Space for a checkpoint and a half: one takes about 250 kB, which varies with the order of its writers.
+    with full_disk(tmp_path / "disk", kilobytes=400) as make_room:
         run = tmp_path / "disk/run"
         with pytest.raises(InputError, match=r"(No space left|ENOSPC).*run the same command again") as error:
             train(short(data), run, say=silent)
@@ -115,7 +123,7 @@ def test_a_full_disk_is_reported_and_the_run_continues_when_there_is_space(data,
         assert Checkpoints(run / "checkpoints").steps() == [4]
         make_room()
         train(short(data), run, say=silent)
-        assert (run / "metrics.jsonl").read_text() == undisturbed
+        assert metrics(run) == metrics(undisturbed)
 
 
 def test_a_workdir_whose_last_lines_cannot_be_written_is_free_again(tmp_path, monkeypatch):
@@ -168,11 +176,7 @@ def test_a_second_signal_ends_at_once(name):
     assert "once more to end at once" in done.stderr
 
 
-def test_a_run_stopped_in_an_evaluation_evaluates_when_it_continues(data, tmp_path, monkeypatch):
-    experiment = short(data, eval_every=4)
-    experiment = replace(experiment, task=replace(experiment.task, eval_limit=48))
-    train(experiment, tmp_path / "whole", say=silent)
-
+def test_a_run_stopped_in_an_evaluation_evaluates_when_it_continues(data, tmp_path, monkeypatch, undisturbed):
     def stop_in_evaluation(text):
         if text.startswith("evaluating 2/"):
             signal.raise_signal(signal.SIGTERM)
@@ -180,31 +184,33 @@ def test_a_run_stopped_in_an_evaluation_evaluates_when_it_continues(data, tmp_pa
     # The run continues with the evaluation. When it is stopped there again, it must not take a step before.
     monkeypatch.setattr(progress, "LINE_EVERY", 0.0)
     for _ in range(2):
-        train(experiment, tmp_path / "stopped", say=stop_in_evaluation)
+        train(short(data), tmp_path / "stopped", say=stop_in_evaluation)
         assert Checkpoints(tmp_path / "stopped/checkpoints").latest() == 4
     monkeypatch.undo()
-    train(experiment, tmp_path / "stopped", say=silent)
-    assert (tmp_path / "stopped/metrics.jsonl").read_text() == (tmp_path / "whole/metrics.jsonl").read_text()
+    train(short(data), tmp_path / "stopped", say=silent)
+    assert metrics(tmp_path / "stopped") == metrics(undisturbed)
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_stopped_run_exits_with_the_signals_code_and_its_step(data, tmp_path, monkeypatch, capsys, number):
+def test_a_stopped_run_exits_with_the_signals_code_and_its_step(data, tmp_path, monkeypatch, capsys, undisturbed):
     stored = json.dumps(to_json(short(data)))
     loading = "import json\nfrom bert_jax.config import experiment_from_json\n"
     both = f"sweep = dict.fromkeys(('first', 'second'), experiment_from_json(json.loads({stored!r}), 'here'))\n"
     (tmp_path / "sweep.py").write_text(loading + both)
+    command = ("train", tmp_path / "sweep.py", "--workdir", tmp_path / "runs")
+    for number, at in ((signal.SIGTERM, 5), (signal.SIGINT, 9)):
 
-    def stop(self, loop, step):
-        if step == 8:
-            signal.raise_signal(number)
+        def stop(self, loop, step, number=number, at=at):
+            if step == at:
+                signal.raise_signal(number)
 
-    monkeypatch.setattr(ShowProgress, "__call__", stop)
-    assert run("train", tmp_path / "sweep.py", "--workdir", tmp_path / "runs") == 128 + number
-    last = json.loads(capsys.readouterr().out.splitlines()[-1])
-    assert last == {"experiment": "first", "step": 8, "stopped": True}
-    assert not (tmp_path / "runs/second").exists()
+        monkeypatch.setattr(ShowProgress, "__call__", stop)
+        assert run(*command) == 128 + number
+        last = json.loads(capsys.readouterr().out.splitlines()[-1])
+        assert last == {"experiment": "first", "step": at, "stopped": True}
+        assert not (tmp_path / "runs/second").exists()
     monkeypatch.undo()
-    assert run("train", tmp_path / "sweep.py", "--workdir", tmp_path / "runs") == 0
+    shutil.copytree(undisturbed, tmp_path / "runs/second")  # finished already: the sweep goes on to it all the same
+    assert run(*command) == 0
     lasts = [json.loads(line) for line in capsys.readouterr().out.splitlines() if line.startswith("{")]
     assert [(line["experiment"], line["step"]) for line in lasts] == [("first", 12), ("second", 12)]
 
@@ -214,21 +220,25 @@ def test_a_run_that_never_took_a_step_leaves_its_workdir_free(data, tmp_path):
         def __call__(self, loop, step):
             raise AssertionError(f"took step {step}")
 
-    experiment = short(data, eval_every=4)
+    class Once(Hook):
+        def __call__(self, loop, step):
+            loop.stop()
+
+    experiment, messages = short(data), []
     missing = replace(experiment, task=replace(experiment.task, eval=str(tmp_path / "nowhere.jsonl")))
     with pytest.raises(InputError, match="no such file"):
         train(missing, tmp_path / "run", say=silent)
     for name in ("f1macro", "mean_average_precision"):  # of no task, and of another one
         with pytest.raises(InputError, match=f"no figure '{name}'; it has .*f1_macro"):
             train(replace(experiment, keep_best=name), tmp_path / "run", say=silent, hooks=[Never()])
-    result = train(replace(experiment, keep_best="f1_macro", seeds=2), tmp_path / "run", say=silent)
-    assert result["step"] == 12
+    train(replace(experiment, keep_best="f1_macro", seeds=2), tmp_path / "run", say=messages.append, hooks=[Once()])
+    assert messages[-1].startswith("Stopped at step 1 of 12")
     with pytest.raises(InputError, match="holds another experiment"):
         train(replace(experiment, seed=1, keep_best="loss"), tmp_path / "run/seed-1", say=silent)
 
 
-def test_the_workdir_records_hardware_and_versions(data, tmp_path):
-    train(short(data), tmp_path / "run", say=silent)
+def test_the_workdir_records_hardware_and_versions(data, tmp_path, undisturbed):
+    shutil.copytree(undisturbed, tmp_path / "run")
     train(short(data), tmp_path / "run", say=silent)
     (entry,) = json.loads((tmp_path / "run/environment.json").read_text())
     assert entry["from_step"] == 0
@@ -240,24 +250,23 @@ def test_a_folder_outside_a_repository_has_no_revision(tmp_path):
     assert git_revision(tmp_path) is None
 
 
-def test_figures_of_speed_stay_out_of_metrics(data, tmp_path):
-    result = train(short(data), tmp_path / "run", say=silent, profile=(6, 7))
-    speed = lines(tmp_path / "run/speed.jsonl")[-1]
+def test_figures_of_speed_stay_out_of_metrics(undisturbed):
+    speed = lines(undisturbed / "speed.jsonl")[-1]
     assert speed.keys() == {"step", "seconds", "tokens_per_second", "padding_share", "mfu", "memory_bytes"}
     assert 0 < speed["mfu"] < 1
-    assert not speed.keys() & lines(tmp_path / "run/metrics.jsonl")[-1].keys() - {"step"}
-    assert result["flops"] > 0
-    assert list((tmp_path / "run/profile").rglob("*.xplane.pb"))
+    assert not speed.keys() & {name for line in lines(undisturbed / "metrics.jsonl") for name in line} - {"step"}
+    assert json.loads((undisturbed / "result.json").read_text())["flops"] > 0
+    assert list((undisturbed / "profile").rglob("*.xplane.pb"))
 
 
 def test_a_checkpoint_holds_what_was_so_when_it_was_saved(tmp_path):
     checkpoints = Checkpoints(tmp_path / "checkpoints")
     arrays = {"x": jnp.arange(4.0)}
-    meta = {"losses": {str(n): n for n in range(100_000)}}  # long to write
+    meta = {"losses": {str(n): n for n in range(20_000)}}  # long to write
     checkpoints.save(1, arrays, arrays, meta)
     meta["losses"].clear()
     checkpoints.close()
-    assert len(Checkpoints(tmp_path / "checkpoints").restore(1, arrays, arrays)[2]["losses"]) == 100_000
+    assert len(Checkpoints(tmp_path / "checkpoints").restore(1, arrays, arrays)[2]["losses"]) == 20_000
 
 
 def test_old_checkpoints_are_never_half_there(tmp_path, monkeypatch):
