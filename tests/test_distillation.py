@@ -98,19 +98,24 @@ def params_of(task):
 def losses_of(task):
     """The losses of the first training batch, divided, and what they were made of."""
     batch = task.train_batches(batch_size=8, steps=1, seed=0)(0)
-    params = params_of(task)
-    losses, logits = task.loss_fn(params, batch, NO_DROPOUT).losses, task.logits(params, batch, NO_DROPOUT)
+
+    @jax.jit
+    def compute(params, batch):
+        return task.loss_fn(params, batch, NO_DROPOUT).losses, task.logits(params, batch, NO_DROPOUT)
+
+    losses, logits = compute(params_of(task), batch)
     return {name: float(loss.sum / loss.count) for name, loss in losses.items()}, batch, logits
 
 
-def gradient_of(task, batch):
-    """Gradient, losses and metrics of a batch, with dropout: all that the training step takes from a task."""
+def gradients_of(task, *batches):
+    """Gradient, losses and metrics of each batch, with dropout: all that the training step takes from a task."""
 
-    def objective(params):
+    def objective(params, batch):
         outcome = task.loss_fn(params, batch, Keys(jax.random.key(1), jax.random.key(1)))
         return sum(loss.sum / loss.count for loss in outcome.losses.values()), (outcome.losses, outcome.metrics)
 
-    return jax.jit(jax.grad(objective, has_aux=True))(params_of(task))
+    compute = jax.jit(jax.grad(objective, has_aux=True))
+    return [compute(params_of(task), batch) for batch in batches]
 
 
 def test_the_teacher_is_opened_and_all_rows_are_read_once_for_all_seeds(folder, monkeypatch):
@@ -133,15 +138,14 @@ def test_with_all_weight_on_the_labels_it_is_plain_fine_tuning(folder):
     assert set(batches[1]) - set(batches[0]) == {"teacher_logits", "teacher_weights"}
     for name, array in batches[0].items():
         np.testing.assert_array_equal(array, batches[1][name])
-    gradients = [gradient_of(task, batch) for task, batch in zip(tasks, batches, strict=True)]
+    gradients = [gradients_of(task, batch) for task, batch in zip(tasks, batches, strict=True)]
     jax.tree.map(np.testing.assert_array_equal, *gradients)
 
 
 def test_without_weight_on_the_labels_they_do_not_matter(folder):
     task = made(folder)
     batch = task.train_batches(batch_size=8, steps=1, seed=0)(0)
-    grads, (losses, _) = gradient_of(task, batch)
-    swapped, (same, _) = gradient_of(task, batch | {"labels": 1 - batch["labels"]})
+    (grads, (losses, _)), (swapped, (same, _)) = gradients_of(task, batch, batch | {"labels": 1 - batch["labels"]})
     jax.tree.map(np.testing.assert_array_equal, (grads, losses), (swapped, same))
 
 
@@ -177,9 +181,11 @@ def test_gradients_keep_their_scale_at_high_temperatures():
     student, teacher = jnp.array([[1.0, -0.5, 0.2]]), jnp.array([[0.3, 0.4, -0.7]])
     gradients = {}
     for t in (1.0, 100.0):
-        gradients[t] = jax.grad(
-            lambda x, t=t: t**2 * soft_cross_entropy(x / t, jax.nn.softmax(teacher / t), jnp.ones(1)).sum
-        )(student)
+
+        def loss(x, t=t):
+            return t**2 * soft_cross_entropy(x / t, jax.nn.softmax(teacher / t), jnp.ones(1)).sum
+
+        gradients[t] = jax.jit(jax.grad(loss))(student)
     centred = [x - x.mean(axis=-1, keepdims=True) for x in (student, teacher)]
     np.testing.assert_allclose(gradients[100.0], (centred[0] - centred[1]) / 3, atol=3e-3)
     assert 0.5 < jnp.linalg.norm(gradients[1.0]) / jnp.linalg.norm(gradients[100.0]) < 2
@@ -209,7 +215,7 @@ def test_rows_without_labels_are_learnt_from_the_teacher_alone(folder):
     assert batches.num_examples == 4 + 20
     assert batch["label_weights"].sum() == 4
     assert batch["teacher_weights"].sum() == 24
-    _, (losses, _) = gradient_of(task, batch)
+    ((_, (losses, _)),) = gradients_of(task, batch)
     assert losses["class_loss"].count == 4
     assert losses["teacher_loss"].count == 24
 

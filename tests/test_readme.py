@@ -9,10 +9,10 @@ from pathlib import Path
 import jax
 import pytest
 
-from bert_jax import cli, sweeps, tokenizers, train
+from bert_jax import cli, sweeps, tokenizers
 from bert_jax.data.prepare import prepare
 from helpers.corpora import texts as some_texts
-from helpers.experiments import pretraining, silent
+from helpers.experiments import pretraining, write_model
 from helpers.models import MODEL
 
 ROOT = Path(__file__).parent.parent
@@ -61,7 +61,7 @@ def test_the_first_example_runs_as_printed(tmp_path, monkeypatch, capsys):
     (tmp_path / "corpus.txt").write_text("\n\n".join(texts))
     tokenizers.train("wordpiece", texts, 120).save(tmp_path / "tokenizer")
     prepare([str(tmp_path / "corpus.txt")], tmp_path / "tokenizer", tmp_path / "store")
-    train(pretraining(tmp_path, steps=2), tmp_path / "runs" / "quickstart" / "pretrain", say=silent)
+    write_model(tmp_path / "runs" / "quickstart" / "pretrain", pretraining(tmp_path))
     rows = "".join(f"{word} the {word}\t{'list' if n % 2 else 'array'}\n" for n, word in enumerate(words * 2))
     for name in ("train.tsv", "dev.tsv"):
         (tmp_path / name).write_text(f"text\tlabel\n{rows}")

@@ -11,7 +11,8 @@ import pytest
 
 from bert_jax import train
 from bert_jax.sweeps import load_experiments
-from helpers.experiments import fine_tuning, pretraining, silent
+from helpers.experiments import fine_tuning, pretraining, silent, write_model
+from helpers.fake_runs import write_run
 
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT / "tools"))
@@ -180,9 +181,15 @@ def test_collecting_reads_each_seed_of_a_run_and_keeps_what_was_written_by_hand(
     assert json.loads(path.read_text())["limits"] == "By hand."
 
 
+def pretend_to_train(workdir, experiment):
+    write_run(workdir, write_model(workdir, experiment), 0.9)
+
+
 def test_runs_of_another_machine_stay_when_asked(data, tmp_path, monkeypatch):
-    write_experiment(data, tmp_path, monkeypatch, "sweep = dict.fromkeys('abc', fine_tuning(data, steps=2))")
-    train(load_experiments(tmp_path / "tuned.py")["b"], tmp_path / "runs/tuned/b", say=silent)
+    write_experiment(
+        data, tmp_path, monkeypatch, "sweep = dict.fromkeys('abc', fine_tuning(data, log_every=5, eval_every=10))"
+    )
+    pretend_to_train(tmp_path / "runs/tuned/b", load_experiments(tmp_path / "tuned.py")["b"])
     elsewhere = {name: {"figures": {"accuracy": [0.1]}} for name in ("gone", "b", "c")}
     for add, wanted in ((True, {"b", "c"}), (False, {"b"})):
         page.RESULTS.mkdir(exist_ok=True)
@@ -196,13 +203,15 @@ def test_runs_of_another_machine_stay_when_asked(data, tmp_path, monkeypatch):
 def test_the_quickstart_is_collected_by_its_stages_whatever_steps_a_seed_took(data, tmp_path, monkeypatch):
     monkeypatch.setattr(page, "RESULTS", tmp_path / "results")
     folder = tmp_path / "quickstart"
-    train(pretraining(data, steps=2), folder / "pretrain", say=silent)
-    for seed in (0, 1):
-        train(fine_tuning(data, steps=2 + seed, seed=seed), folder / f"finetune/random-{seed}", say=silent)
+    pretend_to_train(folder / "pretrain", pretraining(data, eval_every=10))
+    names = ["finetune/random-0", "finetune/random-1"]
+    for seed, name in enumerate(names):
+        pretend_to_train(folder / name, fine_tuning(data, steps=20 + 10 * seed, eval_every=10, log_every=5, seed=seed))
     runs = json.loads(results.collect(folder).read_text())["runs"]
     assert list(runs) == ["pretrain", "random"]
-    assert len(runs["random"]["figures"]["accuracy"]) == 2
-    assert runs["pretrain"]["figures"]["mlm_loss"] == [pytest.approx(3.0, abs=1.5)]
+    scores = {name: json.loads((folder / name / "result.json").read_text())["metrics"] for name in ["pretrain", *names]}
+    assert runs["random"]["figures"]["accuracy"] == [round(scores[name]["accuracy"], 5) for name in names]
+    assert runs["pretrain"]["figures"]["mlm_loss"] == [round(scores["pretrain"]["mlm_loss"], 5)]
     lines = page.section(of("quickstart", runs))
     assert "`make quickstart` runs it." in lines
     assert any(line.startswith("| random | accuracy ") for line in lines)

@@ -5,7 +5,11 @@ from dataclasses import replace
 from pathlib import Path
 
 from bert_jax.config import AdamW, Compute, Experiment, Pretraining, SequenceClassification
+from bert_jax.interop.table import SetAside
+from bert_jax.pretrained import Weights, write_source
+from bert_jax.training.run import resolve
 from helpers.models import MODEL, QUIET
+from helpers.weights import random_weights
 
 
 def pretraining(data: Path, **changes) -> Experiment:
@@ -35,6 +39,15 @@ def fine_tuning(data: Path, **changes) -> Experiment:
         compute=Compute(sharding="single"),
     )
     return replace(experiment, **changes)
+
+
+def write_model(workdir: Path, experiment: Experiment) -> Experiment:
+    """Writes a workdir with random weights and no figures, without training; returns the complete experiment."""
+    run = resolve(experiment)
+    params = random_weights(run.task.model, run.task.dummy_batch())
+    source = Weights("", run.task.config, run.tokenizer, run.task.fields, lambda: (params, SetAside()))
+    write_source(source, workdir, "orbax")
+    return run.experiment
 
 
 def silent(text: str) -> None:
