@@ -34,13 +34,10 @@ FINE_TUNE = """
 from bert_jax.config import Compute, Experiment, AdamW, SequenceClassification
 base = dict(init_from="{folder}/pretrained", batch_size=8, steps=2, compute=Compute(sharding="single"))
 task = SequenceClassification(train="{folder}/train.jsonl", eval="{folder}/dev.jsonl", max_length=16)
+# A step with a constant learning rate is the same program in runs of any length.
 slow, fast = (AdamW(learning_rate=rate, schedule="constant", warmup_share=0.0) for rate in (1e-4, 1e-2))
-sweep = {{
-    "slow": Experiment(task=task, optimizer=slow, **base),
-    "fast": Experiment(task=task, optimizer=fast, **base),
-}}
+sweep = {{"slow": Experiment(task=task, optimizer=slow, **base), "fast": Experiment(task=task, optimizer=fast, **base)}}
 """
-# With a constant learning rate, a step is the same program whatever the number of steps is.
 
 
 @pytest.fixture(scope="module")

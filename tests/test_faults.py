@@ -262,11 +262,11 @@ def test_figures_of_speed_stay_out_of_metrics(undisturbed):
 def test_a_checkpoint_holds_what_was_so_when_it_was_saved(tmp_path):
     checkpoints = Checkpoints(tmp_path / "checkpoints")
     arrays = {"x": jnp.arange(4.0)}
-    meta = {"losses": {str(n): n for n in range(20_000)}}  # long to write
+    meta = {"losses": {str(n): n for n in range(100_000)}}  # long to write
     checkpoints.save(1, arrays, arrays, meta)
     meta["losses"].clear()
     checkpoints.close()
-    assert len(Checkpoints(tmp_path / "checkpoints").restore(1, arrays, arrays)[2]["losses"]) == 20_000
+    assert len(Checkpoints(tmp_path / "checkpoints").restore(1, arrays, arrays)[2]["losses"]) == 100_000
 
 
 def test_old_checkpoints_are_never_half_there(tmp_path, monkeypatch):
