@@ -23,7 +23,7 @@ from bert_jax.runs.checkpoint import Checkpoints
 from bert_jax.tasks.pretraining import PretrainingTask
 from bert_jax.training import optimizer
 from bert_jax.training.step import train_step
-from helpers.steps import CONFIG, KEEP_GRADIENT, ROWS, NoTokenizer, make_state, uneven_batch
+from helpers.steps import CONFIG, FEW_PARAMETERS, KEEP_GRADIENT, ROWS, NoTokenizer, make_state, uneven_batch
 
 
 @cache
@@ -200,7 +200,7 @@ def train_on_eight(folder: Path, out: Path, *ways: str) -> None:
             task=Pretraining(
                 (str(folder / "store"),), pairs="none", sequence_length=16, held_out=0.2, eval_sequences=20
             ),
-            model=replace(CONFIG, vocab_size=0),
+            model=replace(CONFIG, vocab_size=0, **FEW_PARAMETERS),
             batch_size=8,
             steps=2,
             log_every=1,

@@ -15,7 +15,7 @@ from bert_jax.errors import InputError
 from bert_jax.tasks.pretraining import PretrainingTask, put
 from bert_jax.training.step import evaluate_step, train_step
 from helpers.losses import NO_DROPOUT
-from helpers.steps import CONFIG, KEEP_GRADIENT, ROWS, NoTokenizer, make_state, uneven_batch
+from helpers.steps import CONFIG, FEW_PARAMETERS, KEEP_GRADIENT, ROWS, NoTokenizer, make_state, uneven_batch
 
 FIELDS = Pretraining(objective="rtd", pairs="none", generator_share=0.5)
 
@@ -25,7 +25,8 @@ class Words(NoTokenizer):
 
 
 def make_task(compute: Compute = Compute(), **changes) -> PretrainingTask:
-    return PretrainingTask(replace(FIELDS, **changes), replace(CONFIG, pooler="none"), Words(), compute)
+    config = replace(CONFIG, pooler="none", **FEW_PARAMETERS)
+    return PretrainingTask(replace(FIELDS, **changes), config, Words(), compute)
 
 
 def test_tokens_are_replaced_at_masked_positions_alone_and_never_by_a_spare_row():
