@@ -2,10 +2,10 @@
 
     python tools/check.py export runs/pretrain [--text texts.jsonl.gz] [--lines 10000]
 
-Converts the run and loads the folder with `transformers` alone. Exits with 1 if a key is missing, unexpected or
-mismatched, if the tokens of a line differ, if an MLM logit differs by more than LOGITS on real lines, or if the five
-likeliest tokens of its fill-mask pipeline differ for more than one masked line in a hundred (near ties may swap). The
-text is bert_jax's sample text if none is named.
+Converts the run, of any family, and loads the folder with `transformers` alone. Exits with 1 if a key is missing,
+unexpected or mismatched, if the tokens of a line differ, if a logit differs by more than LOGITS on real lines, or if
+the five likeliest tokens of its fill-mask pipeline differ for more than one masked line in a hundred (near ties may
+swap). A model of replaced-token detection fills no masks. The text is bert_jax's sample text if none is named.
 """
 
 import argparse
@@ -18,10 +18,11 @@ import torch
 import transformers
 
 import bert_jax
-from bert_jax import samples
+from bert_jax import params, samples
 from bert_jax.data.batch import make_batch
 from bert_jax.data.corpus import documents
-from bert_jax.heads import BertForPreTraining
+from bert_jax.heads import BertForPreTraining, DiscriminatorHead
+from bert_jax.model import Bert
 from bert_jax.pretrained import open_source, write_source
 
 LOGITS = 1e-4  # largest difference in float32, as the tests' bound for a model
@@ -36,9 +37,14 @@ def lines_of(files: list[str], count: int) -> list[str]:
 
 
 def our_logits(bert: bert_jax.PretrainedBert, ids: list[int]) -> np.ndarray:
-    """Returns MLM scores at each position of one sequence, float32 [T, V]."""
+    """Returns scores at each position of one sequence, float32: of MLM [T, V], or of replaced-token detection [T]."""
     row = np.asarray([ids], np.int32)
     batch = make_batch(row, masked_positions=np.arange(row.shape[1], dtype=np.int32)[None])
+    batch["position_ids"] += np.int32(bert.config.first_position)
+    if params.MLM not in bert.params:
+        x_BTD = Bert(bert.config).apply({"params": bert.params[params.ENCODER]}, batch)
+        scores = DiscriminatorHead(bert.config).apply({"params": bert.params[params.DISCRIMINATOR]}, x_BTD)
+        return np.asarray(scores[0])
     model = BertForPreTraining(bert.config, pairs=False)
     return np.asarray(model.apply({"params": bert.params}, batch)["mlm"][0])
 
@@ -49,12 +55,13 @@ def same_guesses(bert: bert_jax.PretrainedBert, fill: transformers.Pipeline, lin
     Returns the number of lines that get the same five tokens, and the number of lines that fit into the model.
     """
     same = tried = 0
+    longest = bert.config.max_position_embeddings
     for line in lines:
         words = line.split()
-        if not 6 <= len(words) <= 40 or "[" in line:
+        if not 6 <= len(words) <= 40 or "[" in line or "<" in line:
             continue
-        text = " ".join([*words[:3], "[MASK]", *words[4:]])
-        if len(bert.tokenizer.encode_ids([text])[0]) + 2 > bert.config.max_position_embeddings:
+        text = " ".join([*words[:3], bert.tokenizer.names["mask"], *words[4:]])
+        if len(bert.tokenizer.encode_ids([text])[0]) + 2 > bert.tokenizer.frame.longest(longest):
             continue
         theirs = [guess["token"] for guess in fill(text, top_k=5)]
         ours = [bert.tokenizer.piece_id(piece) for piece, _ in bert.fill_mask(text, top_k=5)]
@@ -64,7 +71,7 @@ def same_guesses(bert: bert_jax.PretrainedBert, fill: transformers.Pipeline, lin
 
 
 def largest_difference(bert: bert_jax.PretrainedBert, model: torch.nn.Module, rows: list[list[int]]) -> float:
-    """Returns the largest difference of two MLM logits."""
+    """Returns the largest difference of two logits."""
     worst = 0.0
     for ids in rows:
         with torch.no_grad():
@@ -93,12 +100,14 @@ def main() -> None:
         ours, theirs = bert.tokenizer.encode_ids(lines), tokenizer(lines, add_special_tokens=False)["input_ids"]
         alike = sum(list(a) == b for a, b in zip(ours, theirs, strict=True))
         print(f"token ids: {alike:,} of {len(lines):,} lines alike")
-        longest = bert.config.max_position_embeddings
+        longest = bert.tokenizer.frame.longest(bert.config.max_position_embeddings)
         worst = largest_difference(
             bert, model, [tokenizer(line, truncation=True, max_length=longest)["input_ids"] for line in lines[:20]]
         )
-        print(f"MLM logits: largest difference {worst:.1e}")
-        same, tried = same_guesses(bert, transformers.pipeline("fill-mask", str(target)), lines[:200])
-        print(f"fill-mask: the same five tokens for {same} of {tried} lines")
-    right = not any(keys.values()) and alike == len(lines) and worst <= LOGITS and same >= SAME_GUESSES * tried > 0
+        print(f"logits: largest difference {worst:.1e}")
+        right = not any(keys.values()) and alike == len(lines) and worst <= LOGITS
+        if params.MLM in bert.params:
+            same, tried = same_guesses(bert, transformers.pipeline("fill-mask", str(target)), lines[:200])
+            print(f"fill-mask: the same five tokens for {same} of {tried} lines")
+            right &= same >= SAME_GUESSES * tried > 0
     raise SystemExit(not right)
