@@ -91,7 +91,7 @@ def moved(text: str) -> list[tuple[int, ...]]:
 
 @pytest.mark.parametrize("microbatches", [1, 2])
 def test_fsdp_gathers_parameters_and_no_activations(microbatches):
-    state, traced = trace(CONFIG, Devices("mesh", ROWS, 8), microbatches=microbatches)
+    state, traced = trace(replace(CONFIG, **FEW_PARAMETERS), Devices("mesh", ROWS, 8), microbatches=microbatches)
     shapes = {x.shape for x in jax.tree.leaves(state.params)}
     gathered = moved(traced.lower().compile().as_text())
     assert gathered
@@ -119,7 +119,7 @@ def test_fsdp_divides_the_memory_of_parameters_and_optimizer_state(fsdp):
 
 @pytest.mark.parametrize("saved_as", ["pmap", "mesh"])
 def test_a_checkpoint_of_eight_devices_is_restored_on_fewer_with_any_sharding(tmp_path, saved_as):
-    task = PretrainingTask(Pretraining(), CONFIG, NoTokenizer())
+    task = PretrainingTask(Pretraining(), replace(CONFIG, **FEW_PARAMETERS), NoTokenizer())
     transformation = optimizer.make(AdamW(), 10)
     make = lambda: make_state(task, transformation)  # noqa: E731
     state = Devices(saved_as, ROWS).make(make)

@@ -13,6 +13,7 @@ from bert_jax.data.batch import make_batch
 from bert_jax.errors import InputError
 from bert_jax.model import Bert
 from bert_jax.pretrained import with_frame
+from helpers.steps import FEW_PARAMETERS
 from helpers.stores import PLAIN, TOKENIZER, batches
 from helpers.weights import compiled
 
@@ -132,7 +133,7 @@ def test_every_new_parameter_has_a_part_and_a_depth():
 
 @pytest.mark.parametrize("name", ["narrow", "modern"])
 def test_local_layers_give_the_same_in_chunks_and_over_whole_rows(name):
-    config = CONFIGS[name]
+    config = replace(CONFIGS[name], **FEW_PARAMETERS)
     batch = batch_of([57], PACKED)
     assert config.chunk(60) == 16
     params = random_params(Bert(config), batch)

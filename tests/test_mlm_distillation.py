@@ -18,10 +18,11 @@ from bert_jax.pretrained import Weights, write_source
 from helpers.experiments import pretraining, silent
 from helpers.losses import NO_DROPOUT
 from helpers.models import QUIET
+from helpers.steps import FEW_PARAMETERS
 from helpers.weights import compiled, random_weights
 
-TEACHER = replace(QUIET, num_layers=2)
-STUDENT = replace(QUIET, num_layers=1)
+TEACHER = replace(QUIET, num_layers=2, **FEW_PARAMETERS)
+STUDENT = replace(TEACHER, num_layers=1)
 
 
 def untrained_weights(task, seed: int):

@@ -83,8 +83,9 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
-from helpers.experiments import pretraining
 from bert_jax import train
+from helpers.experiments import pretraining
+from helpers.steps import FEW_PARAMETERS
 
 def say(text):
     if text.startswith("step"):
@@ -93,7 +94,7 @@ def say(text):
 data = Path(sys.argv[1])
 experiment = pretraining(data, steps=12, batch_size=256, log_every=4, eval_every=0, checkpoint_every=0)
 task = replace(experiment.task, pairs="none", held_out=0.0)
-model = replace(experiment.model, num_layers=1, hidden_size=64, intermediate_size=256)
+model = replace(experiment.model, num_layers=1, hidden_size=64, intermediate_size=256, **FEW_PARAMETERS)
 experiment = replace(experiment, task=task, model=model)
 train(experiment, data / "run", say=say)
 """
