@@ -67,7 +67,8 @@ def activations(config: BertConfig, compute: Compute) -> int:
 
 
 def test_remat_takes_less_memory():
-    config = preset("bert-tiny", vocab_size=64, num_layers=2, hidden_dropout=0.0, attention_dropout=0.0)
+    fields = {"vocab_size": 64, "hidden_dropout": 0.0, "attention_dropout": 0.0, **FEW_PARAMETERS}
+    config = preset("bert-tiny", num_layers=2, **fields)
     assert activations(config, Compute(remat=True)) < 0.8 * activations(config, Compute())
 
 
