@@ -53,6 +53,7 @@ class Plan:
     layouts: tuple[Memory, ...]
     device: flops.Accelerator
     where: str  # such as "8 x h100 at 40% of the peak"
+    fused: bool = False  # whether the run stores no scores of attention, unlike the step that was compiled
 
     def fits(self, memory: Memory) -> bool:
         """Returns whether the layout fits into the memory of a device."""
@@ -70,6 +71,8 @@ class Plan:
             "(activations include gradients and everything else besides parameters and optimizer state):",
             "fsdp  remat   parameters    optimizer  activations        total",
         ]
+        if self.fused:
+            lines.insert(-1, "they also include the scores of attention, which fused attention does not store")
         for m in self.layouts:
             parts = (m.parameters, m.optimizer, m.activations, m.total)
             fits = "fits" if self.fits(m) else "does not fit"
@@ -111,6 +114,9 @@ def plan(
         batch.
     """
     run = resolve(experiment)
+    fused = run.experiment.compute.attention != "explicit"
+    if fused:  # a CPU has no such kernels
+        run = run.with_compute(replace(run.experiment.compute, attention="explicit"))
     if accelerator != "cpu" and accelerator not in flops.ACCELERATORS:
         raise InputError(f"--accelerator: must be one of {', '.join(flops.ACCELERATORS)} or cpu, got {accelerator}")
     device = flops.ACCELERATORS.get(accelerator) or this_machine(devices)
@@ -140,6 +146,7 @@ def plan(
         layouts=tuple(layouts(run, widest, devices, progress)),
         device=device,
         where=f"{devices} x {accelerator} at {mfu:.0%} of the peak",
+        fused=fused,
     )
 
 

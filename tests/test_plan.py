@@ -17,7 +17,7 @@ from bert_jax.training.run import Run
 from bert_jax.training.step import train_step
 from helpers.experiments import fine_tuning, pretraining
 from helpers.losses import NO_DROPOUT
-from helpers.models import MODEL
+from helpers.models import MODEL, QUIET
 from helpers.steps import FEW_PARAMETERS, KEEP_GRADIENT, ROWS, NoTokenizer, make_state, uneven_batch
 
 
@@ -135,6 +135,15 @@ def test_a_plan_marks_a_layout_that_does_not_fit(data):
 )
 def test_a_plan_has_time_in_a_suitable_unit(hours, text):
     assert text in str(plan.Plan(1, 1, 1, 1, 1.0, hours, (), flops.ACCELERATORS["h100"], ""))
+
+
+def test_a_run_with_kernels_that_a_cpu_lacks_is_planned_without_them(data, monkeypatch):
+    monkeypatch.setattr(plan, "layouts", lambda run, *_: [run.experiment.compute.attention])
+    compute = Compute(attention="cudnn", dtype="bfloat16", sharding="single")
+    planned = plan.plan(pretraining(data, model=QUIET, compute=compute), "h100")
+    assert planned.layouts == ("explicit",)
+    assert "which fused attention does not store" in str(replace(planned, layouts=()))
+    assert "fused" not in str(replace(planned, layouts=(), fused=False))
 
 
 def test_an_unknown_accelerator_is_refused(data):
