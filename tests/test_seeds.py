@@ -201,7 +201,7 @@ def test_a_figure_that_is_not_finite_is_never_the_best(experiment, tmp_path, mon
 def test_a_seed_that_runs_out_of_patience_stops_and_the_others_continue(experiment, tmp_path, monkeypatch):
     # Both seeds in turn, until the first one stops at step 3.
     script(monkeypatch, [0.5, 0.5, 0.4, 0.6, 0.3, 0.5, 0.7, 0.6, 0.5])
-    run = replace(experiment, eval_every=1, checkpoint_every=1, log_every=1, keep_best="accuracy", patience=2, seeds=2)
+    run = replace(experiment, eval_every=1, log_every=1, keep_best="accuracy", patience=2, seeds=2)
     figures = train(run, tmp_path / "run", say=silent)
     assert figures["runs"]["0"]["accuracy"] == 0.5
     assert figures["runs"]["1"]["accuracy"] == 0.7
@@ -209,7 +209,9 @@ def test_a_seed_that_runs_out_of_patience_stops_and_the_others_continue(experime
     assert [(r["step"], r["best_step"], r["stopped_early"]) for r in results] == [(3, 1, True), (6, 4, True)]
     last = [json.loads((tmp_path / f"run/seed-{s}/metrics.jsonl").read_text().splitlines()[-1])["step"] for s in (0, 1)]
     assert last == [3, 6]
-    assert train(run, tmp_path / "run", say=silent) == figures  # and stays stopped
+    messages = []
+    assert train(run, tmp_path / "run", say=messages.append) == figures  # and stays stopped, though both saved step 3
+    assert messages[-1].endswith("finished already, at step 6")
 
 
 def test_impossible_settings_are_refused_before_anything_is_written(experiment, tmp_path):

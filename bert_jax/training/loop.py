@@ -188,7 +188,9 @@ class Loop:
         """Sets the state of every seed, and returns their step: the last one that all running seeds have saved."""
         for seed_run in self.seed_runs:
             seed_run.begin(seed_run.checkpoints.latest())
-        running = self._running() or self.seed_runs
+        running = self._running()
+        if not running:  # every seed has run out of patience, each at a step of its own
+            return max(seed_run.start for seed_run in self.seed_runs)
         saved = set.intersection(*(set(seed_run.checkpoints.steps()) for seed_run in running))
         start = max(saved, default=running[0].first)
         for seed_run in running:
