@@ -10,6 +10,7 @@ import inspect
 import re
 import sysconfig
 import textwrap
+from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -36,6 +37,7 @@ GIVEAWAYS = re.compile(
     r"optax|tensorflow_datasets|tensorflow|tfds|tf|python|xla)\b[\w.]*",
     re.IGNORECASE,
 )
+READ_FOR_DESCRIPTION = 1000  # characters, which leave far more than a description has
 TRAIN_PER_LABEL = 48
 TEST_PER_LABEL = 150
 
@@ -64,7 +66,7 @@ def prose(docstring: str) -> str:
         text = re.sub(r":[\w:]+:`~?([^`<]*)[^`]*`", r"\1", text)
         text = re.sub(r"[`*]+|\.\. \w+::|\\\w+", "", text)
         text = re.sub(r"\s+", " ", text).strip()
-        letters = sum(c.isalpha() or c.isspace() for c in text)
+        letters = sum(map(str.isalpha, text)) + text.count(" ")
         if len(text.split()) >= 3 and letters > 0.8 * len(text) and text[-1] in ".:!?":
             paragraphs.append(text)
     return "\n".join(paragraphs)
@@ -98,11 +100,21 @@ def _docstrings(folder: files.Path) -> Iterator[str]:
             tree = ast.parse(path.read_bytes())
         except (SyntaxError, ValueError):  # a file that is not valid Python on purpose
             continue
-        for node in ast.walk(tree):
+        for node in _statements(tree):
             if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef | ast.Module):
                 docstring = ast.get_docstring(node, clean=False)
                 if docstring:
                     yield docstring
+
+
+def _statements(tree: ast.Module) -> Iterator[ast.AST]:
+    """Yields the statements of a file in the order of `ast.walk`, without what is inside expressions."""
+    queue: deque[ast.AST] = deque([tree])
+    while queue:
+        node = queue.popleft()
+        yield node
+        for block in ("body", "handlers", "orelse", "finalbody", "cases"):
+            queue.extend(getattr(node, block, ()))
 
 
 def labelled_sets(documents: list[Document]) -> dict[str, list[Document]]:
@@ -127,6 +139,6 @@ def labelled_sets(documents: list[Document]) -> dict[str, list[Document]]:
 
 def description(text: str) -> str:
     """Returns the beginning of a text, at most 160 characters, without code and words that name a library."""
-    text = GIVEAWAYS.sub("", text.replace("\n", " "))
+    text = GIVEAWAYS.sub("", text[:READ_FOR_DESCRIPTION].replace("\n", " "))
     text = re.sub(r"\b\w*[_.]\w[\w.]*|\b\w+\(\)", "", text)  # identifiers
     return textwrap.shorten(text, 160, placeholder="")
