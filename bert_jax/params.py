@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
+import numpy as np
 
 from bert_jax.config import BertConfig
 
@@ -170,6 +171,21 @@ def without_pooler(params: Mapping[str, Any]) -> dict[str, Any]:
     """Returns the parameters without those of the encoder's pooler."""
     encoder = {name: part for name, part in params[ENCODER].items() if name not in POOLER_PARTS}
     return {**params, ENCODER: encoder}
+
+
+def with_open_gates(params: Mapping[str, Any]) -> Any:
+    """Returns the parameters of a gated model with the same outputs: gates that are 1 for every input.
+
+    The first linear layer of each feed-forward, NumPy kernel [D, F] and bias [F], becomes [D, 2, F] and [2, F].
+    """
+
+    def opened(name: str, x: Any) -> Any:
+        layer, _, leaf = name.rpartition("/")
+        if not layer.endswith("feed_forward/in"):
+            return x
+        return np.stack([x, np.zeros_like(x) if leaf == "kernel" else np.ones_like(x)], axis=-2)
+
+    return map_named(opened, params)
 
 
 def with_pooler_of_mlm(names: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """The same weights give the same numbers here and in transformers: states, logits, losses, gradients, training."""
 
 import os
+from dataclasses import replace
 
 import jax
 import jax.numpy as jnp
@@ -10,8 +11,9 @@ import torch
 import transformers
 
 from bert_jax import heads, losses
-from bert_jax.config import AdamW
+from bert_jax.config import AdamW, preset
 from bert_jax.data.batch import make_batch
+from bert_jax.errors import InputError
 from bert_jax.families import FAMILIES
 from bert_jax.interop import huggingface, table
 from bert_jax.interop.table import SetAside
@@ -319,3 +321,21 @@ def test_ten_training_steps_agree(tmp_path, family, architecture):
     theirs = flatten(huggingface.read_params(tmp_path / "after")[0])
     for name, leaf in flatten(state.params).items():
         assert_close(leaf, theirs[name], 1e-4)
+
+
+def test_a_modernbert_without_gates_is_written_with_gates_of_one(tmp_path):
+    sizes = {"vocab_size": 61, "hidden_size": 24, "num_layers": 2, "num_heads": 4, "intermediate_size": 40}
+    config = preset("modernbert-tiny", **sizes, feed_forward="mlp", linear_bias=True, norm_bias=True, global_every=1)
+    ids = np.random.default_rng(0).integers(5, 61, (2, 9), dtype=np.int32)
+    model = heads.BertForPreTraining(config, pairs=False)
+    batch = our_batch({"input_ids": ids, "attention_mask": np.ones_like(ids)})
+    params = random_weights(model, batch)
+    (note,) = huggingface.write(tmp_path, config, params)
+    assert "always 1" in note
+    with torch.no_grad():
+        theirs = transformers.AutoModelForMaskedLM.from_pretrained(tmp_path)(torch.as_tensor(ids).long()).logits
+    ours = compiled(model)({"params": params}, batch)["mlm"]
+    assert np.abs(ours).max() > 0.01
+    assert_close(ours, theirs.numpy(), 1e-4)
+    with pytest.raises(InputError, match=r"model.feed_forward: is 'mlp'"):
+        huggingface.write(tmp_path, replace(config, linear_bias=False), params)

@@ -448,8 +448,8 @@ def write(
       token_ids: fields of config.json with the id of a special token.
 
     Returns:
-      What was left out of the folder, as sentences for the user: a generator, a head for pairs or a pooler that no
-      class of the family has.
+      What was left out of the folder, or added to fit the class without changing an output, as sentences for the user:
+      a generator, a head for pairs or a pooler that no class of the family has; gates.
 
     Raises:
       InputError: no class of transformers has this architecture or these heads, or arrays are missing or left over.
@@ -474,6 +474,9 @@ def write(
     elif heads and architecture not in family.without_pooler and not named.has_pooler(params):
         raise InputError(f"{name} of transformers needs a pooler, which these parameters lack")
     details = replace(details, architecture=architecture, labels=_labels(params, heads, details.labels))
+    if PRESETS[family.defaults].feed_forward == "glu" and config.feed_forward == "mlp" and config.linear_bias:
+        config, params = replace(config, feed_forward="glu"), named.with_open_gates(params)
+        notes += (f"{name} of transformers has gates; those of the folder are always 1, so that nothing changes",)
     hf_config = to_config(config, details) | dict(token_ids or {})
     mappings = name_mappings(config, architecture, family.prefix if heads else "")
     tensors = to_theirs(mappings, params, config)
