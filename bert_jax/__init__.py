@@ -3,7 +3,7 @@
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from bert_jax.config import OPTIMIZER_KINDS, PRESETS, TASK_KINDS, BertConfig, Compute, Experiment, preset
+from bert_jax.config import OPTIMIZER_KINDS, PRESETS, TASK_KINDS, BertConfig, Compute, Experiment, preset, recipe
 from bert_jax.config.optimizer import *  # noqa: F403
 from bert_jax.config.tasks import *  # noqa: F403
 from bert_jax.errors import InputError
@@ -28,6 +28,7 @@ __all__ = [  # noqa: RUF022
     "Experiment",
     "Compute",
     "preset",
+    "recipe",
     "InputError",
     "Encoded",
     "PretrainedBert",

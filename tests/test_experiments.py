@@ -2,12 +2,14 @@
 
 import ast
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from bert_jax import sweeps
-from bert_jax.config import Experiment
+from bert_jax.config import PRESETS, Experiment, recipe
+from bert_jax.errors import InputError
 
 FOLDER = Path(__file__).parent.parent / "experiments"
 FILES = sorted(path for path in FOLDER.glob("*.py") if path.name != "common.py")
@@ -46,3 +48,21 @@ def test_a_file_imports_its_neighbours_from_any_workdir(tmp_path, monkeypatch):
         (tmp_path / folder / "file.py").write_text("from shared_recipe import run\nexperiment = run\n")
     monkeypatch.chdir(tmp_path)
     assert [sweeps.load_experiments(Path(folder, "file.py"))[""].steps for folder in "ab"] == [3, 4]
+
+
+def test_a_recipe_takes_fields_of_the_experiment_and_of_its_task():
+    fast = recipe("fast", stores=("store",), sequence_length=64, steps=7)
+    assert (fast.task.stores, fast.task.sequence_length, fast.steps) == (("store",), 64, 7)
+    assert replace(fast, steps=9) == recipe("fast", stores=("store",), sequence_length=64, steps=9)
+    with pytest.raises(InputError, match=r"no recipe is called 'slow'; there are bert, fast"):
+        recipe("slow")
+    with pytest.raises(InputError, match=r"stages: neither Experiment nor Pretraining has this field"):
+        recipe("fast", stages=3)
+
+
+def test_bert_is_as_published():
+    bert = recipe("bert")
+    assert bert.batch_size * bert.steps == 256_000_000
+    assert bert.optimizer.warmup_share * bert.steps == 10_000
+    assert replace(bert.model, vocab_size=30522) == PRESETS["bert-base"]
+    assert (bert.task.pairs, bert.task.mask_rate, bert.task.last_mask_rate) == ("nsp", 0.15, None)

@@ -77,7 +77,7 @@ def test_the_first_example_runs_as_printed(tmp_path, monkeypatch, capsys):
 def test_the_experiment_of_the_example_is_a_sweep(tmp_path):
     path = tmp_path / "sweep.py"
     path.write_text(python_blocks()[1])
-    assert list(sweeps.load_experiments(path)) == ["bert", "shared"]
+    assert list(sweeps.load_experiments(path)) == ["fast", "shared"]
 
 
 def spreads(path: Path) -> set[str]:

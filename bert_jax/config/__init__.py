@@ -18,10 +18,12 @@ from bert_jax.config.model import PRESETS, BertConfig, preset
 
 # Each task and each optimizer is named in its own file alone.
 from bert_jax.config.optimizer import *  # noqa: F403
+from bert_jax.config.recipes import RECIPES, recipe
 from bert_jax.config.tasks import *  # noqa: F403
 
 __all__ = [
     "PRESETS",
+    "RECIPES",
     "BertConfig",
     "Compute",
     "Experiment",
@@ -30,6 +32,7 @@ __all__ = [
     "from_json",
     "is_resumable",
     "preset",
+    "recipe",
     "to_json",
 ]
 __all__ += optimizer.__all__
