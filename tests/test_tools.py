@@ -4,11 +4,15 @@ import ast
 import re
 import subprocess
 import sys
+from importlib import import_module
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 TOOLS = Path(__file__).parent.parent / "tools"
+sys.path.insert(0, str(TOOLS))
+learning = import_module("benchmarks.learning")
 INDEX = (TOOLS / "README.md").read_text()
 CHECKS = sorted(path.stem for path in (TOOLS / "checks").glob("[!_]*.py"))
 BENCHMARKS = sorted(path.stem for path in (TOOLS / "benchmarks").glob("[!_]*.py") if path.stem != "timing")
@@ -43,3 +47,58 @@ def test_a_check_that_does_not_exist_is_an_error():
     result = call("tools/check.py", "nothing")
     assert result.returncode == 1
     assert ", ".join(CHECKS) in result.stderr
+
+
+class FakeLoop:
+    """What the hook reads of a loop; steps take the seconds given, the first one those of compiling too."""
+
+    def __init__(self, steps: int):
+        self.steps, self.stopped = steps, False
+        self.seed_runs = [SimpleNamespace(meta={"seconds": 0.0, "tokens": 0})]
+
+    def take(self, seconds: float) -> None:
+        meta = self.seed_runs[0].meta
+        self.seed_runs[0].meta = {"seconds": meta["seconds"] + seconds, "tokens": meta["tokens"] + 100}
+
+    def due(self, every: int, step: int) -> bool:
+        return step == self.steps or step % every == 0
+
+    def collect(self) -> None:
+        pass
+
+    def stop(self) -> None:
+        self.stopped = True
+
+
+def test_a_turn_ends_after_its_steps_and_leaves_compiling_out(tmp_path):
+    loop = FakeLoop(steps=7)
+    for turn in ((1, 2, 3), (4, 5, 6), (7,)):
+        hook, loop.stopped = learning.Turn(tmp_path, 3), False
+        hook.begin(loop, turn[0] - 1)
+        for step in turn:
+            assert not loop.stopped
+            loop.take(50.0 if step == turn[0] else 2.0)
+            hook(loop, step)
+        assert loop.stopped
+    assert [tuple(point.values()) for point in learning.curve(tmp_path)] == [
+        (3, 300, 6.0),
+        (6, 600, 12.0),
+        (7, 700, 62.0),
+    ]
+
+
+def test_the_soonest_is_on_a_straight_line_between_two_points(tmp_path):
+    points = [
+        {"step": 1, "mlm_accuracy": 0.2, "seconds": 60.0, "tokens": 10},
+        {"step": 2, "mlm_accuracy": 0.4, "seconds": 120.0, "tokens": 20},
+    ]
+    assert learning.soonest(points, 0.3) == {"minutes": 1.5, "tokens": 15}
+    assert learning.soonest(points, 0.5) is None
+    results = [
+        {"work": work, "reached": {"0.3": [{"minutes": minutes, "tokens": 15e6}]}, "runs": [points]}
+        for work, minutes in (("bert", 3.0), ("fast", 1.0))
+    ]
+    assert learning.table(results)[-1] == "| fast | 30% | 1.0 | 15.00 | 3.0 times |"
+    for name in ("a.svg", "b.svg"):
+        learning.draw(results, tmp_path / name)
+    assert (tmp_path / "a.svg").read_bytes() == (tmp_path / "b.svg").read_bytes()

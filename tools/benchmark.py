@@ -6,6 +6,7 @@
     python tools/benchmark.py data [--corpus FILE...]      preparing text and making batches
     python tools/benchmark.py savings                      freezing the lower layers; several seeds in one run
     python tools/benchmark.py sweep EXPERIMENT.py          a step of each model that a sweep pre-trains
+    python tools/benchmark.py learning [--figure FILE]     minutes until recipes reach an MLM accuracy: takes hours
 
 Each takes --json FILE, for its results and what they depend on. It needs the installed package, `torch` and
 `transformers`; keras-hub is measured where it is installed. Machines are noisy: read the ratios, not the speeds.
@@ -20,10 +21,10 @@ import time
 from pathlib import Path
 
 import jax
-from benchmarks import data, savings, sweep, training, use
+from benchmarks import data, learning, savings, sweep, training, use
 
 # Each has add_options(parser), and run(options), which prints its results and returns them.
-BENCHMARKS = {"training": training, "use": use, "data": data, "savings": savings, "sweep": sweep}
+BENCHMARKS = {"training": training, "use": use, "data": data, "savings": savings, "sweep": sweep, "learning": learning}
 DEFAULT = ("training", "use")
 
 

@@ -165,23 +165,11 @@ def our_step(
 def their_step(config: BertConfig, batch: dict[str, np.ndarray], gpu: bool, steps: int = 1) -> Callable[[], int]:
     """The same with PyTorch: eager in float32 on a CPU; compiled, with SDPA and bfloat16 autocast, on a GPU."""
     import torch
-    import transformers
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    written = huggingface.to_config(config, huggingface.Details()) | {"dtype": "float32"}
-    settings = transformers.BertConfig(**written, attn_implementation="sdpa")
-    model: Any = transformers.BertForPreTraining(settings).train().to(device)
+    model = torch_model(config).to(device)
     adam, rate = torch_optimizer(model, 1e-4, 1000, fused=device == "cuda")
-    labels = np.full(batch["input_ids"].shape, -100)
-    np.put_along_axis(labels, batch["masked_positions"], batch["masked_labels"], axis=1)
-    arrays = {
-        "input_ids": batch["input_ids"],
-        "token_type_ids": batch["token_type_ids"],
-        "attention_mask": batch["sequence_ids"],
-        "labels": labels,
-        "next_sentence_label": batch["pair_labels"][:, 0],
-    }
-    inputs = {name: torch.as_tensor(array, dtype=torch.long, device=device) for name, array in arrays.items()}
+    inputs = torch_inputs(batch, device)
     forward = torch.compile(model) if gpu and device == "cuda" else model
 
     def step() -> int:
@@ -198,6 +186,32 @@ def their_step(config: BertConfig, batch: dict[str, np.ndarray], gpu: bool, step
         return steps * batch["input_ids"].size
 
     return step
+
+
+def torch_model(config: BertConfig) -> Any:
+    """Returns a BertForPreTraining of `transformers` with random weights, ready to train."""
+    import transformers
+
+    written = huggingface.to_config(config, huggingface.Details()) | {"dtype": "float32"}
+    settings = transformers.BertConfig(**written, attn_implementation="sdpa")
+    return transformers.BertForPreTraining(settings).train()
+
+
+def torch_inputs(batch: dict[str, np.ndarray], device: str = "cpu") -> dict[str, Any]:
+    """Returns a batch for MLM and NSP as keyword arguments of BertForPreTraining."""
+    import torch
+
+    labels = np.full(batch["input_ids"].shape, -100)
+    rows, slots = np.nonzero(batch["masked_weights"])
+    labels[rows, batch["masked_positions"][rows, slots]] = batch["masked_labels"][rows, slots]
+    arrays = {
+        "input_ids": batch["input_ids"],
+        "token_type_ids": batch["token_type_ids"],
+        "attention_mask": batch["sequence_ids"],
+        "labels": labels,
+        "next_sentence_label": batch["pair_labels"][:, 0],
+    }
+    return {name: torch.as_tensor(array, dtype=torch.long, device=device) for name, array in arrays.items()}
 
 
 def keras_step(config: BertConfig, compute: Compute, batch: dict[str, np.ndarray]) -> Callable[[], int]:
