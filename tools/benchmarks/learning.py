@@ -140,7 +140,7 @@ def turn(name: str, experiment: Experiment, folder: Path) -> None:
 class Turn(bert_jax.Hook):
     """Ends a turn after its evaluation, and notes what it took.
 
-    The first step of a turn compiles, so it counts as the mean of the others, if there are any.
+    The first two steps of a turn may compile, so they count as the mean of the others, if there are any.
     """
 
     every = 1
@@ -148,7 +148,7 @@ class Turn(bert_jax.Hook):
     def __init__(self, folder: Path, period: int):
         self._folder, self._period = folder, period
         self._first: tuple[int, float] | None = None
-        self._before = 0.0
+        self._before, self._taken = 0.0, 0
 
     def begin(self, loop: Any, step: int) -> None:
         """Notes the seconds of the turns before."""
@@ -156,10 +156,11 @@ class Turn(bert_jax.Hook):
 
     def __call__(self, loop: Any, step: int) -> None:
         meta = loop.seed_runs[0].meta
-        if self._first is None:
+        self._taken += 1
+        if self._taken <= 2:
             loop.collect()
             self._first = step, meta["seconds"]
-        if loop.due(self._period, step):
+        if self._first and loop.due(self._period, step):
             first, seconds = self._first
             began = (step - 1) // self._period * self._period
             taken = meta["seconds"] - self._before
