@@ -466,6 +466,7 @@ def main() -> None:
         code = 2
     except KeyboardInterrupt:
         code = 130
+    gc.freeze()  # nothing is left to collect for; at its end, Python would look through all libraries once more
     sys.exit(code)
 
 
