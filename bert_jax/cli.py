@@ -169,7 +169,7 @@ Runs an experiment file: pre-training, continued pre-training, fine-tuning or di
 to continue from the last checkpoint. If the file defines `sweep`, all of its experiments are run, each in a folder of
 its own in the workdir; --only NAME runs one. An experiment may start from another one's weights: its source is then
 run:NAME. Every field of the experiment is a flag, such as --model.num-layers 4; the command
-`bert_jax train EXPERIMENT.py --help` lists them. --model PRESET takes a published model, such as modernbert-tiny."""
+`bert_jax train EXPERIMENT.py --help` lists them. --model PRESET takes a model by name, such as modernbert-tiny."""
 
 
 PLAN_USAGE = """usage: bert_jax plan EXPERIMENT.py --accelerator NAME --devices N [--mfu SHARE] [FLAGS]

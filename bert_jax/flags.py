@@ -16,7 +16,7 @@ from bert_jax.config import BertConfig, preset
 from bert_jax.errors import InputError
 
 MODEL_HELP = (
-    "--model PRESET takes a published model, such as modernbert-tiny, in place of the file's, with a vocabulary as "
+    "--model PRESET takes a model by its name, such as modernbert-tiny, in place of the file's, with a vocabulary as "
     "large as the tokenizer's; flags --model.FIELD change it further."
 )
 

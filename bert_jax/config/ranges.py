@@ -10,8 +10,7 @@ from bert_jax.errors import InputError
 _AT_LEAST_1 = (
     "batch_size seeds keep_checkpoints max_skipped microbatches limit eval_limit unlabelled_limit eval_sequences "
     "max_ngram n_best max_answer_length max_question_length stride hidden_size num_layers num_heads intermediate_size "
-    "embedding_size max_position_embeddings vocab_multiple global_every "
-    "position_parts"
+    "embedding_size max_position_embeddings vocab_multiple global_every position_parts"
 )
 _AT_LEAST_0 = (
     "steps epochs minutes log_every eval_every checkpoint_every patience reinit_layers fsdp frozen_layers overlap "
