@@ -316,6 +316,7 @@ def convert(
     target: Annotated[Path, tyro.conf.Positional],
     to: Literal["huggingface", "orbax"] = "huggingface",
     strict: bool = True,
+    generator: bool = False,
 ) -> None:
     """Converts a checkpoint to a Hugging Face folder, or to a workdir for `bert_jax`.
 
@@ -324,11 +325,13 @@ def convert(
         target: The folder to write; it must be new or empty.
         to: huggingface: a folder that `transformers` loads; orbax: a workdir with one checkpoint.
         strict: Stop if the checkpoint has a tensor with an unknown name; --no-strict leaves that tensor out.
+        generator: Of a run with replaced-token detection, write the generator, which fills masks, instead of the model.
     """
     from bert_jax import files
-    from bert_jax.pretrained import open_source, write_source
+    from bert_jax.pretrained import generator_of, open_source, write_source
 
     opened = open_source(source, strict=strict)
+    opened = generator_of(opened) if generator else opened
     notes = write_source(opened, files.path(target), to)
     for note in (*opened.tokenizer.notes, *notes):
         print(note)

@@ -204,6 +204,14 @@ def without_generator(params: Mapping[str, Any]) -> dict[str, Any]:
     return {name: part for name, part in params.items() if name not in (GENERATOR, GENERATOR_MLM)}
 
 
+def of_generator(params: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the generator and its head as a model of its own, with the embeddings that it shares."""
+    projection = "projection"  # leads to the width of the encoder, so each has its own
+    shared = {name: part for name, part in params[ENCODER][EMBEDDINGS].items() if name != projection}
+    encoder = params[GENERATOR]
+    return {ENCODER: {**encoder, EMBEDDINGS: shared | encoder.get(EMBEDDINGS, {})}, MLM: params[GENERATOR_MLM]}
+
+
 def without_pair_head(params: Mapping[str, Any]) -> dict[str, Any]:
     """Returns the parameters without those of the head for sentence pairs."""
     return {name: part for name, part in params.items() if name != PAIR}

@@ -258,6 +258,25 @@ def write_source(source: Weights, target: files.Path, to: str = "huggingface") -
     return notes
 
 
+def generator_of(source: Weights) -> Weights:
+    """Returns the generator of a run with replaced-token detection, as a model that fills masks.
+
+    Raises:
+      InputError: the source has no generator.
+    """
+    config = source.task.generator(source.config) if source.task else None
+    if config is None or not isinstance(source.task, Pretraining):
+        raise InputError(f"{source.where}: has no generator; a run that was trained with --task.objective rtd has one")
+
+    def read_params() -> tuple[Any, SetAside]:
+        params, set_aside = source.read_params()
+        return named.of_generator(params), set_aside
+
+    # A config.json names the pooler of its family, even where the model has none.
+    config = replace(config, pooler=source.config.pooler)
+    return replace(source, config=config, task=replace(source.task, objective="mlm"), read_params=read_params)
+
+
 def extend_vocabulary(source: Weights, texts: Iterable[str], num_pieces: int) -> tuple[Weights, Extension]:
     """Learns `num_pieces` new tokens from texts; the row of each is the mean of the rows of the tokens it replaces.
 

@@ -6,16 +6,20 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import torch
+import transformers
 
 import bert_jax
-from bert_jax import flops, losses, params, pretrained
+from bert_jax import cli, flops, losses, params, pretrained
 from bert_jax.config import AdamW, Compute, Experiment, Pretraining, preset
+from bert_jax.data.batch import make_batch
 from bert_jax.devices import Devices
 from bert_jax.errors import InputError
 from bert_jax.tasks.pretraining import PretrainingTask, put
 from bert_jax.training.step import evaluate_step, train_step
 from helpers.losses import NO_DROPOUT
 from helpers.steps import CONFIG, FEW_PARAMETERS, KEEP_GRADIENT, ROWS, NoTokenizer, make_state, uneven_batch
+from helpers.weights import compiled
 
 FIELDS = Pretraining(objective="rtd", pairs="none", generator_share=0.5)
 
@@ -114,19 +118,43 @@ def test_pairs_and_replaced_tokens_do_not_go_together():
         Pretraining(objective="rtd", pairs="none", generator_share=1.5)
 
 
-def test_a_run_trains_and_exports_its_discriminator(data, tmp_path):
+@pytest.fixture(scope="module")
+def run(data, tmp_path_factory):
+    """The workdir of a run of two steps, and its result."""
     model = replace(preset("electra-tiny"), vocab_size=0, hidden_size=16, intermediate_size=32, num_layers=1)
     fields = replace(FIELDS, stores=(str(data / "store"),), sequence_length=16, eval_sequences=16, held_out=0.1)
     compute = Compute(sharding="single")  # the test of splits is above
     experiment = Experiment(
         task=fields, model=model, optimizer=AdamW(), batch_size=16, steps=2, eval_every=0, compute=compute
     )
-    result = bert_jax.train(experiment, tmp_path / "run")
+    workdir = tmp_path_factory.mktemp("replaced") / "run"
+    return workdir, bert_jax.train(experiment, workdir)
+
+
+def test_a_run_trains_and_exports_its_discriminator(run, tmp_path):
+    workdir, result = run
     assert {"mlm_loss", "rtd_loss", "rtd_accuracy", "rtd_replaced"} <= result["metrics"].keys()
-    notes = pretrained.write_source(pretrained.open_source(tmp_path / "run"), tmp_path / "folder")
-    assert "left out: the generator; the folder holds the discriminator" in notes
+    notes = pretrained.write_source(pretrained.open_source(workdir), tmp_path / "folder")
+    assert notes[0].startswith("left out: the generator; `bert_jax convert --generator` writes it")
     opened = pretrained.open_source(tmp_path / "folder")
     assert params.heads(opened.read_params()[0]) == {params.DISCRIMINATOR}
+    with pytest.raises(InputError, match="has no generator; a run that was trained with"):
+        pretrained.generator_of(opened)
+
+
+def test_an_exported_generator_scores_in_transformers_as_in_the_run(run, tmp_path, capsys):
+    workdir, _ = run
+    assert cli.run(["convert", str(workdir), str(tmp_path / "folder"), "--generator"]) == 0
+    assert "left out" not in capsys.readouterr().out
+    model, info = transformers.ElectraForMaskedLM.from_pretrained(tmp_path / "folder", output_loading_info=True)
+    assert not any(info[kind] for kind in ("missing_keys", "unexpected_keys", "mismatched_keys"))
+    source = pretrained.open_source(workdir)
+    task = PretrainingTask(source.task, source.config, source.tokenizer)
+    ids = np.arange(5, 14, dtype=np.int32)[None]
+    batch = make_batch(ids, masked_positions=np.arange(9, dtype=np.int32)[None])
+    ours = compiled(task.model, method="generate")({"params": source.read_params()[0]}, batch)
+    theirs = model.eval()(torch.tensor(ids)).logits.detach().numpy()
+    np.testing.assert_allclose(ours, theirs, atol=1e-5)
 
 
 def test_the_operations_of_a_step_count_both_encoders():

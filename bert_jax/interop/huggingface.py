@@ -457,7 +457,7 @@ def write(
     notes: tuple[str, ...] = ()
     if named.GENERATOR in params:
         params = named.without_generator(params)
-        notes = ("left out: the generator; the folder holds the discriminator",)
+        notes = ("left out: the generator; `bert_jax convert --generator` writes it into another folder",)
     heads, family = named.heads(params), FAMILIES[config.family]
     if named.MLM in heads and heads not in family.architectures and heads - {named.PAIR} in family.architectures:
         params, heads = named.without_pair_head(params), heads - {named.PAIR}
