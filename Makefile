@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 WORKDIR ?= runs/quickstart
 
-.PHONY: quickstart test lint types tests test-beam notebooks results checks clean
+.PHONY: quickstart test lint types tests test-beam test-cloud notebooks results checks clean
 
 quickstart: $(VENV)/.installed
 	$(BIN)/bert_jax quickstart --workdir $(WORKDIR)
@@ -19,7 +19,7 @@ types: $(VENV)/.installed-test
 	$(BIN)/mypy
 
 tests: $(VENV)/.installed-test
-	$(BIN)/pytest -n 2 --dist loadfile
+	$(BIN)/pytest -n 2 --dist loadfile --ignore tests/test_buckets.py
 
 notebooks: $(VENV)/.installed-test
 	$(BIN)/python tools/notebooks.py
@@ -49,6 +49,10 @@ checks: $(VENV)/.installed-test
 test-beam: $(VENV)-beam/.installed
 	$(VENV)-beam/bin/pytest tests/test_beam.py tests/test_store.py tests/test_corpus.py
 
+# Everything in a bucket of a storage emulator, two minutes.
+test-cloud: $(VENV)/.installed-cloud
+	$(BIN)/pytest tests/test_buckets.py
+
 $(VENV)/.installed: pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --editable .
@@ -56,6 +60,10 @@ $(VENV)/.installed: pyproject.toml
 
 $(VENV)/.installed-test: pyproject.toml $(VENV)/.installed
 	$(BIN)/python -m pip install --quiet --editable ".[test,tensorflow]"
+	touch $@
+
+$(VENV)/.installed-cloud: pyproject.toml $(VENV)/.installed-test
+	$(BIN)/python -m pip install --quiet --editable ".[test-cloud]"
 	touch $@
 
 $(VENV)-beam/.installed: pyproject.toml

@@ -469,6 +469,14 @@ def main() -> None:
         code = 2
     except KeyboardInterrupt:
         code = 130
+    except Exception as error:
+        from bert_jax import buckets
+
+        problem = buckets.problem(error)
+        if problem is None:
+            raise
+        print(f"error: {problem}", file=sys.stderr)
+        code = 2
     gc.freeze()  # nothing is left to collect for; at its end, Python would look through all libraries once more
     sys.exit(code)
 

@@ -1,8 +1,8 @@
 """All access to files: open, list, write whole, read line by line, lock, map into memory.
 
 No other module opens a file by itself; tests/test_imports.py checks that. `Path` is etils' path, which reads gs:// and
-s3:// through fsspec. Three things need a local disk, and raise InputError for a remote path: memory maps, file locks,
-and appending to a file or replacing a folder.
+s3:// through fsspec. Memory maps, locks, appending to a file and replacing a folder need a local disk, and raise
+InputError for a remote path: `storage` does them there in another way.
 """
 
 import contextlib
@@ -10,11 +10,13 @@ import errno
 import fcntl
 import glob
 import gzip
-import importlib.util
 import io
+import itertools
 import json
 import math
 import os
+import posixpath
+import re
 import shutil
 import sys
 import tempfile
@@ -25,6 +27,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, TextIO
 import numpy as np
 import zstandard
 
+from bert_jax import buckets
 from bert_jax.errors import InputError
 
 if TYPE_CHECKING:
@@ -32,12 +35,7 @@ if TYPE_CHECKING:
 else:
     from etils.epath import Path
 
-# Otherwise etils reads gs:// with TensorFlow where that is installed; it takes 10 seconds to import.
-os.environ.setdefault("EPATH_USE_TF", "false")
-
 PathLike = str | os.PathLike[str]
-
-_REMOTE = {"gs": "gcsfs", "s3": "s3fs"}  # what can come before :// in a path, and the package that reads it
 
 
 # --- Paths
@@ -47,14 +45,13 @@ def path(name: PathLike) -> Path:
     """Returns the path that a user wrote, local or remote.
 
     Raises:
-      InputError: it has a scheme that is not supported, or whose package is not installed.
+      InputError: its bucket cannot be used (see `buckets.connect`), or it was a path of pathlib on its way here.
     """
-    scheme, separator, _ = os.fspath(name).partition("://")
+    scheme, separator, rest = os.fspath(name).partition("://")
     if separator:
-        if scheme not in _REMOTE:
-            raise InputError(f"{name}: {scheme}:// is not supported; expected a local path, gs:// or s3://")
-        if importlib.util.find_spec(_REMOTE[scheme]) is None:
-            raise InputError(f"{name}: reading {scheme}:// needs a package: pip install {_REMOTE[scheme]}")
+        buckets.connect(scheme, rest.partition("/")[0])
+    elif re.match("(gs|s3):/", os.fspath(name)):
+        raise InputError(f"{name}: has lost a slash, as in pathlib.Path; pass gs://... as text")
     return Path(name)
 
 
@@ -88,8 +85,17 @@ def resolve(name: PathLike) -> Path:
 
 
 def common_folder(paths: list[Path]) -> Path:
-    """Returns the lowest folder that holds all of the paths, each of which is absolute."""
-    return Path(os.path.commonpath([local(one) for one in paths]))
+    """Returns the lowest folder that holds all of the paths, each of which is absolute; Path() if there is none."""
+    if not any(map(is_remote, paths)):
+        return Path(os.path.commonpath(paths))
+    parts = [os.fspath(one).split("/") for one in paths]
+    common = itertools.takewhile(lambda names: len(set(names)) == 1, zip(*parts, strict=False))
+    return Path("/".join(names[0] for names in common))
+
+
+def cache_folder() -> Path:
+    """Returns the folder for what can be made again; $XDG_CACHE_HOME names the one in which it is."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or home() / ".cache") / "bert_jax"
 
 
 def home() -> Path:
@@ -130,9 +136,9 @@ def walk(folder: PathLike, skip: Callable[[str], bool] | None = None) -> Iterato
 
 def _walk_remote(top: Path) -> Iterator[tuple[Path, list[str], list[str]]]:
     # Not `Path.walk`, whose paths lack the gs:// where fsspec's file system leaves it out.
-    inside = list(top.iterdir())
-    folders = [path.name for path in inside if path.is_dir()]
-    yield top, folders, [path.name for path in inside if path.name not in folders]
+    inside = buckets.file_system(top).ls(os.fspath(top), detail=True)
+    folders = [posixpath.basename(one["name"]) for one in inside if one["type"] == "directory"]
+    yield top, folders, [posixpath.basename(one["name"]) for one in inside if one["type"] != "directory"]
     for name in folders:
         yield from _walk_remote(top / name)
 
@@ -162,10 +168,7 @@ def partial(name: PathLike) -> Path:
 
 
 def put_in_place(unfinished: PathLike, name: PathLike) -> None:
-    """Renames a file or folder to `name`; a file that is there is replaced, in one step.
-
-    For a remote folder, whose files would be copied one by one, a marker written last must do this (not done yet).
-    """
+    """Renames a file or folder to `name`; a file that is there is replaced, in one step."""
     os.replace(local(unfinished), local(name))
 
 
@@ -239,8 +242,9 @@ def sync(file: BinaryIO) -> None:
 
 
 def make_folder(name: PathLike) -> Path:
-    """Makes a folder, and those above it, where they are missing."""
-    Path(name).mkdir(parents=True, exist_ok=True)
+    """Makes a folder, and those above it, where they are missing; in a bucket, its first file makes it."""
+    if not is_remote(name):
+        Path(name).mkdir(parents=True, exist_ok=True)
     return Path(name)
 
 
@@ -250,6 +254,11 @@ def remove(name: PathLike) -> None:
         _epath(name).rmtree() if is_remote(name) else shutil.rmtree(name)
     else:
         Path(name).unlink(missing_ok=True)
+
+
+def free_space(name: PathLike) -> int:
+    """Returns how many bytes can still be written to the disk of a local folder."""
+    return shutil.disk_usage(name).free
 
 
 def temporary_folder() -> tempfile.TemporaryDirectory:
@@ -271,18 +280,19 @@ def full_disk_explained(name: PathLike, advice: str) -> Iterator[None]:
 # --- Only on a local disk
 
 
-def lock(name: PathLike) -> TextIO:
+def lock(name: PathLike, wait: bool = False) -> TextIO:
     """Makes and locks a file; the lock ends when the file is closed, or with the process.
 
-    Remote storage has no such lock; an object that is created only if it is absent, with a heartbeat, must do this.
+    Args:
+      wait: until another process gives the lock back, instead of raising BlockingIOError.
 
     Raises:
       BlockingIOError: another process has the lock.
       OSError: the file cannot be made.
     """
-    file = open(local(name, "a workdir is"), "w")  # noqa: SIM115
+    file = open(local(name, "a lock is"), "w")  # noqa: SIM115
     try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
     except OSError as error:
         file.close()
         raise BlockingIOError(error.errno, error.strerror) from None
@@ -290,10 +300,7 @@ def lock(name: PathLike) -> TextIO:
 
 
 def memory_map(name: PathLike, dtype: np.dtype) -> np.ndarray:
-    """Returns the array in a file, read from the disk where it is used: [file size / item size], read-only.
-
-    A remote file must first be copied to a local cache, by its store's fingerprint (not done yet).
-    """
+    """Returns the array in a file, read from the disk where it is used: [file size / item size], read-only."""
     return np.memmap(local(name, "a token store is"), dtype, mode="r")
 
 
@@ -365,6 +372,13 @@ class _ZstdFile(io.RawIOBase):
         size = min(len(buffer), len(self._content))
         buffer[:size], self._content = self._content[:size], self._content[size:]
         return size
+
+
+def open_bytes(name: PathLike) -> BinaryIO:
+    """Opens a file to read its bytes."""
+    raw = path(name).open("rb")
+    # fsspec's files read lines slowly, and of any length.
+    return io.BufferedReader(raw, 1 << 20) if is_remote(name) else raw
 
 
 def decompressed(raw: BinaryIO, name: str) -> BinaryIO:
@@ -440,7 +454,7 @@ def read_lines(name: PathLike) -> Iterator[tuple[int, str]]:
     Raises:
       InputError: the file cannot be read, is damaged, or is not UTF-8 text.
     """
-    with errors_named(name), path(name).open("rb") as raw:
+    with errors_named(name), open_bytes(name) as raw:
         for number, line in decode_lines(decompressed(raw, os.fspath(name)), name):
             yield number, line.removesuffix("\n").removesuffix("\r")
 

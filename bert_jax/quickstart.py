@@ -13,7 +13,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from bert_jax import files, report, samples, tokenizers
+from bert_jax import files, report, samples, storage, tokenizers
 from bert_jax.config import AdamW, Experiment, Pretraining, SequenceClassification, preset
 from bert_jax.data.prepare import prepare
 from bert_jax.predict import load
@@ -49,9 +49,10 @@ def write_tfds(folder: files.Path, sets: dict[str, list[Document]]) -> files.Pat
                 yield number, {"text": document.text, "label": document.library}
 
     tfds.disable_progress_bar()
-    builder = LibraryDocs(data_dir=files.local(folder), file_format="array_record")
-    builder.download_and_prepare()
-    return files.Path(builder.data_dir)
+    with storage.filling(folder) as local:  # TFDS writes its files on a local disk only
+        builder = LibraryDocs(data_dir=str(local), file_format="array_record")
+        builder.download_and_prepare()
+        return folder / files.Path(builder.data_dir).relative_to(local)
 
 
 def pretraining(store: files.Path, minutes: float, seed: int) -> Experiment:

@@ -45,10 +45,9 @@ def _keep_freed_memory() -> None:
 
 def _use_compilation_cache() -> None:
     if jax.config.values["jax_compilation_cache_dir"] is None:
-        home = files.Path(os.environ.get("XDG_CACHE_HOME") or files.home() / ".cache")
         # One folder for each kind of processor: several machines may share a home.
         kind = hashlib.sha256(f"{platform.machine()} {_processor_features()}".encode()).hexdigest()[:8]
-        jax.config.update("jax_compilation_cache_dir", str(home / "bert_jax" / f"compiled-{kind}"))
+        jax.config.update("jax_compilation_cache_dir", str(files.cache_folder() / f"compiled-{kind}"))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
 
 

@@ -35,6 +35,8 @@ def parse(text: str, is_workdir: Callable[[str], bool] | None = None) -> Source:
     Source(kind='path', name='runs/bert', step=1000, split=None)
     >>> parse("tfds:wikipedia/20230601.en:1.0.0:train[:1%]")
     Source(kind='tfds', name='wikipedia/20230601.en:1.0.0', step=None, split='train[:1%]')
+    >>> parse("tfds:gs://bucket/set/1.0.0:test").name
+    'gs://bucket/set/1.0.0'
     """
     for prefix, kind in _PREFIXES.items():
         if text.startswith(prefix):
@@ -43,7 +45,9 @@ def parse(text: str, is_workdir: Callable[[str], bool] | None = None) -> Source:
                 return Source(kind, rest)
             if kind == "run":
                 return Source(kind, *_at_step(rest))
-            name, _, split = rest.partition(":")
+            scheme, remote, after = rest.rpartition("://")  # the folder of a prepared data set may be in a bucket
+            name, _, split = after.partition(":")
+            name = scheme + remote + name
             if version := re.match(r"\d+\.\d+\.\d+(?=:|$)", split):
                 name, split = f"{name}:{version[0]}", split[version.end() + 1 :]
             return Source(kind, name, split=split or None)

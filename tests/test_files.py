@@ -2,6 +2,7 @@
 
 import gzip
 import json
+from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
@@ -12,7 +13,7 @@ import zstandard
 from fsspec.implementations.memory import MemoryFileSystem
 from fsspec.registry import _registry
 
-from bert_jax import files, tokenizers
+from bert_jax import buckets, files, tokenizers
 from bert_jax.data import corpus, rows
 from bert_jax.errors import InputError
 from bert_jax.runs.workdir import Workdir
@@ -34,10 +35,14 @@ class Bucket(MemoryFileSystem):
     def glob(self, path, **options):
         return [match.lstrip("/") for match in super().glob(path, **options)]
 
+    def info(self, path, **options):
+        return {"type": "directory"} if path == "bucket" else super().info(path, **options)
+
 
 @pytest.fixture
 def bucket(monkeypatch):
-    monkeypatch.setattr(files, "_REMOTE", {"gs": "fsspec"})  # a package that is installed
+    monkeypatch.setattr(buckets, "PACKAGES", {"gs": "fsspec"})  # a package that is installed
+    monkeypatch.setattr(buckets, "_be_patient", lambda: None)
     monkeypatch.setitem(_registry, "gcs", Bucket)
     monkeypatch.setattr(Bucket, "store", {})
     monkeypatch.setattr(Bucket, "pseudo_dirs", [""])
@@ -120,8 +125,8 @@ def test_what_a_bucket_holds_is_read_where_no_local_disk_is_needed(bucket, tmp_p
 
 def test_a_remote_path_is_refused_where_a_local_disk_is_needed(bucket, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(InputError, match="gs://bucket/folder: a workdir is read and written on a local disk only"):
-        Workdir(files.path(bucket))
+    with pytest.raises(InputError, match="s3://bucket/run: checkpoints can be on a local disk or in gs://"):
+        Workdir(files.Path("s3://bucket/run"))
     with pytest.raises(
         InputError, match=r"gs://bucket/folder/tokens\.bin: a token store is read and written on a local"
     ):
@@ -134,9 +139,11 @@ def test_a_remote_path_is_refused_where_a_local_disk_is_needed(bucket, tmp_path,
 def test_a_scheme_that_cannot_be_read_is_refused(monkeypatch):
     with pytest.raises(InputError, match="ftp:// is not supported; expected a local path, gs:// or s3://"):
         rows.read_rows("ftp://host/rows.jsonl")
-    monkeypatch.setattr(files, "_REMOTE", {"gs": "no_such_package"})
-    with pytest.raises(InputError, match="gs://b/text: reading gs:// needs a package: pip install no_such_package"):
+    monkeypatch.setattr(buckets, "PACKAGES", {"gs": "no_such_package"})
+    with pytest.raises(InputError, match=r"gs://b: reading gs:// needs a package: pip install 'bert_jax\[gcs\]'"):
         list(corpus.documents(["gs://b/text"]))
+    with pytest.raises(InputError, match="gs:/b/text: has lost a slash"):
+        list(corpus.documents([str(Path("gs://b/text"))]))
 
 
 def test_a_folder_is_walked_in_order_and_searched_by_its_own_name(tmp_path):

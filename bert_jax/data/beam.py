@@ -44,7 +44,7 @@ def prepare(
     Args:
       sources: as for `bert_jax.data.prepare.prepare`, or patterns on a file system of Beam (gs://...).
       tokenizer_folder: a tokenizer on this machine; it is sent to the workers.
-      out: the folder to write, on this machine: stores are memory-mapped.
+      out: the folder to write. This process joins the shards on its own disk first, also for one in a bucket.
       options: options of Beam, such as --runner=DataflowRunner.
       shards: a folder that all workers can write to; None = next to `out`, for runners on this machine.
       drop_duplicates: leave out documents that repeat an earlier one, exactly or nearly.

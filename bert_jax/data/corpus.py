@@ -82,7 +82,7 @@ def read_file(file: TextFile) -> Iterator[tuple[str, int]]:
     if file.is_tfds:
         yield from _read_tfds(file.name)
         return
-    with files.errors_named(file.name), files.path(file.name).open("rb") as raw:
+    with files.errors_named(file.name), files.open_bytes(file.name) as raw:
         for text in read_stream(raw, file.name):
             yield text, raw.tell()
 

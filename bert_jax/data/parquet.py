@@ -68,7 +68,7 @@ def read_folder(name: str) -> Iterator[dict[str, Any]]:
         raise InputError(f"{folder / STATE}: the rows are chosen by an index; save the result of flatten_indices()")
     for file in state.get("_data_files") or []:
         path = str(folder / file["filename"])
-        with files.errors_named(path), files.path(path).open("rb") as stream:
+        with files.errors_named(path), files.open_bytes(path) as stream:
             yield from read_arrow(stream, path, features)
 
 
@@ -82,7 +82,7 @@ def class_names(source: str, field: str, form: str) -> tuple[str, ...]:
         features = _folder_features(source)
     else:
         first = str(files.expand(source)[0]) if "*" in source else source
-        with files.errors_named(first), files.path(first).open("rb") as raw:
+        with files.errors_named(first), files.open_bytes(first) as raw:
             stream = files.decompressed(raw, first)
             features = _features(_open(stream, first).schema_arrow if form == "parquet" else _arrow_schema(stream))
     feature = features.get(field)

@@ -3,7 +3,8 @@
 One process reads; workers split documents into sentences and tokenise them; the reader appends what they send, in
 order, to arrays in `<out>.partial`. Every second `progress.json` there records how much of the sources the arrays hold.
 After a crash the arrays are cut back to that record and the work continues from there, so the store is the same to the
-byte. When everything is read, duplicates are found, and the folder is renamed to `<out>`.
+byte. When everything is read, duplicates are found, and the folder is renamed to `<out>`. If that is in a bucket, the
+unfinished store is in this machine's cache, and is uploaded in the end.
 """
 
 import concurrent.futures
@@ -20,7 +21,7 @@ from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 
-from bert_jax import files, tokenizers
+from bert_jax import files, storage, tokenizers
 from bert_jax.data import corpus, duplicates
 from bert_jax.data.encode import COUNTS, SCRATCH, TextChunk, encode_documents
 from bert_jax.data.store import ARRAYS, FORMAT, array_dtypes, read_header
@@ -205,7 +206,7 @@ class Writer:
     def __init__(self, out: files.Path, recipe: dict[str, Any]):
         self.out = out
         self.recipe = recipe
-        self.folder = files.partial(out)
+        self.folder = storage.partial(out)
         self.dtypes: dict[str, np.dtype] = array_dtypes(recipe["tokenizer"]["vocab_size"]) | SCRATCH
         self.cursor = Cursor(0, 0, 0)
         self.complete = False
@@ -264,7 +265,7 @@ class Writer:
         self._recorded_at = time.monotonic()
 
     def finish(self, tokenizer: tokenizers.Tokenizer) -> dict[str, Any]:
-        """Finds duplicates, drops them if `drop_duplicates` is set, renames the store to `out`, and returns its header.
+        """Finds duplicates, drops them if `drop_duplicates` is set, moves the store to `out`, and returns its header.
 
         Each step may be interrupted and done again: arrays without the dropped documents are written to other files,
         `complete` is recorded, and only then do these files replace the first ones.
@@ -332,16 +333,16 @@ def _summary(counts: dict[str, int], entries: dict[str, int]) -> dict[str, int |
 
 
 def finish(out: files.Path) -> None:
-    """Renames a finished store to `out`."""
-    folder = files.partial(out)
+    """Renames a finished store to `out`, or uploads it."""
+    folder = storage.partial(out)
     for name in (*(f"{name}.bin" for name in SCRATCH), "progress.json"):
         (folder / name).unlink(missing_ok=True)
-    files.put_in_place(folder, out)
+    storage.put_in_place(folder, out, last="header.json")
 
 
 def already_finished(out: files.Path, recipe: dict[str, Any]) -> dict[str, Any] | None:
     """Returns the header if `out` is the finished store, None if it does not exist; raises InputError otherwise."""
-    if (files.partial(out) / "header.json").exists():
+    if (storage.partial(out) / "header.json").exists():
         finish(out)
     header = read_header(out)
     if header is None:

@@ -440,7 +440,7 @@ def _read_columns(path: str, read: Callable[[BinaryIO, str], Iterator[dict[str, 
         raise InputError(f"{path}: no file has such a name")
     rows = []
     for one in paths:
-        with files.errors_named(one), files.path(one).open("rb") as raw:
+        with files.errors_named(one), files.open_bytes(one) as raw:
             table = read(files.decompressed(raw, one), one)
             rows += [Row(values, f"{one}: row {number}") for number, values in enumerate(table, start=1)]
     return rows

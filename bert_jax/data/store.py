@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from bert_jax import files
+from bert_jax import files, storage
 from bert_jax.errors import InputError
 
 FORMAT = "bert_jax token store, version 1"
@@ -70,7 +70,7 @@ class TokenStore:
 
     @classmethod
     def open(cls, folder: files.PathLike) -> "TokenStore":
-        """Maps the arrays of a store.
+        """Maps the arrays of a store; of one in a bucket, those of a copy in the cache.
 
         Raises:
           InputError: the folder does not hold a store, or one of another version, or a damaged one.
@@ -78,17 +78,19 @@ class TokenStore:
         folder = files.path(folder)
         header = read_header(folder)
         if header is None:
-            unfinished = files.partial(folder).exists()
-            hint = "an unfinished one is next to it; run the same prepare again" if unfinished else ""
+            unfinished = storage.partial(folder).exists()
+            where = "in this machine's cache" if files.is_remote(folder) else "next to it"
+            hint = f"an unfinished one is {where}; run the same prepare again" if unfinished else ""
             raise InputError(f"{folder}: not a token store ({hint or 'bert_jax prepare writes one'})")
-        arrays = {}
-        for name, dtype in array_dtypes(header["tokenizer"]["vocab_size"]).items():
+        dtypes = array_dtypes(header["tokenizer"]["vocab_size"])
+        for name, dtype in dtypes.items():
             path = folder / f"{name}.bin"
             expected = header["entries"][name] * dtype.itemsize
             if not path.is_file() or files.size(path) != expected:
                 state = f"has {files.size(path):,} bytes" if path.is_file() else "is missing"
                 raise InputError(f"{path}: {state}, expected {expected:,} from the header; prepare the store again")
-            arrays[name] = np.asarray(files.memory_map(path, dtype))
+        local = storage.local_copy(folder)
+        arrays = {name: np.asarray(files.memory_map(local / f"{name}.bin", dtype)) for name, dtype in dtypes.items()}
         return cls(folder, header, **arrays)
 
     @property

@@ -4,7 +4,7 @@ import os
 from collections.abc import Sequence
 from typing import Any
 
-from bert_jax import files, sources
+from bert_jax import files, sources, storage
 from bert_jax.errors import InputError
 
 
@@ -41,7 +41,8 @@ def open_set(source: str) -> tuple[Sequence[dict[str, Any]], Any]:
 def _builder(tfds: Any, name: str, source: str) -> Any:
     try:
         if (files.path(name) / "dataset_info.json").is_file():
-            return tfds.builder_from_directory(files.local(name, "a prepared data set is"))
+            # A copy, because array_record does not read gs://, and then waits forever.
+            return tfds.builder_from_directory(os.fspath(storage.local_copy(name)))
         # tfds reads this variable only once, when it is imported.
         builder = tfds.builder(name, data_dir=os.environ.get("TFDS_DATA_DIR"), file_format="array_record")
         builder.download_and_prepare()

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from bert_jax import files
+from bert_jax import files, storage
 from bert_jax.config import BertConfig
 from bert_jax.errors import InputError
 from bert_jax.families import FAMILIES
@@ -70,7 +70,7 @@ def read_params(path: files.Path, *, strict: bool = True) -> tuple[dict[str, Any
     prefix, config = find(path), read_config(path)
     tf = _tensorflow(prefix)
     try:
-        reader = tf.train.load_checkpoint(str(prefix))
+        reader = tf.train.load_checkpoint(str(storage.local_copy(prefix.parent) / prefix.name))
         names = sorted(reader.get_variable_to_shape_map())
         if TENSORFLOW_2 in names:
             raise InputError(

@@ -11,7 +11,7 @@ import numpy as np
 import safetensors
 from safetensors.numpy import save_file
 
-from bert_jax import files, sources
+from bert_jax import files, sources, storage
 from bert_jax import params as named
 from bert_jax.config import PRESETS, BertConfig
 from bert_jax.errors import InputError
@@ -399,7 +399,7 @@ def _read_shards(index: files.Path, read: Any) -> dict[str, np.ndarray]:
 @contextmanager
 def _open_safetensors(path: files.Path) -> Iterator[Any]:
     try:
-        with safetensors.safe_open(files.local(path), framework="numpy") as file:
+        with safetensors.safe_open(str(storage.local_copy(path)), framework="numpy") as file:
             yield file
     except (safetensors.SafetensorError, OSError) as error:
         raise InputError(f"{path}: not a safetensors file, or truncated: {error}") from None
@@ -419,7 +419,7 @@ def _read_torch(path: files.Path) -> dict[str, np.ndarray]:
         ) from None
     try:
         # Only tensors: a pickle can run code.
-        loaded = torch.load(files.local(path), map_location="cpu", weights_only=True)
+        loaded = torch.load(str(storage.local_copy(path)), map_location="cpu", weights_only=True)
         return {name: _as_float(tensor.float().numpy()) for name, tensor in loaded.items()}
     except Exception as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
@@ -483,7 +483,8 @@ def write(
     files.make_folder(folder)
     files.write_json(folder / "config.json", hf_config)
     floats = {name: tensor.astype(np.float32) for name, tensor in tensors.items()}
-    save_file(floats, files.local(folder / "model.safetensors"), metadata={"format": "pt"})
+    with storage.replacing(folder / "model.safetensors") as unfinished:
+        save_file(floats, str(unfinished), metadata={"format": "pt"})
     return notes
 
 

@@ -30,6 +30,7 @@ def _args(kind: str, **items: Any) -> "ocp.args.Composite":
 def _manager(folder: files.Path, keep: int | None = None) -> "ocp.CheckpointManager":
     import orbax.checkpoint as ocp
 
+    check_folder(folder)
     handlers = {
         "params": ocp.StandardCheckpointHandler(),
         "opt_state": ocp.StandardCheckpointHandler(),
@@ -37,6 +38,14 @@ def _manager(folder: files.Path, keep: int | None = None) -> "ocp.CheckpointMana
     }
     options = ocp.CheckpointManagerOptions(max_to_keep=keep, todelete_subdir=DELETED)
     return ocp.CheckpointManager(files.resolve(folder), item_handlers=handlers, options=options)
+
+
+def check_folder(folder: files.Path) -> None:
+    """Raises InputError if checkpoints can be neither written to a folder nor read from it."""
+    if str(folder).startswith("s3://"):
+        raise InputError(
+            f"{folder}: checkpoints can be on a local disk or in gs://; Orbax, which writes them, does not support s3://"
+        )
 
 
 class Checkpoints:
@@ -88,7 +97,7 @@ class Checkpoints:
 
     def _clear(self) -> None:
         self._manager.wait_until_finished()
-        if jax.process_index() == 0:
+        if jax.process_index() == 0 and not files.is_remote(self._folder):  # Orbax does not move them in a bucket
             with suppress(OSError):
                 files.remove(self._folder / DELETED)
 
@@ -97,11 +106,13 @@ class Checkpoints:
         try:
             yield
         except Exception as error:  # Orbax and TensorStore pass on any error of their storage
-            steps = [int(path.name) for path in files.matching(self._folder, "*") if path.name.isdecimal()]
+            steps: list[int] = []
+            with suppress(Exception):  # in a bucket, it may fail for the same reason
+                steps = [int(path.name) for path in files.matching(self._folder, "*") if path.name.isdecimal()]
             start = f"step {max(steps)}, the last one saved" if steps else "the start: nothing was saved yet"
             raise InputError(
                 f"{self._folder}: a checkpoint could not be written: {str(error).strip().splitlines()[-1]}; free some "
-                f"space or mend the disk, and run the same command again: it continues from {start}"
+                f"space or mend the storage, and run the same command again: it continues from {start}"
             ) from error
 
 

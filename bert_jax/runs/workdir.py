@@ -8,11 +8,11 @@ import time
 from contextlib import suppress
 from functools import cached_property
 from importlib import metadata
-from typing import Any, TextIO
+from typing import Any
 
 import numpy as np
 
-from bert_jax import files
+from bert_jax import buckets, files, storage
 from bert_jax.config import Experiment, differences, experiment_from_json, is_resumable, to_json
 from bert_jax.errors import InputError
 from bert_jax.runs import checkpoint, layout
@@ -105,39 +105,49 @@ class Workdir:
     def __init__(self, path: files.Path, writes: bool = True):
         self.path = path
         self._writes = writes
-        self._lock: TextIO | None = None
         self._board: Board | None = None
         self.tokenizer = path / layout.TOKENIZER
         self.checkpoints = path / layout.CHECKPOINTS
         self.best = path / layout.BEST
-        if writes:
-            self._take_lock()
+        checkpoint.check_folder(path)
+        self._held = self._hold() if writes else None
+        self.growing = self._held.growing if self._held else path  # the local folder for files that grow
 
-    def _take_lock(self) -> None:
-        path = self.path
+    def _hold(self) -> storage.LocalFolder | storage.RemoteFolder:
         try:
-            files.make_folder(files.local(path, "a workdir is"))
-            self._lock = files.lock(path / layout.LOCK)
-        except BlockingIOError:
+            return storage.hold(self.path, layout.LOCK)
+        except BlockingIOError as error:
             raise InputError(
-                f"{path}: another process is training there; wait for it or use another --workdir"
+                f"{self.path}: {error.strerror} is training there; wait for it or use another --workdir"
             ) from None
         except OSError as error:
-            raise InputError(f"{path}: cannot be used as a workdir: {error.strerror}") from None
+            if buckets.problem(error):  # `train` explains it
+                raise
+            raise InputError(f"{self.path}: cannot be used as a workdir: {error.strerror}") from None
 
     def __enter__(self) -> "Workdir":
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         try:
-            if self._board is not None:
-                self._board.close()
-        except OSError:
+            try:
+                if self._board is not None:
+                    self._board.close()
+            finally:
+                if self._held is not None:
+                    self._held.close()
+        except Exception:
             if kind is None:  # otherwise the earlier error is the cause
                 raise
-        finally:
-            if self._lock is not None:
-                self._lock.close()
+
+    def sync(self) -> None:
+        """Returns when all figures can be read in the workdir, also in a bucket; a checkpoint of their step may follow.
+
+        Raises:
+          InputError: another process has taken the workdir over.
+        """
+        if self._held is not None:
+            self._held.sync()
 
     def latest_step(self) -> int | None:
         """Returns the step of the newest complete checkpoint, or None."""
@@ -174,14 +184,17 @@ class Workdir:
                 raise InputError(f"{self.path}: holds another experiment: {listed}; use another --workdir")
         if not self._writes:
             return changed
-        if not self.tokenizer.exists():
-            with files.replacing(self.tokenizer) as folder:
+        # In a bucket a folder does not appear in one step: the experiment, written after it, shows that it is whole.
+        whole = not files.is_remote(path) or path.exists()
+        if not (whole and self.tokenizer.exists()):
+            with storage.replacing(self.tokenizer) as folder:
                 tokenizer.save(folder)
         files.write_json(path, new)
         return changed
 
     def _discard_setup(self) -> None:
         if self._writes:
+            files.remove(self.path / layout.EXPERIMENT)
             files.remove(self.tokenizer)
             files.remove(self.path / layout.ENVIRONMENT)
 
@@ -212,8 +225,8 @@ class Workdir:
                         lines.append(line + "\n")
                 except (json.JSONDecodeError, KeyError):
                     break  # a crash cut this line off
-            files.write_whole(path, "".join(lines))
-        self._board = Board(self.path / layout.TENSORBOARD, step + 1)
+            files.write_whole(self.growing / name, "".join(lines))
+        self._board = Board(self.growing / layout.TENSORBOARD, step + 1)
 
     def write_figures(self, step: int, split: str, figures: dict[str, float]) -> None:
         """Adds a line to metrics.jsonl, and the same figures to TensorBoard."""
@@ -244,7 +257,7 @@ class Workdir:
 
     def _append(self, name: str, line: dict[str, Any]) -> None:
         if self._writes:
-            files.append_line(self.path / name, files.json_text(line))
+            files.append_line(self.growing / name, files.json_text(line))
 
     def _show(self, step: int, group: str, figures: dict[str, float]) -> None:
         if self._board is not None:

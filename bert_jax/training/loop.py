@@ -132,7 +132,8 @@ class SeedRun:
         )
 
     def save(self, step: int) -> None:
-        """Saves everything that continuing from `step` needs."""
+        """Saves everything that continuing from `step` needs; the figures up to `step` are in the workdir before."""
+        self.workdir.sync()
         self.checkpoints.save(step, self.state.params, self.state.opt_state, self.meta)
 
     def close(self) -> None:

@@ -5,7 +5,7 @@ from contextlib import ExitStack
 from dataclasses import replace
 from typing import Any
 
-from bert_jax import files
+from bert_jax import buckets, files
 from bert_jax.config import Experiment
 from bert_jax.devices import Devices
 from bert_jax.errors import InputError
@@ -60,13 +60,17 @@ def train(
                 results = loop.results()
             else:
                 bar = stack.enter_context(ProgressBar(loop.start, run.experiment.steps, say))
-                trace = stack.enter_context(Profile(paths[0], profile))
+                trace = stack.enter_context(Profile(workdirs[0].growing, profile))
                 before = [trace, Figures(run, bar), Evaluate(run, loop.devices, bar), ShowProgress(bar)]
                 results = loop.run([*before, *hooks, SaveCheckpoints(run.experiment.checkpoint_every)])
-    except OSError as error:
+    except Exception as error:
+        of_bucket = buckets.problem(error) if files.is_remote(folder) else None
+        if not isinstance(error, OSError) and of_bucket is None:
+            raise
+        problem = of_bucket or getattr(error, "strerror", None) or error
         raise InputError(
-            f"{error.filename or folder}: {error.strerror or error}; mend that and run the same command again: "
-            "it continues from the last checkpoint"
+            f"{getattr(error, 'filename', None) or folder}: {problem}; mend that and run the same command again: it "
+            "continues from the last checkpoint"
         ) from error
     if experiment.seeds == 1:
         return results[0]
