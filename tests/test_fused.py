@@ -40,18 +40,20 @@ def outcome(config: BertConfig, compute: Compute, params, batch):
     return x_BTD, grads
 
 
-@pytest.mark.parametrize(
-    ("kernel", "config"),
-    [("plain operations", LOCAL), ("the GPU's kernel, interpreted", CONFIG)],
-    ids=["local", "global"],
-)
-def test_pallas_gives_what_the_explicit_path_gives(kernel, config, monkeypatch):
+@pytest.fixture(scope="module")
+def explicit():
+    """A batch, parameters, and what the explicit path makes of them."""
+    batch = packed_batch()
+    params = {"params": random_weights(Bert(LOCAL), batch)}
+    return batch, params, outcome(LOCAL, Compute(), params, batch)
+
+
+@pytest.mark.parametrize("kernel", ["plain operations", "the GPU's kernel, interpreted"])
+def test_pallas_with_windows_and_packed_rows_gives_what_the_explicit_path_gives(kernel, explicit, monkeypatch):
     if kernel != "plain operations":
         monkeypatch.setattr(fused, "_pallas", lambda *args: fused.pallas_gpu(*args, interpret=True))
-    batch = packed_batch()
-    params = {"params": random_weights(Bert(config), batch)}
-    expected, expected_grads = outcome(config, Compute(), params, batch)
-    actual, grads = outcome(config, Compute(attention="pallas"), params, batch)
+    batch, params, (expected, expected_grads) = explicit
+    actual, grads = outcome(LOCAL, Compute(attention="pallas"), params, batch)
     np.testing.assert_allclose(actual, expected, atol=1e-5)
     for a, b in zip(jax.tree.leaves(grads), jax.tree.leaves(expected_grads), strict=True):
         np.testing.assert_allclose(a, b, atol=1e-4 * float(jnp.abs(b).max() + 1e-6))
