@@ -8,7 +8,7 @@ import pytest
 import transformers
 
 from bert_jax import heads, pretrained
-from bert_jax.config import PRESETS, Experiment, Pretraining
+from bert_jax.config import PRESETS, Experiment, Pretraining, preset
 from bert_jax.data.batch import make_batch
 from bert_jax.errors import InputError
 from bert_jax.families import FAMILIES
@@ -122,3 +122,9 @@ def test_a_vocabulary_is_filled_up_to_a_multiple_and_spare_rows_are_never_drawn(
     assert (run.tokenizer.vocab_size, run.experiment.model.vocab_size) == (80, 128)
     batches = run.task.train_batches(batch_size=32, steps=1, seed=0)
     assert max(batches(step)["input_ids"].max() for step in range(20)) < 80
+
+
+def test_a_roberta_is_not_trained_with_the_padding_token_of_a_wordpiece_tokenizer(data):
+    experiment = Experiment(Pretraining((str(data / "store"),)), model=preset("roberta-tiny", vocab_size=0), steps=1)
+    with pytest.raises(InputError, match=r"must be 1; '\[PAD\]' is 0. `bert_jax tokenizer --kind bytelevel` makes"):
+        resolve(experiment)

@@ -193,3 +193,10 @@ def test_a_loaded_model_frames_its_texts(roberta):
     ((batch, _),) = bert._batches(ids)
     assert batch["position_ids"][0, : len(ids[0])].tolist() == list(range(2, 2 + len(ids[0])))
     assert bert._longest == 32
+    with pytest.raises(InputError, match="fill_mask: the text has 33 tokens, and the model takes at most 32"):
+        replace(bert, params={"mlm": {}}).fill_mask("red " * 15 + "[MASK]")
+    with pytest.raises(InputError, match="encode: max_length: must be between 3 and 32, got 33"):
+        bert.encode(["red cat"], max_length=33)
+    task = SequenceClassification(train="t", labels=("x", "y"), max_length=33)
+    with pytest.raises(InputError, match=r"task.max_length: must be at most 32, the model's positions, got 33"):
+        replace(bert, task=task).predict(["red cat"])
