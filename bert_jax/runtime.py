@@ -2,12 +2,16 @@
 
 import ctypes
 import hashlib
+import http.client
 import logging
 import os
 import platform
 import resource
 import sys
+import threading
 import time
+import urllib.request
+from collections.abc import Callable
 from functools import cache
 
 import jax
@@ -16,6 +20,8 @@ from jax.experimental import multihost_utils
 
 from bert_jax import files
 from bert_jax.errors import InputError
+
+NOTICE_PAUSE = 1.0  # seconds between two questions to the metadata server of Google Cloud, which itself waits
 
 
 @cache
@@ -87,6 +93,45 @@ def join_hosts() -> None:
             f"several hosts: {error}; set JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID in each "
             "process, or start it through Slurm, Open MPI, Kubernetes or a TPU pod's tools"
         ) from None
+
+
+def on_preemption(call: Callable[[], None]) -> None:
+    """Calls `call`, in a thread, when Google Cloud gives notice that it takes this machine away; elsewhere never.
+
+    The notice comes from the machine's metadata server; GCE_METADATA_HOST names another one.
+    """
+    host = os.environ.get("GCE_METADATA_HOST")
+    if host is None and _is_on_google_cloud():
+        host = "metadata.google.internal"
+    if host is not None:
+        threading.Thread(target=_await_preemption, args=(host, call), daemon=True).start()
+
+
+def _is_on_google_cloud() -> bool:
+    try:
+        return "Google" in files.Path("/sys/class/dmi/id/product_name").read_text()
+    except OSError:
+        return False
+
+
+def _await_preemption(host: str, call: Callable[[], None]) -> None:
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # the server is on this machine
+    version, answered = "0", False
+    while True:
+        # Answers when the value is no longer that of this version.
+        query = f"wait_for_change=true&timeout_sec=600&last_etag={version}"
+        request = urllib.request.Request(f"http://{host}/computeMetadata/v1/instance/preempted?{query}")
+        request.add_header("Metadata-Flavor", "Google")
+        try:
+            with opener.open(request, timeout=630) as answer:
+                version, answered = answer.headers.get("ETag", "0"), True
+                if answer.read().strip() == b"TRUE":
+                    call()
+                    return
+        except (OSError, http.client.HTTPException):
+            if not answered:  # there is no such server, or it has no such value
+                return
+        time.sleep(NOTICE_PAUSE)
 
 
 def pretend_devices(count: int) -> None:

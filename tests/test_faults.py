@@ -1,12 +1,14 @@
 """A fault in a long run is reported in one sentence, and the run continues when the fault is repaired."""
 
 import errno
+import http.server
 import json
 import resource
 import shutil
 import signal
 import subprocess
 import sys
+import threading
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -15,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from bert_jax import Hook, train
+from bert_jax import Hook, runtime, train
 from bert_jax.config import to_json
 from bert_jax.errors import InputError
 from bert_jax.runs import workdir
@@ -285,3 +287,32 @@ def test_old_checkpoints_are_never_half_there(tmp_path, monkeypatch):
     checkpoints = Checkpoints(tmp_path / "checkpoints", keep=1)
     checkpoints.close()
     assert not (tmp_path / "checkpoints/deleted").exists()
+
+
+def test_a_machine_that_is_taken_away_gives_notice(monkeypatch):
+    answers = [b"FALSE", b"FALSE", b"TRUE"]
+
+    class Metadata(http.server.BaseHTTPRequestHandler):
+        def do_GET(self):
+            assert self.headers["Metadata-Flavor"] == "Google"
+            assert self.path.startswith("/computeMetadata/v1/instance/preempted?wait_for_change=true")
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(answers.pop(0))
+
+        def log_message(self, *args):
+            pass
+
+    monkeypatch.setattr(runtime, "NOTICE_PAUSE", 0.01)
+    with http.server.HTTPServer(("127.0.0.1", 0), Metadata) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        monkeypatch.setenv("GCE_METADATA_HOST", f"127.0.0.1:{server.server_port}")
+        noticed = threading.Event()
+        runtime.on_preemption(noticed.set)
+        assert noticed.wait(5)
+        server.shutdown()
+    assert not answers
+    with progress.Stop() as stop:  # nobody answers there any more: no notice, and no error
+        assert not stop.requested
+        stop._preempted()
+    assert (stop.requested, stop.signal) == (True, signal.SIGTERM)

@@ -9,9 +9,14 @@ from typing import Any
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from bert_jax import runtime
+
 
 class Stop:
-    """Turns the first SIGINT or SIGTERM into a request to finish the step and save. A second signal ends at once."""
+    """Turns the first SIGINT or SIGTERM into a request to finish the step and save. A second signal ends at once.
+
+    The notice that a machine of Google Cloud is taken away is such a request, too.
+    """
 
     def __init__(self) -> None:
         self.requested = False
@@ -24,11 +29,17 @@ class Stop:
                 self._before[number] = signal.signal(number, self._request)
         except ValueError:  # outside the main thread, signals cannot be handled
             pass
+        runtime.on_preemption(self._preempted)
         return self
 
     def __exit__(self, *_: object) -> None:
         for number, handler in self._before.items():
             signal.signal(number, handler)
+
+    def _preempted(self) -> None:
+        self.requested = True
+        self.signal = signal.SIGTERM
+        print("This machine is taken away: finishing this step, then saving", file=sys.stderr)
 
     def _request(self, number: int, frame: FrameType | None) -> None:
         self.requested = True
