@@ -4,7 +4,6 @@ import json
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
-import fsspec.config
 import numpy as np
 import pytest
 
@@ -43,10 +42,8 @@ experiment = Experiment(
 @pytest.fixture(scope="module", autouse=True)
 def server():
     """The emulator, with a bucket called "bucket"; yields its URL."""
-    with gcs.emulator() as url, pytest.MonkeyPatch.context() as patch:
-        for name, value in gcs.settings(url).items():
-            patch.setenv(name, value)
-        patch.setitem(fsspec.config.conf, "gcs", {"token": "anon"})  # of the settings, this one was read before
+    with gcs.emulator() as url:
+        gcs.use(url)
         gcs.make_bucket(url, "bucket")
         yield url
 
@@ -123,33 +120,73 @@ def test_the_story_in_a_bucket_is_the_story_on_a_disk(tmp_path, capsys):
     assert "exists and is not a token store" in capsys.readouterr().err
 
 
-class Crash(Hook):
-    """Ends the process, as it were, after a step."""
+@pytest.fixture(scope="module")
+def whole(data, tmp_path_factory):
+    """The workdir of a run on a local disk that was not interrupted."""
+    workdir = tmp_path_factory.mktemp("whole")
+    train(pretraining(data, log_every=1), workdir, say=silent)
+    return workdir
 
-    def __init__(self, step: int):
-        self._step = step
+
+class At(Hook):
+    """Calls a function after a step."""
+
+    def __init__(self, step, function):
+        self._step, self._function = step, function
 
     def __call__(self, loop, step):
         if step == self._step:
-            raise ZeroDivisionError
+            self._function()
 
 
-def test_a_run_that_was_killed_goes_on_from_the_bucket_alone(data, tmp_path, folder, monkeypatch):
+def crash():
+    raise ZeroDivisionError
+
+
+def test_a_run_that_was_killed_goes_on_from_the_bucket_alone(data, whole, folder, monkeypatch):
     experiment = pretraining(data, log_every=1)
-    train(experiment, tmp_path / "whole", say=silent)
     with monkeypatch.context() as patch:
         patch.setattr(
             storage.RemoteFolder, "close", lambda held: held._ended.set()
         )  # nothing is uploaded or given back
         patch.setattr(storage, "BEAT", 100.0)
         with pytest.raises(ZeroDivisionError):
-            train(experiment, folder, say=silent, hooks=[Crash(7)])
+            train(experiment, folder, say=silent, hooks=[At(7, crash)])
     lines = (folder / "metrics.jsonl").read_text().splitlines()
     assert [json.loads(line)["step"] for line in lines] == [1, 2, 3, 4]  # those of the last checkpoint
     train(experiment, folder, say=silent)
-    assert (folder / "metrics.jsonl").read_bytes() == (tmp_path / "whole/metrics.jsonl").read_bytes()
-    tokens = [json.loads((top / "result.json").read_text())["tokens"] for top in (folder, tmp_path / "whole")]
+    assert (folder / "metrics.jsonl").read_bytes() == (whole / "metrics.jsonl").read_bytes()
+    tokens = [json.loads((top / "result.json").read_text())["tokens"] for top in (folder, whole)]
     assert tokens[0] == tokens[1]
+
+
+def test_a_run_waits_for_a_storage_that_fails_or_ends_and_can_continue(data, whole, folder, monkeypatch):
+    import aiohttp
+    import gcsfs
+
+    failing = threading.Event()
+    request = gcsfs.GCSFileSystem._request
+
+    async def may_fail(self, *args, **options):
+        if failing.is_set():
+            raise aiohttp.ClientConnectionError("no route")
+        return await request(self, *args, **options)
+
+    def fail(seconds):
+        failing.set()
+        threading.Timer(seconds, failing.clear).start()
+
+    monkeypatch.setattr(gcsfs.GCSFileSystem, "_request", may_fail)
+    monkeypatch.setattr(buckets, "WAIT", 0.05)
+    experiment = pretraining(data, log_every=1)
+    train(experiment, folder / "waits", say=silent, hooks=[At(7, lambda: fail(1.0))])
+    assert (folder / "waits/metrics.jsonl").read_bytes() == (whole / "metrics.jsonl").read_bytes()
+    monkeypatch.setattr(buckets, "PATIENCE", 0.2)
+    with pytest.raises(InputError, match=r"ends: .*did not answer.*; mend that and run the same command again"):
+        train(experiment, folder / "ends", say=silent, hooks=[At(7, failing.set)])
+    failing.clear()
+    train(experiment, folder / "ends", say=silent)
+    assert (folder / "ends/metrics.jsonl").read_bytes() == (whole / "metrics.jsonl").read_bytes()
 
 
 def test_a_store_is_fetched_once_and_again_if_the_copy_changed(store, data, cache, monkeypatch):

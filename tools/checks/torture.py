@@ -1,6 +1,7 @@
 """Kills a small real run at random moments, again and again, and compares what it ends with to an uninterrupted run.
 
     python tools/check.py torture [--workdir DIR] [--kills 100] [--signal KILL|TERM] [--seed 0]
+                                  [--bucket [--faults 0.01]]
 
 Each attempt is a process that continues a run with the same two calls, `prepare` and `train`, until it is killed: while
 it prepares data, compiles, trains, saves or evaluates. When a run is finished, its metrics.jsonl, its parameters and
@@ -8,11 +9,15 @@ its result are compared bit by bit with those of an uninterrupted run. Then the 
 kills. Prints how many kills hit each stage. Exits with 1 if anything differs, or if an attempt that was not killed
 fails.
 
+With --bucket, store and run are in a bucket of a storage emulator (extra `test-cloud`), and each attempt begins with an
+empty local disk. With --faults, that share of its requests fails, is cut off, or takes a second.
+
 Attempts are forked from one process that has imported everything but has not used a device, because importing would
 take most of the time.
 """
 
 import argparse
+import contextlib
 import ctypes
 import json
 import mmap
@@ -24,17 +29,21 @@ import sys
 import tempfile
 import time
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 
-from bert_jax import Hook, samples, tokenizers, train
+from bert_jax import Hook, files, samples, storage, tokenizers, train
 from bert_jax.config import BertConfig, Compute, Experiment, Pretraining
 from bert_jax.data.prepare import prepare
-from bert_jax.runs.checkpoint import Checkpoints, load_params
+from bert_jax.runs.checkpoint import Checkpoints, latest_step, load_params
 from bert_jax.runtime import pretend_devices
 from bert_jax.training import hooks
 from bert_jax.training.loop import Loop
+
+sys.path.insert(0, str(Path(__file__).parents[2] / "tests"))
+from helpers import gcs
 
 # For each stage: a kill waits until the stage has begun n times, n drawn from 1 to the first number, and then at most
 # the second number of seconds.
@@ -107,9 +116,51 @@ def experiment(folder: Path) -> Experiment:
     )
 
 
-def attempt(folder: Path, data: Path, stage: Stage) -> None:
+class Arena:
+    """Where runs are: in a folder, or in a bucket of an emulator."""
+
+    def __init__(self, workdir: Path, url: str | None):
+        self.workdir, self.url = workdir, url
+        self.disk = workdir / "disk"  # all that an attempt has on the local disk, with a bucket
+
+    def run(self, name: str) -> files.Path:
+        """Returns the folder of a run, which is made if it is local."""
+        folder = files.Path("gs://bucket" if self.url else self.workdir) / name
+        return files.make_folder(folder)
+
+    def enter(self) -> None:
+        """Prepares a process that was forked."""
+        pretend_devices(1)
+        if self.url:
+            gcs.use(self.url)
+            os.environ["XDG_CACHE_HOME"] = tempfile.tempdir = str(self.disk)
+            storage.BEAT, storage.GONE = 0.3, 2.0
+            files.path("gs://bucket")
+
+    def clear_disk(self) -> None:
+        """Removes what an attempt left on the local disk."""
+        shutil.rmtree(self.disk, ignore_errors=True)
+        self.disk.mkdir()
+
+
+def in_child(arena: Arena, function: Callable[[], bool]) -> bool:
+    """Returns what `function` returns in a forked process: this one must use neither a device nor the bucket."""
+    child = os.fork()
+    if not child:
+        code = 2
+        with contextlib.suppress(BaseException):
+            arena.enter()
+            code = int(function())
+        os._exit(code)
+    code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    if code not in (0, 1):
+        sys.exit("a question about a run failed")
+    return code == 1
+
+
+def attempt(folder: files.Path, data: Path, stage: Stage, log: Path) -> None:
     """Continues the run in `folder`."""
-    sys.stdout = sys.stderr = open(folder.with_suffix(".log"), "a")  # noqa: SIM115
+    sys.stdout = sys.stderr = open(log, "a")  # noqa: SIM115
     stage.around(hooks, "evaluate", "evaluating")
     stage.around(Checkpoints, "save", "saving")
     stage.set("preparing data")
@@ -118,9 +169,10 @@ def attempt(folder: Path, data: Path, stage: Stage) -> None:
     train(experiment(folder), folder / "run", hooks=[StepsTaken(stage)])
 
 
-def fork(folder: Path, data: Path, stage: Stage) -> int:
+def fork(folder: files.Path, data: Path, stage: Stage, arena: Arena) -> int:
     """Starts an attempt in a child process and returns its id."""
     stage.reset()
+    arena.clear_disk()
     child = os.fork()
     if child:
         return child
@@ -128,8 +180,8 @@ def fork(folder: Path, data: Path, stage: Stage) -> int:
     try:
         # If the parent is killed, so is its attempt.
         ctypes.CDLL(None).prctl(1, signal.SIGKILL)
-        pretend_devices(1)
-        attempt(folder, data, stage)
+        arena.enter()
+        attempt(folder, data, stage, arena.workdir / f"{folder.name}.log")
         code = 0
     except BaseException as error:
         print(f"attempt failed: {error!r}", file=sys.__stderr__, flush=True)
@@ -138,7 +190,7 @@ def fork(folder: Path, data: Path, stage: Stage) -> int:
         os._exit(code)
 
 
-def outcome(folder: Path) -> dict[str, object]:
+def outcome(folder: files.Path) -> dict[str, object]:
     """Returns everything of a run that must not depend on interruptions."""
     result = json.loads((folder / "run/result.json").read_text())
     del result["seconds"]
@@ -155,59 +207,55 @@ def differing(a: dict, b: dict) -> list[str]:
     return names + ([] if all(jax.tree.leaves(same)) else ["params"])
 
 
-def compare(folder: Path, reference: Path) -> bool:
-    """Returns whether two runs differ. A child compares them: a process that is forked must not use a device."""
-    child = os.fork()
-    if not child:
-        pretend_devices(1)
-        names = differing(outcome(folder), outcome(reference))
-        if names:
-            print(f"{folder}: differs in {', '.join(names)}", flush=True)
-        os._exit(bool(names))
-    return os.waitpid(child, 0)[1] != 0
+def differ(folder: files.Path, reference: files.Path) -> bool:
+    """Returns whether two runs differ, and removes the first if it does not."""
+    names = differing(outcome(folder), outcome(reference))
+    if names:
+        print(f"{folder}: differs in {', '.join(names)}", flush=True)
+    else:
+        files.remove(folder)
+    return bool(names)
 
 
-def torture(options: argparse.Namespace, data: Path, reference: Path) -> int:
+def torture(options: argparse.Namespace, data: Path, reference: files.Path, arena: Arena) -> int:
     """Returns the number of runs whose result differs from `reference`, or that failed."""
     moments = random.Random(options.seed)
     hits: Counter[str] = Counter()
     runs = wrong = 0
     stage = Stage()
     while hits.total() < options.kills:
-        folder = options.workdir / f"run-{runs}"
-        folder.mkdir()
-        while not finished(folder):
+        folder = arena.run(f"run-{runs}")
+        while not in_child(arena, lambda folder=folder: finished(folder)):
             left = options.kills - hits.total()
-            hit, code = disturbed(folder, data, stage, options.signal, moments if left else None)
+            hit, code = disturbed(folder, data, stage, arena, options.signal, moments if left else None)
             hits.update([hit] if hit else [])
             wrong += bool(code)
         runs += 1
         print(f"{runs} runs, {hits.total()} kills: {dict(hits)}", flush=True)
-        if compare(folder, reference):
-            wrong += 1
-        else:
-            shutil.rmtree(folder)
+        wrong += in_child(arena, lambda folder=folder: differ(folder, reference))
     print(f"{hits.total()} x SIG{options.signal}, {runs} runs finished, {wrong} wrong; hit {dict(hits)}")
     return wrong
 
 
-def finished(folder: Path) -> bool:
+def finished(folder: files.Path) -> bool:
     """Returns whether the last step of a run is evaluated and saved; saving may take longer."""
     path, steps = folder / "run/result.json", experiment(folder).steps
     evaluated = path.exists() and json.loads(path.read_text())["step"] == steps
-    return evaluated and (folder / f"run/checkpoints/{steps}").is_dir()  # Orbax names it so when it is whole
+    return evaluated and latest_step(folder / "run/checkpoints") == steps
 
 
-def disturbed(folder: Path, data: Path, stage: Stage, name: str, moments: random.Random | None) -> tuple[str, int]:
+def disturbed(
+    folder: files.Path, data: Path, stage: Stage, arena: Arena, name: str, moments: random.Random | None
+) -> tuple[str, int]:
     """Runs one attempt and kills it at a random moment, unless it ends before that.
 
     Returns the stage in which it was killed, or "", and its exit code, 0 if the signal ended it. With `moments` None it
     is not killed.
     """
     number = signal.Signals[f"SIG{name}"]
-    child, began = fork(folder, data, stage), time.time()
+    child, began = fork(folder, data, stage, arena), time.time()
     if moments is not None:
-        prepared = (folder / "store/header.json").exists()
+        prepared = in_child(arena, (folder / "store/header.json").exists)
         # Data is prepared only once in a run, so this stage would be hit too rarely.
         target = "preparing data" if not prepared and moments.random() < 0.7 else moments.choice(list(STAGES))
         times, pause = STAGES[target]
@@ -219,9 +267,9 @@ def disturbed(folder: Path, data: Path, stage: Stage, name: str, moments: random
             hit = stage.get()
             os.kill(child, number)
             code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-            unfinished = (folder / "run/checkpoints").glob("*.orbax-checkpoint-tmp")
-            if code and any(path.stat().st_mtime > began for path in unfinished):
-                hit = "saving"
+            if code and not arena.url:
+                unfinished = files.matching(folder / "run/checkpoints", "*.orbax-checkpoint-tmp")
+                hit = "saving" if any(files.modified(path) > began for path in unfinished) else hit
             if code not in (0, -number):
                 print(f"{folder}: exit code {code} after {number.name}", flush=True)
             return hit, 0 if code == -number else code
@@ -242,16 +290,29 @@ def main() -> None:
     parser.add_argument("--kills", type=int, default=100)
     parser.add_argument("--signal", choices=("KILL", "TERM"), default="KILL")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--bucket", action="store_true", help="in a bucket of a storage emulator")
+    parser.add_argument("--faults", type=float, default=0.0, help="with --bucket: share of requests that fail")
     options = parser.parse_args()
     options.workdir = options.workdir or Path(tempfile.mkdtemp()) / "torture"
     options.workdir.mkdir(parents=True)
-    data, reference = options.workdir / "data", options.workdir / "reference"
+    with contextlib.ExitStack() as stack:
+        url = None
+        if options.bucket:
+            port = gcs.free_port()
+            emulator = stack.enter_context(gcs.emulator(port))
+            gcs.make_bucket(emulator, "bucket")
+            url = stack.enter_context(gcs.proxy(emulator, port, 0, options.faults))
+        sys.exit(bool(tortured(options, Arena(options.workdir, url))))
+
+
+def tortured(options: argparse.Namespace, arena: Arena) -> int:
+    """Makes the data and the uninterrupted run, and returns what `torture` does."""
+    data, reference = options.workdir / "data", arena.run("reference")
     data.mkdir()
-    reference.mkdir()
     texts = [document.text for document in samples.documents()][:1500]
     (data / "corpus.txt").write_text("\n\n".join(texts))
     tokenizers.train("wordpiece", texts, 2000).save(data / "tokenizer")
     began = time.monotonic()
-    disturbed(reference, data, Stage(), "KILL", None)
+    disturbed(reference, data, Stage(), arena, "KILL", None)
     print(f"undisturbed: {time.monotonic() - began:.0f} s", flush=True)
-    sys.exit(bool(torture(options, data, reference)))
+    return torture(options, data, reference, arena)
