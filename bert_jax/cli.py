@@ -243,7 +243,8 @@ def evaluate(
     sentence or --task.unanswerable.
 
     Args:
-        source: The model: a run's workdir, WORKDIR@STEP, a Hugging Face folder or hf:org/name.
+        source: The model: a run's workdir, WORKDIR@STEP, WORKDIR@mean:N (the mean of its latest N checkpoints), a
+            Hugging Face folder or hf:org/name.
         data: Rows to evaluate on, all of them, in the format of the training rows. Their scores are kept apart from the
             run's own, in its folder results. Default: the run's own evaluation rows.
         on_bad_row: What to do with a row that cannot be used: stop, or skip it, with a line that counts and names such
@@ -269,7 +270,8 @@ def predict(
     sentence or --task.unanswerable.
 
     Args:
-        source: The model: a run's workdir, WORKDIR@STEP, a Hugging Face folder or hf:org/name.
+        source: The model: a run's workdir, WORKDIR@STEP, WORKDIR@mean:N (the mean of its latest N checkpoints), a
+            Hugging Face folder or hf:org/name.
         input: Rows with the fields that the task reads (such as "text"), in any format of the training rows; - is
             standard input, in JSON lines.
         on_bad_row: What to do with a row that cannot be used: stop, or skip it; it then gets no answer, and a line

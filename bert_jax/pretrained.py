@@ -94,7 +94,7 @@ def is_workdir(path: files.PathLike) -> bool:
 def open_source(source: files.PathLike, *, strict: bool = True) -> Weights:
     """Opens a SOURCE: a run's workdir, a Hugging Face folder, "hf:org/name", or a Google TensorFlow checkpoint.
 
-    "WORKDIR@STEP" is the checkpoint of that step, if the run kept it.
+    "WORKDIR@STEP" is the checkpoint of that step, if the run kept it. "WORKDIR@mean:N" is the mean of its latest N.
 
     Args:
       strict: whether a tensor that is not in the table is an error; if not, it is left out.
@@ -107,7 +107,7 @@ def open_source(source: files.PathLike, *, strict: bool = True) -> Weights:
         raise InputError(f"{source}: holds no weights here; {parts.kind}: names {_ELSEWHERE[parts.kind]}")
     path = huggingface.fetch(str(source)) if parts.kind == "hub" else files.path(parts.name)
     if is_workdir(path):
-        opened = _open_workdir(str(source), path, parts.step)
+        opened = _open_workdir(str(source), path, parts)
     elif (path / "config.json").exists():
         opened = _open_huggingface(str(source), path, strict)
     elif path.with_name(path.name + ".index").exists() or files.matching(path, "*.index"):
@@ -126,7 +126,7 @@ def open_source(source: files.PathLike, *, strict: bool = True) -> Weights:
         problem = "no weights are there" if path.exists() else "no such file or folder"
         raise InputError(
             f"{source}: {problem}; a SOURCE is a run's workdir ({layout.EXPERIMENT}), WORKDIR@STEP, "
-            "a Hugging Face folder (config.json), hf:org/name, or a TensorFlow checkpoint (*.index)"
+            "WORKDIR@mean:N, a Hugging Face folder (config.json), hf:org/name, or a TensorFlow checkpoint (*.index)"
         )
     if opened.config.vocab_size < opened.tokenizer.vocab_size:
         raise InputError(
@@ -158,21 +158,27 @@ def with_frame(tokenizer: Tokenizer, config: BertConfig) -> Tokenizer:
     return framed
 
 
-def _open_workdir(where: str, path: files.Path, step: int | None = None) -> Weights:
+def _open_workdir(where: str, path: files.Path, parts: sources.Source) -> Weights:
     experiment = read_experiment(path)
     if experiment.model is None:
         raise InputError(f"{path / layout.EXPERIMENT}: it lacks the model; it should be as `bert_jax train` wrote it")
-    has_best = step is None and checkpoint.latest_step(path / layout.BEST) is not None
+    has_best = not parts.at and checkpoint.latest_step(path / layout.BEST) is not None
     folder = path / (layout.BEST if has_best else layout.CHECKPOINTS)
     return Weights(
         where=where,
         config=experiment.model,
         tokenizer=tokenizers.load(path / layout.TOKENIZER),
         task=_with_fitted(experiment.task, path / layout.RESULT),
-        read_params=lambda: (checkpoint.load_params(folder, step)[1], SetAside()),
+        read_params=lambda: (_read_checkpoints(folder, parts), SetAside()),
         compute=Compute(experiment.compute.dtype, experiment.compute.param_dtype),
         assumes_fields=beside.is_assumed(experiment.task),
     )
+
+
+def _read_checkpoints(folder: files.Path, parts: sources.Source) -> Any:
+    if parts.mean:
+        return checkpoint.mean_params(folder, parts.mean)
+    return checkpoint.load_params(folder, parts.step)[1]
 
 
 def _open_huggingface(where: str, path: files.Path, strict: bool) -> Weights:

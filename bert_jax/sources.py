@@ -16,6 +16,14 @@ class Source:
     name: str  # the path; the hub's org/name; the other run of the sweep; the TFDS name[/config][:version]
     step: int | None = None  # of a workdir or a run: the step of the checkpoint
     split: str | None = None  # of a TFDS data set: its split, perhaps a slice such as train[:80%]
+    mean: int = 0  # of a workdir or a run: number of its latest checkpoints whose mean is taken; 0 = no mean
+
+    @property
+    def at(self) -> str:
+        """What follows the name of a workdir or a run: "@STEP", "@mean:N", or nothing."""
+        if self.mean:
+            return f"@mean:{self.mean}"
+        return "" if self.step is None else f"@{self.step}"
 
 
 def parse(text: str, is_workdir: Callable[[str], bool] | None = None) -> Source:
@@ -23,13 +31,14 @@ def parse(text: str, is_workdir: Callable[[str], bool] | None = None) -> Source:
 
         PATH                                     a file or a folder
         WORKDIR@STEP                             the checkpoint of that step in a workdir
+        WORKDIR@mean:N                           the mean of the weights of its latest N checkpoints
         hf:ORG/NAME                              a model on the Hugging Face hub
-        run:NAME, run:NAME@STEP                  another run of the same sweep
+        run:NAME, run:NAME@STEP, ...             another run of the same sweep
         tfds:NAME[/CONFIG][:VERSION][:SPLIT]     a data set of TensorFlow Datasets
 
     Args:
-      is_workdir: tells whether a path is a workdir. If it is passed, PATH@STEP is split only where PATH is a workdir
-        and PATH@STEP is not, because the name of a folder may contain an @.
+      is_workdir: tells whether a path is a workdir. If it is passed, PATH@... is split only where PATH is a workdir
+        and PATH@... is not, because the name of a folder may contain an @.
 
     >>> parse("runs/bert@1000")
     Source(kind='path', name='runs/bert', step=1000, split=None)
@@ -44,19 +53,23 @@ def parse(text: str, is_workdir: Callable[[str], bool] | None = None) -> Source:
             if kind == "hub":
                 return Source(kind, rest)
             if kind == "run":
-                return Source(kind, *_at_step(rest))
+                return _with_checkpoint(kind, rest)
             scheme, remote, after = rest.rpartition("://")  # the folder of a prepared data set may be in a bucket
             name, _, split = after.partition(":")
             name = scheme + remote + name
             if version := re.match(r"\d+\.\d+\.\d+(?=:|$)", split):
                 name, split = f"{name}:{version[0]}", split[version.end() + 1 :]
             return Source(kind, name, split=split or None)
-    name, step = _at_step(text)
-    if step is None or (is_workdir is not None and (is_workdir(text) or not is_workdir(name))):
+    source = _with_checkpoint("path", text)
+    if source.name != text and is_workdir is not None and (is_workdir(text) or not is_workdir(source.name)):
         return Source("path", text)
-    return Source("path", name, step)
+    return source
 
 
-def _at_step(text: str) -> tuple[str, int | None]:
-    name, _, step = text.rpartition("@")
-    return (name, int(step)) if name and step.isdecimal() else (text, None)
+def _with_checkpoint(kind: Literal["path", "run"], text: str) -> Source:
+    name, _, which = text.rpartition("@")
+    if name and which.isdecimal():
+        return Source(kind, name, int(which))
+    if name and (mean := re.fullmatch(r"mean:(\d+)", which)):
+        return Source(kind, name, mean=int(mean[1]))
+    return Source(kind, text)

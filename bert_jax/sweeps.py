@@ -114,7 +114,7 @@ def for_training(experiment: Experiment, workdir: PathLike) -> Experiment:
         source = sources.parse(text)
         if source.kind != "run":
             return text
-        return posixpath.join(str(workdir), source.name) + ("" if source.step is None else f"@{source.step}")
+        return posixpath.join(str(workdir), source.name) + source.at
 
     init_from, branch_from = experiment.init_from, experiment.branch_from
     return replace(

@@ -10,6 +10,9 @@ from bert_jax.sources import Source, parse
     [
         ("runs/bert", Source("path", "runs/bert")),
         ("runs/bert@12", Source("path", "runs/bert", 12)),
+        ("runs/bert@mean:3", Source("path", "runs/bert", mean=3)),
+        ("runs/bert@mean:", Source("path", "runs/bert@mean:")),
+        ("run:first@mean:2", Source("run", "first", mean=2)),
         ("runs/a@b/bert@best", Source("path", "runs/a@b/bert@best")),
         ("@12", Source("path", "@12")),
         ("gs://bucket/bert@12", Source("path", "gs://bucket/bert", 12)),

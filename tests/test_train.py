@@ -21,7 +21,7 @@ from bert_jax import Hook, train
 from bert_jax.config import AdamW, Compute, Experiment, Muon, SequenceClassification, to_json
 from bert_jax.errors import InputError
 from bert_jax.losses import Mean, Outcome
-from bert_jax.pretrained import read_experiment
+from bert_jax.pretrained import open_source, read_experiment
 from bert_jax.runs.checkpoint import Checkpoints, load_params
 from bert_jax.runs.workdir import Workdir
 from bert_jax.training import budget, optimizer, progress
@@ -229,6 +229,16 @@ def test_a_stopped_run_continues_to_the_same_bytes(tmp_path, request, kind):
     assert (workdir / "metrics.jsonl").read_text() == whole.metrics
     assert again["metrics"] == whole.result["metrics"]
     assert again["tokens"] == whole.result["tokens"]
+
+
+def test_the_mean_of_the_latest_checkpoints_is_a_source(tuned):
+    def weights(at):
+        return jax.tree.leaves(open_source(f"{tuned.workdir}{at}").read_params()[0])
+
+    for mean, one, two in zip(weights("@mean:2"), weights("@8"), weights("@12"), strict=True):
+        np.testing.assert_array_equal(mean, ((one.astype(float) + two.astype(float)) / 2).astype(one.dtype))
+    with pytest.raises(InputError, match="mean of 3 checkpoints; there are 2, of the steps 8, 12"):
+        weights("@mean:3")
 
 
 def test_lines_written_after_the_last_checkpoint_are_written_once(pretrained, tmp_path):

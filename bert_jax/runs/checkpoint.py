@@ -137,11 +137,11 @@ def save_params(folder: files.Path, params: Any) -> None:
         manager.save(0, args=_args("Save", params=(params,)))
 
 
-def find_step(folder: files.Path, step: int | None = None) -> int:
-    """Returns `step` if `folder` has a complete checkpoint of it; None = the newest.
+def complete_steps(folder: files.Path) -> list[int]:
+    """Returns the steps of the complete checkpoints in `folder`, in order.
 
     Raises:
-      InputError: there is no complete checkpoint, or none of `step`.
+      InputError: there is none.
     """
     steps: list[int] = []
     if folder.is_dir():
@@ -149,9 +149,41 @@ def find_step(folder: files.Path, step: int | None = None) -> int:
             steps = sorted(manager.all_steps())
     if not steps:
         raise InputError(f"{folder}: no complete checkpoint; train the run until it has saved one")
+    return steps
+
+
+def find_step(folder: files.Path, step: int | None = None) -> int:
+    """Returns `step` if `folder` has a complete checkpoint of it; None = the newest.
+
+    Raises:
+      InputError: there is no complete checkpoint, or none of `step`.
+    """
+    steps = complete_steps(folder)
     if step is not None and step not in steps:
         raise InputError(f"{folder}: no checkpoint of step {step}; there are those of {', '.join(map(str, steps))}")
     return steps[-1] if step is None else step
+
+
+def mean_params(folder: files.Path, count: int) -> Any:
+    """Returns the mean of the parameters of the latest `count` checkpoints, in their dtypes; see `load_params`.
+
+    Raises:
+      InputError: there are fewer checkpoints.
+    """
+    steps = complete_steps(folder)
+    if not 0 < count <= len(steps):
+        raise InputError(
+            f"{folder}: asked for the mean of {count} checkpoints; there are {len(steps)}, of the steps "
+            f"{', '.join(map(str, steps))}; a run keeps the latest `keep_checkpoints`"
+        )
+    # In float64, so that the order of the sum does not matter. One checkpoint is read at a time.
+    total, dtypes = None, None
+    for step in steps[-count:]:
+        params = load_params(folder, step)[1]
+        dtypes = jax.tree.map(lambda x: x.dtype, params)
+        wide = jax.tree.map(lambda x: x.astype(np.float64), params)
+        total = wide if total is None else jax.tree.map(np.add, total, wide)
+    return jax.tree.map(lambda x, dtype: (x / count).astype(dtype), total, dtypes)
 
 
 def load_params(folder: files.Path, step: int | None = None) -> tuple[int, Any]:

@@ -120,7 +120,7 @@ def branch_point(experiment: Experiment) -> BranchPoint:
     source = str(experiment.branch_from)
     parts = sources.parse(source, pretrained.is_workdir)
     folder = files.path(parts.name)
-    if parts.kind != "path" or not pretrained.is_workdir(folder):
+    if parts.kind != "path" or parts.mean or not pretrained.is_workdir(folder):
         raise InputError(f"branch_from: must be WORKDIR@STEP of a run with one seed, got {source}")
     step = checkpoint.find_step(folder / layout.CHECKPOINTS, parts.step)
     before = pretrained.read_experiment(folder)
