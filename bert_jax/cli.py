@@ -316,16 +316,18 @@ def score(
 def convert(
     source: SourceArgument,
     target: Annotated[Path, tyro.conf.Positional],
-    to: Literal["huggingface", "orbax"] = "huggingface",
+    to: Literal["huggingface", "sentence-transformers", "orbax"] = "huggingface",
     strict: bool = True,
     generator: bool = False,
 ) -> None:
-    """Converts a checkpoint to a Hugging Face folder, or to a workdir for `bert_jax`.
+    """Converts a checkpoint to a folder of Hugging Face or sentence-transformers, or to a workdir for `bert_jax`.
 
     Args:
         source: A run's workdir, a Hugging Face folder, hf:org/name, or a Google BERT or ALBERT TensorFlow checkpoint.
         target: The folder to write; it must be new or empty.
-        to: huggingface: a folder that `transformers` loads; orbax: a workdir with one checkpoint.
+        to: huggingface: a folder that `transformers` loads; sentence-transformers: the encoder in a folder that this
+            library loads too, as is written without this flag for a model that was trained for vectors of texts; orbax:
+            a workdir with one checkpoint.
         strict: Stop if the checkpoint has a tensor with an unknown name; --no-strict leaves that tensor out.
         generator: Of a run with replaced-token detection, write the generator, which fills masks, instead of the model.
     """

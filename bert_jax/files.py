@@ -475,14 +475,26 @@ def read_json(name: PathLike) -> dict[str, Any]:
     Raises:
       InputError: the file cannot be read, is not UTF-8, not JSON, or not an object.
     """
+    value = _json_value(name)
+    if not isinstance(value, dict):
+        raise InputError(f"{name}: expected a JSON object, found {type(value).__name__}")
+    return value
+
+
+def read_json_list(name: PathLike) -> list[Any]:
+    """Reads a JSON array, as `read_json` reads an object."""
+    value = _json_value(name)
+    if not isinstance(value, list):
+        raise InputError(f"{name}: expected a JSON array, found {type(value).__name__}")
+    return value
+
+
+def _json_value(name: PathLike) -> Any:
     with errors_named(name):
         content = Path(name).read_bytes()
     try:
-        value = json.loads(content.decode())
+        return json.loads(content.decode())
     except UnicodeDecodeError as error:
         raise InputError(f"{name}: not UTF-8 at byte {error.start}") from None
     except json.JSONDecodeError as error:
         raise InputError(f"{name}: line {error.lineno}: not JSON: {error.msg}") from None
-    if not isinstance(value, dict):
-        raise InputError(f"{name}: expected a JSON object, found {type(value).__name__}")
-    return value

@@ -8,8 +8,8 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from bert_jax import gradients
-from bert_jax.config import BertConfig, Compute
-from bert_jax.model import ACTIVATIONS, Bert, Dense, Dropout, by_rows, normalization
+from bert_jax.config import BertConfig, Compute, TextVectors
+from bert_jax.model import ACTIVATIONS, Bert, Dense, Dropout, by_rows, mean_state, normalization
 from bert_jax.views import Batch
 
 
@@ -22,6 +22,30 @@ def of_tokens(bert: Bert, batch: Batch, deterministic: bool) -> jax.Array:
     """Returns what heads on single tokens read, [B, T, D]."""
     x_BTD = bert(batch, deterministic)
     return bert.summarise(x_BTD, deterministic) if bert.config.pooler_on_tokens else x_BTD
+
+
+def text_vectors(how: TextVectors, x_BTD: jax.Array, batch: Batch, pooled_BND: jax.Array | None) -> jax.Array:
+    """Returns the vector of each sequence of the batch, float32 [B, N, D]; those of unused sequences mean nothing.
+
+    Args:
+      how: pooling, and whether vectors get the length 1.
+      pooled_BND: states through the pooler; read only if `how` needs them.
+    """
+    x_BTD = x_BTD.astype(jnp.float32)
+    if how.pooling == "pooler":
+        assert pooled_BND is not None
+        vectors_BND = pooled_BND.astype(jnp.float32)
+    elif how.pooling == "cls":
+        vectors_BND = jnp.take_along_axis(x_BTD, batch["cls_positions"][:, :, None], axis=1)
+    else:
+        vectors_BND = mean_state(x_BTD, batch["cls_positions"], batch["sequence_ids"])
+    return unit_length(vectors_BND) if how.normalized else vectors_BND
+
+
+def unit_length(vectors: jax.Array) -> jax.Array:
+    """Returns vectors [..., D] divided by their lengths; one of zeros stays, with a gradient of zeros."""
+    squares = jnp.sum(jnp.square(vectors), axis=-1, keepdims=True)
+    return vectors * jax.lax.rsqrt(jnp.maximum(squares, 1e-24))
 
 
 class MlmHead(nn.Module):

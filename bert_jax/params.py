@@ -173,6 +173,22 @@ def without_pooler(params: Mapping[str, Any]) -> dict[str, Any]:
     return {**params, ENCODER: encoder}
 
 
+def pooler_arrays(params: Mapping[str, Any]) -> tuple[np.ndarray, np.ndarray]:
+    """Returns the kernel [D, D], inputs first, and the bias [D] of the encoder's pooler."""
+    pooler = params[ENCODER][POOLER]
+    return pooler["kernel"], pooler["bias"]
+
+
+def with_pooler(params: Mapping[str, Any], kernel: np.ndarray, bias: np.ndarray) -> dict[str, Any]:
+    """Returns the parameters with this pooler in place of the encoder's own."""
+    return {**params, ENCODER: {**params[ENCODER], POOLER: {"kernel": kernel, "bias": bias}}}
+
+
+def without_heads(params: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the parameters of the encoder alone."""
+    return {ENCODER: params[ENCODER]}
+
+
 def with_open_gates(params: Mapping[str, Any]) -> Any:
     """Returns the parameters of a gated model with the same outputs: gates that are 1 for every input.
 

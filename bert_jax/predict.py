@@ -13,7 +13,7 @@ import numpy as np
 
 from bert_jax import files, pretrained, tasks
 from bert_jax import params as named
-from bert_jax.config import BertConfig, Compute, SequenceClassification, TaskFields
+from bert_jax.config import BertConfig, Compute, SequenceClassification, TaskFields, TextVectors
 from bert_jax.config.ranges import Range, check_range
 from bert_jax.data.batch import Arrays
 from bert_jax.data.batches import Features, RowBatches, prefetch
@@ -23,7 +23,7 @@ from bert_jax.data.rows import Row, text_of
 from bert_jax.data.summary import Summary
 from bert_jax.devices import Devices
 from bert_jax.errors import InputError
-from bert_jax.heads import BertForPreTraining
+from bert_jax.heads import BertForPreTraining, text_vectors
 from bert_jax.model import Bert, attention_probabilities
 from bert_jax.runtime import set_up
 from bert_jax.tokenizers import Tokenizer, split_at_mask
@@ -41,6 +41,7 @@ class Encoded(NamedTuple):
     layers: list[np.ndarray] | None  # embeddings and every layer of each text, [L + 1, T_i, D], on request
     attentions: list[np.ndarray] | None  # attention probabilities of each text, [L, H, T_i, T_i], on request
     cut: list[int]  # how many tokens at the end of each text were left out, because it is too long
+    vectors: np.ndarray | None = None  # of each text, [texts, D], as the source defines them; None if it does not
 
 
 class Scores(NamedTuple):
@@ -65,6 +66,7 @@ class PretrainedBert:
     assumes_fields: bool = False  # whether the task's fields of rows are defaults, which the source does not say
     max_length: int | None = None  # tokens of the longest text to encode; None = the model's longest sequence
     notes: tuple[str, ...] = ()  # what was read in another way than the files have it, as sentences
+    vectors: TextVectors | None = None  # how a text becomes one vector, if the source defines it
 
     def with_fields(self, **values: Any) -> "PretrainedBert":
         """Returns the same model with other values of its task's fields, such as text_b="hypothesis".
@@ -130,6 +132,7 @@ class PretrainedBert:
         texts: Sequence[str],
         *,
         max_length: int | None = None,
+        prompt: str | None = None,
         layers: bool = False,
         attentions: bool = False,
     ) -> Encoded:
@@ -138,6 +141,8 @@ class PretrainedBert:
         Args:
           max_length: by default that of the source, if its files have one (as those of sentence-transformers have),
             otherwise the model's longest sequence.
+          prompt: name of one of the source's prompts, such as "query"; its text is put before each text. By default
+            the source's default prompt, if it has one.
         """
         if isinstance(texts, str):
             raise InputError("encode: give a list of texts, not one string")
@@ -145,16 +150,18 @@ class PretrainedBert:
         if max_length is not None:
             check_range("encode: max_length", max_length, Range(frame.size(1) + 1, self._longest))
         room = (max_length or self.max_length or self._longest) - frame.size(1)
-        whole = self.tokenizer.encode_ids(texts)
+        before = (self.vectors or TextVectors()).prompt(prompt)
+        whole = self.tokenizer.encode_ids([before + text for text in texts] if before else texts)
         ids = [frame.join(i[:room])[0] for i in whole]
         width, count = self.config.hidden_size, len(texts)
         hidden: list[Any] = [None] * count
         every: list[Any] = [None] * count
         maps: list[Any] = [None] * count
         pooled = np.zeros((count, width), np.float32) if named.has_pooler(self.params) else None
+        vectors = None if self.vectors is None else np.zeros((count, width), np.float32)
         for batch, rows in self._batches(ids):
             arrays = jax.device_get(self._encode(self.params[named.ENCODER], batch, layers, attentions))
-            last, pools, states, attention = jax.tree.map(lambda x: x.astype(np.float32), arrays)
+            last, pools, units, states, attention = jax.tree.map(lambda x: x.astype(np.float32), arrays)
             for slot, row in enumerate(rows):
                 length = len(ids[row])
                 hidden[row] = last[slot, :length]
@@ -164,6 +171,8 @@ class PretrainedBert:
                     maps[row] = np.stack([probs[slot, :, :length, :length] for probs in attention])
                 if pooled is not None:
                     pooled[row] = pools[slot, 0]
+                if vectors is not None:
+                    vectors[row] = units[slot, 0]
         return Encoded(
             tokens=[self.tokenizer.pieces(i) for i in ids],
             hidden=hidden,
@@ -172,6 +181,7 @@ class PretrainedBert:
             layers=every if layers else None,
             attentions=maps if attentions else None,
             cut=[max(len(i) - room, 0) for i in whole],
+            vectors=vectors,
         )
 
     def score(self, inputs: Sequence[str | dict[str, Any] | Row], *, within_word: bool = False) -> Scores:
@@ -330,16 +340,17 @@ class PretrainedBert:
         config, model = self.config, Bert(self.config, self.compute)
 
         def run(params: Any, batch: dict[str, jax.Array], layers: bool, attentions: bool) -> Any:
-            """Last layer, pooled [CLS], every layer, attentions; those not requested are not computed."""
+            """Last layer, pooled [CLS], vectors, every layer, attentions; those not requested are not computed."""
             x_BTD, variables = cast(Any, model.apply({"params": params}, batch, mutable="intermediates"))
             intermediates = variables["intermediates"]
             probs = attention_probabilities(config, intermediates) if attentions else []
-            pooled = None
+            pooled: Any = None
             if named.POOLER in params:
                 pooled = model.apply(
                     {"params": params}, x_BTD, batch["cls_positions"], batch["sequence_ids"], method="pool"
                 )
-            return x_BTD, pooled, intermediates["hidden"] if layers else (), probs
+            vectors = None if self.vectors is None else text_vectors(self.vectors, x_BTD, batch, pooled)
+            return x_BTD, pooled, vectors, intermediates["hidden"] if layers else (), probs
 
         return jax.jit(run, static_argnums=(2, 3))
 
@@ -366,6 +377,7 @@ def load(source: files.PathLike, *, strict: bool = True) -> PretrainedBert:
         assumes_fields=opened.assumes_fields,
         max_length=opened.max_length,
         notes=(*opened.tokenizer.notes, *set_aside.notes, *opened.notes),
+        vectors=opened.vectors,
     )
 
 

@@ -16,12 +16,13 @@ from bert_jax.config import (
     Experiment,
     Pretraining,
     TaskFields,
+    TextVectors,
     experiment_from_json,
     to_json,
 )
 from bert_jax.errors import InputError
 from bert_jax.families import FAMILIES
-from bert_jax.interop import beside, google, huggingface, lengths
+from bert_jax.interop import beside, google, huggingface, lengths, sentence_transformers
 from bert_jax.interop.table import SetAside
 from bert_jax.runs import checkpoint, layout
 from bert_jax.tokenizers import Extension, Frame, Tokenizer
@@ -40,6 +41,8 @@ class Weights:
     task_problem: str = ""  # why the task of the files cannot be used; the encoder can
     assumes_fields: bool = False  # whether the task's fields of rows are defaults, which the files do not say
     max_length: int | None = None  # tokens of the longest text, as the files say; None = the model's longest sequence
+    vectors: TextVectors | None = None  # how a text becomes one vector, if the files define it
+    vectors_problem: str = ""  # why that cannot be done as the files define it
 
     @property
     def longest(self) -> int:
@@ -49,12 +52,14 @@ class Weights:
     @property
     def notes(self) -> list[str]:
         """Sentences of the loading report about the files themselves."""
+        notes = [f"no vectors of texts: {self.vectors_problem}"] if self.vectors_problem else []
         if self.config.vocab_size == self.tokenizer.vocab_size:
-            return []
-        return [
+            return notes
+        spare = (
             f"the model has {self.config.vocab_size} tokens and the tokenizer {self.tokenizer.vocab_size}; the spare "
             "rows are kept, and are never predicted"
-        ]
+        )
+        return [*notes, spare]
 
     def check_task(self) -> None:
         """Raises InputError if the files define a task that cannot be used."""
@@ -108,7 +113,7 @@ def open_source(source: files.PathLike, *, strict: bool = True) -> Weights:
     path = huggingface.fetch(str(source)) if parts.kind == "hub" else files.path(parts.name)
     if is_workdir(path):
         opened = _open_workdir(str(source), path, parts)
-    elif (path / "config.json").exists():
+    elif any((path / name).exists() for name in ("config.json", sentence_transformers.MODULES)):
         opened = _open_huggingface(str(source), path, strict)
     elif path.with_name(path.name + ".index").exists() or files.matching(path, "*.index"):
         folder = google.find(path).parent
@@ -182,6 +187,8 @@ def _read_checkpoints(folder: files.Path, parts: sources.Source) -> Any:
 
 
 def _open_huggingface(where: str, path: files.Path, strict: bool) -> Weights:
+    modules = sentence_transformers.read(path)
+    path = modules.encoder
     config, details = huggingface.read_config(path)
     tokenizer = tokenizers.load(path)
     longest = config.max_position_embeddings - config.first_position
@@ -194,16 +201,26 @@ def _open_huggingface(where: str, path: files.Path, strict: bool) -> Weights:
             task = beside.with_fields(task, ours["task"], where_ours)
     except InputError as error:
         problem = str(error)
+
+    def read_params() -> tuple[Any, SetAside]:
+        params, set_aside = huggingface.read_params(path, strict=strict)
+        if modules.dense is None:
+            return params, set_aside
+        tensors = huggingface.read_tensors(modules.dense)
+        return sentence_transformers.with_dense(params, tensors, config.hidden_size, modules.dense), set_aside
+
     return Weights(
         where=where,
         config=config,
         tokenizer=tokenizer,
         task=task,
-        read_params=lambda: huggingface.read_params(path, strict=strict),
+        read_params=read_params,
         compute=beside.compute_of(ours, where_ours),
         task_problem=problem,
         assumes_fields="task" not in ours,
         max_length=text_length,
+        vectors=modules.vectors,
+        vectors_problem=modules.problem,
     )
 
 
@@ -234,7 +251,8 @@ def write_source(source: Weights, target: files.Path, to: str = "huggingface") -
     """Writes a source's model, weights and tokenizer to the folder `target`.
 
     Args:
-      to: "huggingface" for what `transformers` loads, "orbax" for a workdir with one checkpoint.
+      to: "huggingface" for what `transformers` loads, "sentence-transformers" for the encoder with what that library
+        needs, "orbax" for a workdir with one checkpoint. A source of vectors of texts is a folder of both libraries.
 
     Returns:
       What is different in the folder, as sentences for the user.
@@ -250,12 +268,19 @@ def write_source(source: Weights, target: files.Path, to: str = "huggingface") -
     source.check_task()
     params, set_aside = source.read_params()
     notes = [*set_aside.notes, *source.notes]
-    if to == "huggingface":
+    vectors = source.vectors
+    if to == "sentence-transformers":
+        vectors, more = _vectors_alone(source, params)
+        source, params, notes = replace(source, task=None), named.without_heads(params), notes + more
+    if to != "orbax":
         names = FAMILIES[source.config.family].token_ids
         token_ids = {name: getattr(source.tokenizer, attribute) for name, attribute in names.items()}
         notes += huggingface.write(target, source.config, params, _details_of(source.task), token_ids)
         source.tokenizer.save(target)
-        lengths.write_length(target, source.max_length or source.longest)
+        longest = source.max_length or source.longest
+        lengths.write_length(target, longest)
+        if vectors is not None:
+            sentence_transformers.write(target, vectors, longest, source.config, params)
         return notes + beside.write(target, None if source.assumes_fields else source.task, source.compute)
     checkpoint.save_params(target / layout.CHECKPOINTS, params)
     source.tokenizer.save(target / layout.TOKENIZER)
@@ -281,6 +306,21 @@ def generator_of(source: Weights) -> Weights:
     # A config.json names the pooler of its family, even where the model has none.
     config = replace(config, pooler=source.config.pooler)
     return replace(source, config=config, task=replace(source.task, objective="mlm"), read_params=read_params)
+
+
+def _vectors_alone(source: Weights, params: Any) -> tuple[TextVectors, list[str]]:
+    """Returns how the source's texts become vectors, and sentences about what a folder of that alone leaves out.
+
+    Raises:
+      InputError: its files define vectors that cannot be computed.
+    """
+    if source.vectors_problem:
+        raise InputError(source.vectors_problem)
+    heads = ", ".join(sorted(named.heads(params)))
+    notes = [f"left out: {heads}; the folder holds the encoder"] if heads else []
+    if source.vectors is None:
+        notes.append("the source does not define vectors of texts; those of the folder are the means of all states")
+    return source.vectors or TextVectors(), notes
 
 
 def extend_vocabulary(source: Weights, texts: Iterable[str], num_pieces: int) -> tuple[Weights, Extension]:

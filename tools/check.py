@@ -20,6 +20,7 @@ CHECKS = (
     "scores",
     "tokenizers",
     "torture",
+    "vectors",
 )
 
 

@@ -20,6 +20,7 @@ from bert_jax.config.model import PRESETS, BertConfig, preset
 from bert_jax.config.optimizer import *  # noqa: F403
 from bert_jax.config.recipes import RECIPES, recipe
 from bert_jax.config.tasks import *  # noqa: F403
+from bert_jax.config.vectors import TextVectors
 
 __all__ = [
     "PRESETS",
@@ -27,6 +28,7 @@ __all__ = [
     "BertConfig",
     "Compute",
     "Experiment",
+    "TextVectors",
     "differences",
     "experiment_from_json",
     "from_json",

@@ -16,7 +16,7 @@ from bert_jax import params as named
 from bert_jax.config import PRESETS, BertConfig
 from bert_jax.errors import InputError
 from bert_jax.families import BERT, FAMILIES, Family
-from bert_jax.interop import beside, lengths
+from bert_jax.interop import beside, sentence_transformers
 from bert_jax.interop.table import NameMapping, SetAside, expand, rename_unique, to_ours, to_theirs
 
 # Numbers 0, 1, 2... and zeros that older releases of transformers stored among the weights.
@@ -71,7 +71,7 @@ def fetch(source: str) -> files.Path:
 
     name = sources.parse(source).name
     wanted = ["config.json", "vocab.txt", "vocab.json", "merges.txt", "spiece.model", "tokenizer*.json"]
-    wanted += ["special_tokens_map.json", "added_tokens.json", lengths.SENTENCE_CONFIG, beside.NAME]
+    wanted += ["special_tokens_map.json", "added_tokens.json", beside.NAME, *sentence_transformers.FILES]
     try:
         folder = files.Path(huggingface_hub.snapshot_download(name, allow_patterns=[*wanted, "*.safetensors*"]))
         if not files.matching(folder, "*.safetensors"):
@@ -277,7 +277,7 @@ def read_params(folder: files.Path, *, strict: bool = True) -> tuple[dict[str, A
     """
     config, details = read_config(folder)
     family, where = FAMILIES[config.family], str(folder)
-    tensors, notes = _unwrapped(_read_tensors(folder), where)
+    tensors, notes = _unwrapped(read_tensors(folder), where)
     tensors = rename_unique(tensors, {name: _modern(name) for name in tensors}, where)
     ignored = [name for name in tensors if BUFFERS.search(name)]
     prefix = family.prefix if any(name.startswith(family.prefix) for name in tensors) else ""
@@ -349,7 +349,8 @@ def _reader(path: files.Path) -> Any:
     return _read_torch if path.name.startswith("pytorch_model") else _read_safetensors
 
 
-def _read_tensors(folder: files.Path) -> dict[str, np.ndarray]:
+def read_tensors(folder: files.Path) -> dict[str, np.ndarray]:
+    """Returns the tensors of a folder's weights by name; half precision as float32."""
     path, is_index = _weight_files(folder)
     return _read_shards(path, _reader(path)) if is_index else _reader(path)(path)
 

@@ -33,13 +33,14 @@ def read_lengths(folder: files.Path, longest: int, lowercase: bool) -> Lengths:
         raise InputError(
             f"{path}: do_lower_case is true, but the tokenizer there does not lowercase; make both the same"
         )
-    return Lengths(task, _length(path, "max_seq_length", task))
+    return Lengths(task, _length(path, "max_seq_length", longest, task))
 
 
-def _length(path: files.Path, name: str, longest: int) -> int:
+def _length(path: files.Path, name: str, longest: int, otherwise: int | None = None) -> int:
+    """Returns the length in a file, at most `longest`; without one, `otherwise` or, if that is None, `longest`."""
     value: Any = files.read_json(path).get(name) if path.exists() else None
     if value is None:
-        return longest
+        return longest if otherwise is None else otherwise
     # transformers writes 10^30 for "as long as you like".
     if isinstance(value, bool) or not isinstance(value, int | float) or not value >= SHORTEST:
         raise InputError(f"{path}: {name} must be a whole number of at least {SHORTEST}, got {value!r}")
