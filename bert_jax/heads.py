@@ -189,6 +189,24 @@ class BertForSequenceClassification(nn.Module):
         return self.sequence(pooled(self.bert, x_BTD, batch, deterministic), deterministic)
 
 
+class BertForTextVectors(nn.Module):
+    """One vector for each sequence: [B, N, D], float32."""
+
+    config: BertConfig
+    how: TextVectors = TextVectors()
+    compute: Compute = Compute()
+
+    def setup(self):
+        self.bert = Bert(self.config, self.compute)
+
+    def __call__(self, batch: Batch, deterministic: bool = True) -> jax.Array:
+        x_BTD = self.bert(batch, deterministic)
+        by_pooler = self.how.pooling == "pooler"
+        return text_vectors(
+            self.how, x_BTD, batch, pooled(self.bert, x_BTD, batch, deterministic) if by_pooler else None
+        )
+
+
 class BertForTokenClassification(nn.Module):
     """`num_classes` scores for each token: [B, T, C], float32."""
 

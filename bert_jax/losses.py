@@ -4,8 +4,8 @@ The count is the weight of what was predicted and comes from the batch alone, so
 microbatches before any gradient is taken. Padding weighs 0; token 0 is a token like any other.
 """
 
-from collections.abc import Mapping
-from typing import NamedTuple
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -34,6 +34,19 @@ class Outcome(NamedTuple):
     losses: dict[str, Mean]  # each divided by its own count, then added up, they are the objective
     metrics: dict[str, Mean]  # figures to watch; no gradient
     predictions: dict[str, jax.Array]  # [B, ...]: what scoring and decoding need of each row; {} if nothing
+
+
+class Joint(NamedTuple):
+    """A loss that compares each row with all rows of the global batch: vectors of rows first, then their losses.
+
+    `vectors`: (params, batch, keys) -> float32 [B, ...], from the rows of a part of the batch alone.
+    `outcome`: (mine, everyone) -> the Outcome of the rows in `mine`, compared with those in `everyone`. Both are the
+      arrays `reads` of a batch, and "vectors"; `mine` are rows of one device and `everyone` all of the global batch.
+    """
+
+    vectors: Callable[[Any, Mapping[str, jax.Array], Keys], jax.Array]
+    outcome: Callable[[Mapping[str, jax.Array], Mapping[str, jax.Array]], Outcome]
+    reads: tuple[str, ...]
 
 
 def row_noise(key: jax.Array, batch: Mapping[str, jax.Array], count: int) -> jax.Array:

@@ -113,6 +113,56 @@ def several_labels(
     return every
 
 
+def retrieval(ranked: Sequence[Sequence[str]], relevant: Sequence[Mapping[str, float]], recall: int = 100) -> Figures:
+    """How well documents were ranked for queries, as trec_eval scores it, means over queries.
+
+    Args:
+      ranked: for each query the documents, best first; at least `recall` of them, if there are that many.
+      relevant: for each query the grade of each document that was judged, above 0 if it is relevant. Queries without a
+        relevant document count nowhere.
+
+    Returns:
+      "ndcg_at_10" (with grades as gains), "mrr_at_10" and "recall_at_N" for N = `recall`.
+    """
+    every: dict[str, list[float]] = {"ndcg_at_10": [], "mrr_at_10": [], f"recall_at_{recall}": []}
+    for documents, grades in zip(ranked, relevant, strict=True):
+        best = sorted((grade for grade in grades.values() if grade > 0), reverse=True)
+        if not best:
+            continue
+        gains = [max(grades.get(document, 0.0), 0.0) for document in documents]
+        first = next((rank for rank, gain in enumerate(gains[:10], start=1) if gain), None)
+        every["ndcg_at_10"].append(_discounted(gains[:10]) / _discounted(best[:10]))
+        every["mrr_at_10"].append(1 / first if first else 0.0)
+        every[f"recall_at_{recall}"].append(sum(gain > 0 for gain in gains[:recall]) / len(best))
+    return {name: float(np.mean(values)) if values else 0.0 for name, values in every.items()}
+
+
+def _discounted(gains: Sequence[float]) -> float:
+    return float(sum(gain / np.log2(rank + 1) for rank, gain in enumerate(gains, start=1)))
+
+
+def nearest(queries: np.ndarray, documents: np.ndarray, count: int) -> np.ndarray:
+    """Returns the `count` documents (or all) with the largest products with each query, best first: exact search.
+
+    Args:
+      queries, documents: float32 [Q, D] and [N, D].
+
+    Returns:
+      Numbers of documents, int64 [Q, at most `count`]; of equal products, the first comes first.
+    """
+    count = min(count, len(documents))
+    block = max(1, 2**25 // max(1, len(documents)))  # of queries, such that the products take at most 128 MB
+    parts = [np.zeros((0, count), np.int64)]
+    for start in range(0, len(queries), block):
+        products = queries[start : start + block] @ documents.T
+        # All that are as large as the last of the best may be among them.
+        last = np.partition(products, -count, axis=1)[:, -count]
+        for row, least in zip(products, last, strict=True):
+            candidates = np.flatnonzero(row >= least)
+            parts.append(candidates[np.argsort(-row[candidates], kind="stable")][None, :count])
+    return np.concatenate(parts)
+
+
 def confusion_matrix(predicted: np.ndarray, labels: np.ndarray, num_classes: int) -> np.ndarray:
     """How often each class was taken for each: int64 [true class, predicted class]."""
     pairs = np.asarray(labels, np.int64) * num_classes + predicted

@@ -13,7 +13,7 @@ import numpy as np
 
 from bert_jax import files, pretrained, tasks
 from bert_jax import params as named
-from bert_jax.config import BertConfig, Compute, SequenceClassification, TaskFields, TextVectors
+from bert_jax.config import BertConfig, Compute, SentenceEmbedding, SequenceClassification, TaskFields, TextVectors
 from bert_jax.config.ranges import Range, check_range
 from bert_jax.data.batch import Arrays
 from bert_jax.data.batches import Features, RowBatches, prefetch
@@ -90,6 +90,8 @@ class PretrainedBert:
             if needed != outputs:
                 raise InputError(f"task: needs {needed} outputs with these fields, and the model has {outputs}")
         assumes_fields = self.assumes_fields and not {"text", "text_b"} & values.keys()
+        if isinstance(changed, SentenceEmbedding):
+            return dataclasses.replace(self, task=changed, vectors=changed, max_length=changed.max_length)
         return dataclasses.replace(self, task=changed, assumes_fields=assumes_fields)
 
     def fill_mask(self, text: str, top_k: int = 5) -> list[Any]:

@@ -15,6 +15,7 @@ from bert_jax.config import (
     Compute,
     Experiment,
     Pretraining,
+    SentenceEmbedding,
     TaskFields,
     TextVectors,
     experiment_from_json,
@@ -169,6 +170,7 @@ def _open_workdir(where: str, path: files.Path, parts: sources.Source) -> Weight
         raise InputError(f"{path / layout.EXPERIMENT}: it lacks the model; it should be as `bert_jax train` wrote it")
     has_best = not parts.at and checkpoint.latest_step(path / layout.BEST) is not None
     folder = path / (layout.BEST if has_best else layout.CHECKPOINTS)
+    of_vectors = experiment.task if isinstance(experiment.task, SentenceEmbedding) else None
     return Weights(
         where=where,
         config=experiment.model,
@@ -177,6 +179,8 @@ def _open_workdir(where: str, path: files.Path, parts: sources.Source) -> Weight
         read_params=lambda: (_read_checkpoints(folder, parts), SetAside()),
         compute=Compute(experiment.compute.dtype, experiment.compute.param_dtype),
         assumes_fields=beside.is_assumed(experiment.task),
+        max_length=of_vectors.max_length if of_vectors else None,
+        vectors=of_vectors,
     )
 
 
@@ -194,13 +198,19 @@ def _open_huggingface(where: str, path: files.Path, strict: bool) -> Weights:
     longest = config.max_position_embeddings - config.first_position
     length, text_length = lengths.read_lengths(path, longest, tokenizer.lowercase)
     ours, where_ours = beside.read(path), str(path / beside.NAME)
-    task, problem = None, ""
+    task: TaskFields | None = None
+    problem = ""
     try:
-        task = _task_of(path, config, details, length)
+        if modules.vectors is not None:
+            task = SentenceEmbedding(max_length=text_length, **vars(modules.vectors))
+        else:
+            task = _task_of(path, config, details, length)
         if "task" in ours:
             task = beside.with_fields(task, ours["task"], where_ours)
     except InputError as error:
         problem = str(error)
+    if task is None:
+        problem = problem or modules.problem
 
     def read_params() -> tuple[Any, SetAside]:
         params, set_aside = huggingface.read_params(path, strict=strict)

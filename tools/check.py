@@ -10,6 +10,7 @@ import sys
 
 CHECKS = (
     "dtypes",
+    "embedding",
     "export",
     "families",
     "folders",

@@ -10,13 +10,13 @@ from bert_jax.errors import InputError
 _AT_LEAST_1 = (
     "batch_size seeds keep_checkpoints max_skipped microbatches limit eval_limit unlabelled_limit eval_sequences "
     "max_ngram n_best max_answer_length max_question_length stride hidden_size num_layers num_heads intermediate_size "
-    "embedding_size max_position_embeddings vocab_multiple global_every position_parts"
+    "embedding_size max_position_embeddings vocab_multiple global_every position_parts dimensions"
 )
 _AT_LEAST_0 = (
     "steps epochs minutes log_every eval_every checkpoint_every patience reinit_layers fsdp frozen_layers overlap "
     "vocab_size learning_rate weight_decay max_grad_norm weights class_weights initializer_range type_vocab_size "
     "local_attention first_position generator_weight discriminator_weight "
-    "teacher_weight mlm_weight cosine_weight"
+    "teacher_weight mlm_weight cosine_weight score_weight"
 )
 _SHARES = (
     "warmup_share stable_share final_share unfreeze_share held_out short_sequences mask_rate last_mask_rate "

@@ -9,6 +9,7 @@ from typing import ClassVar, Literal, Self
 from bert_jax import sources
 from bert_jax.config.model import BertConfig
 from bert_jax.config.ranges import check_ranges
+from bert_jax.config.vectors import TextVectors
 from bert_jax.errors import InputError
 
 __all__ = [  # noqa: RUF022 (in the order of this file)
@@ -21,6 +22,7 @@ __all__ = [  # noqa: RUF022 (in the order of this file)
     "TokenClassification",
     "QuestionAnswering",
     "MultipleChoice",
+    "SentenceEmbedding",
     "TaskFields",
     "TASK_KINDS",
 ]
@@ -402,6 +404,46 @@ class MultipleChoice(Labelled):
         return cls(max_length=max_length)
 
 
+@dataclass(frozen=True)
+class SentenceEmbedding(Labelled, TextVectors):
+    """A vector for each text: texts that belong together get similar ones, and other texts of a batch do not.
+
+    A row is a pair, perhaps with texts that do not belong to it (hard negatives), or a pair with a score. A row with a
+    single text is a pair of the text with itself, which dropout makes different (Gao et al. 2021, SimCSE).
+    """
+
+    title = "Sentence embedding"
+    primary_figures = ("spearman", "ndcg_at_10")
+    for_training = Labelled.for_training | {"temperature", "symmetric", "score_weight", "score_range"}
+    in_hugging_face = frozenset({"pooling", "normalized", "prompts", "default_prompt"})
+
+    normalized: bool = True  # whether vectors have length 1
+    query: tuple[str, ...] = ("query", "text_a", "text")  # field of the first text; of several, the first that is there
+    positive: tuple[str, ...] = ("positive", "text_b", "text")  # field of the text that belongs to it
+    negatives: str = "negatives"  # field of the list of texts that do not, if a row has one
+    score: str = "score"  # field of a pair's score, if it has one; such a pair has no other negatives
+    score_range: tuple[float, float] | None = None  # scores of the cosines 0 and 1; None = 0 to 1, or 0 to 5, by rows
+    score_weight: float = 1.0  # weight in the objective of the squared difference of cosines and scores
+    similarity: Literal["cosine", "dot"] = "cosine"  # of two vectors
+    temperature: float = 0.05  # similarities are divided by it before they are compared
+    symmetric: bool = False  # also compare each text with the queries of a batch, and take the mean of both losses
+    dimensions: tuple[int, ...] = ()  # the first N numbers of a vector are vectors too, for each N (Matryoshka)
+
+    def __post_init__(self):
+        super().__post_init__()
+        names = [name for name, _ in self.prompts]
+        if len(names) > len(set(names)):
+            raise InputError(f"task.prompts: a name is there twice: {', '.join(names)}")
+        if self.default_prompt is not None:
+            self.prompt()
+        if self.score_range is not None and self.score_range[0] >= self.score_range[1]:
+            raise InputError(f"task.score_range: the first score must be below the second, got {self.score_range}")
+
+    @property
+    def text_field(self) -> str:
+        return "text" if "text" in self.query else self.query[0]
+
+
 TaskFields = (
     Pretraining
     | MlmDistillation
@@ -410,5 +452,6 @@ TaskFields = (
     | TokenClassification
     | QuestionAnswering
     | MultipleChoice
+    | SentenceEmbedding
 )
 TASK_KINDS: dict[str, type[TaskFields]] = {kind.__name__: kind for kind in typing.get_args(TaskFields)}

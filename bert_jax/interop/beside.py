@@ -4,7 +4,7 @@ from dataclasses import fields, replace
 from typing import Any
 
 from bert_jax import files
-from bert_jax.config import TASK_KINDS, Compute, TaskFields, from_json, to_json
+from bert_jax.config import TASK_KINDS, Compute, TaskFields, TextVectors, from_json, to_json
 from bert_jax.errors import InputError
 
 NAME = "bert_jax.json"
@@ -65,6 +65,8 @@ def write(folder: files.Path, task: TaskFields | None, compute: Compute) -> list
     ours: dict[str, Any] = {}
     notes: list[str] = []
     kind = kind_of(task.hugging_face_class) if task else None
+    if isinstance(task, TextVectors):  # the files of sentence-transformers define the task
+        kind = type(task)
     if task is not None and kind is not None:
         values = to_json(task)
         ours["task"] = {"kind": kind.__name__} | {name: values[name] for name in sorted(_names(kind))}

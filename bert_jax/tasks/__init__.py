@@ -7,6 +7,7 @@ from bert_jax.tasks.mlm_distillation import MlmDistillationTask
 from bert_jax.tasks.multiple_choice import MultipleChoiceTask
 from bert_jax.tasks.pretraining import PretrainingTask
 from bert_jax.tasks.question_answering import QuestionAnsweringTask
+from bert_jax.tasks.sentence_embedding import SentenceEmbeddingTask
 from bert_jax.tasks.sequence_classification import SequenceClassificationTask, markers_to_add, second_text
 from bert_jax.tasks.token_classification import TokenClassificationTask
 from bert_jax.tokenizers import Tokenizer
@@ -21,6 +22,7 @@ TASKS: dict[str, type[Task]] = {
     "TokenClassification": TokenClassificationTask,
     "QuestionAnswering": QuestionAnsweringTask,
     "MultipleChoice": MultipleChoiceTask,
+    "SentenceEmbedding": SentenceEmbeddingTask,
 }
 
 

@@ -10,7 +10,7 @@ from bert_jax.config import BertConfig, Compute, TaskFields
 from bert_jax.data.batch import Arrays
 from bert_jax.data.batches import Features, RowBatches
 from bert_jax.data.rows import Row
-from bert_jax.losses import Keys, Outcome
+from bert_jax.losses import Joint, Keys, Outcome
 from bert_jax.tokenizers import Tokenizer
 
 
@@ -46,6 +46,7 @@ class Task(Protocol):
     config: BertConfig
     compute: Compute
     model: nn.Module  # encoder and head, called as model(batch, deterministic)
+    joint: Joint | None  # in training, what takes the part of `loss_fn` if a loss compares rows with each other
 
     def __init__(self, fields: Any, config: BertConfig, tokenizer: Tokenizer, compute: Compute = Compute()): ...
 

@@ -17,7 +17,7 @@ from bert_jax.data.row_errors import MOST_REPORTED, BadRowsError, RowErrors
 from bert_jax.data.rows import Row, declared_labels, label_index, read_rows
 from bert_jax.data.summary import Summary
 from bert_jax.errors import InputError
-from bert_jax.losses import Keys, counts_of
+from bert_jax.losses import Joint, Keys, counts_of
 from bert_jax.tasks.base import Batches, Evaluation
 from bert_jax.tokenizers import Frame, Tokenizer
 
@@ -68,6 +68,7 @@ class LabelledTask:
     """
 
     model: nn.Module
+    joint: Joint | None = None
     sources_type: type[Sources] = Sources
 
     def __init__(self, fields: Any, config: BertConfig, tokenizer: Tokenizer, compute: Compute = Compute()):

@@ -14,6 +14,7 @@ from bert_jax.data.store import TokenStore
 from bert_jax.errors import InputError
 from bert_jax.heads import BertForPreTraining, BertWithGenerator
 from bert_jax.losses import (
+    Joint,
     Keys,
     Mean,
     Outcome,
@@ -45,6 +46,7 @@ class PretrainingTask:
     """See `bert_jax.tasks.base.Task`; the fields are `bert_jax.config.Pretraining`."""
 
     model: nn.Module
+    joint: Joint | None = None
 
     def __init__(self, fields: Pretraining, config: BertConfig, tokenizer: Tokenizer, compute: Compute = Compute()):
         self.fields = fields

@@ -46,7 +46,8 @@ def evaluate(
     losses, metrics, predictions = run(step, params, batches, progress)
     means = divide(losses)
     evaluation = task.evaluate(predictions, batches)
-    sums = {"loss": sum(means.values()), **means, **divide(metrics)}
+    total = {"loss": sum(means.values())} if losses else {}
+    sums = {**total, **means, **divide(metrics)}
     return evaluation._replace(metrics=sums | evaluation.metrics)
 
 

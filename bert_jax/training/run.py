@@ -105,6 +105,7 @@ def step_options(run: Run, params: Any) -> dict[str, Any]:
     return {
         "loss_fn": run.task.loss_fn,
         "counts": run.task.counts,
+        "joint": run.task.joint,
         "microbatches": e.compute.microbatches,
         "frozen": optimizer.frozen(params, e.optimizer, e.model),
     }

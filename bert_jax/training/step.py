@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 
-from bert_jax.losses import Keys, Mean, Outcome
+from bert_jax.losses import Joint, Keys, Mean, Outcome
 
 if TYPE_CHECKING:  # evaluation and prediction need no optimizer, which takes long to import
     import optax
@@ -38,6 +38,7 @@ def train_step(
     axis_name: str | None = None,
     microbatches: int = 1,
     frozen: Any = None,
+    joint: Joint | None = None,
 ) -> tuple[TrainState, dict[str, dict[str, Mean]]]:
     """Takes one step: the only one there is, for pre-training, fine-tuning and distillation alike.
 
@@ -52,6 +53,7 @@ def train_step(
       microbatches: parts of the batch, computed one after another; must divide the rows of this device.
       frozen: a bool for each parameter, True where no gradient is computed; None = a gradient for all. Nothing below
         the lowest parameter that learns is then part of the backward pass.
+      joint: takes the part of `loss_fn` where a loss compares the rows of the global batch with each other.
 
     Returns:
       The new state, and {"losses": {name: Mean}, "metrics": {name: Mean}, "tokens": int32 []} over the global batch.
@@ -66,16 +68,27 @@ def train_step(
 
     divisors = {name: jnp.maximum(count, 1) for name, count in total(counts(batch)).items()}
 
-    def objective(params: Any, part: dict[str, jax.Array], part_key: jax.Array) -> tuple[jax.Array, Any]:
-        if frozen is not None:
-            params = jax.tree.map(lambda x, stays: jax.lax.stop_gradient(x) if stays else x, params, frozen)
-        outcome = loss_fn(params, part, Keys(part_key, sample))
+    def of_outcome(outcome: Outcome) -> tuple[jax.Array, Any]:
         value = sum(loss.sum / divisors[name] for name, loss in outcome.losses.items())
         return cast(jax.Array, value), {"losses": outcome.losses, "metrics": outcome.metrics}
 
-    grads, sums = _gradient(objective, state.params, batch, key, microbatches)
-    grads, sums, tokens = total((grads, sums, jnp.count_nonzero(batch["sequence_ids"])))
+    def of_part(params: Any, part: dict[str, jax.Array], part_key: jax.Array) -> Any:
+        """The outcome of some rows or, with a joint loss, their vectors."""
+        if frozen is not None:
+            params = jax.tree.map(lambda x, stays: jax.lax.stop_gradient(x) if stays else x, params, frozen)
+        return (joint.vectors if joint else loss_fn)(params, part, Keys(part_key, sample))
 
+    if joint is None:
+        grads, sums = _gradient(lambda *part: of_outcome(of_part(*part)), state.params, batch, key, microbatches)
+    else:
+        grads, sums = _joint_gradient(joint, of_part, of_outcome, state.params, batch, key, microbatches, axis_name)
+    grads, sums, tokens = total((grads, sums, jnp.count_nonzero(batch["sequence_ids"])))
+    state, sums = _updated(state, grads, sums)
+    return state, sums | {"tokens": tokens}
+
+
+def _updated(state: TrainState, grads: Any, sums: Any) -> tuple[TrainState, Any]:
+    """Returns the next state, and the sums with figures about the gradient; they are 0 where that is not finite."""
     norm = _norm(grads)
     finite = jnp.isfinite(norm) & jnp.isfinite(sum(loss.sum for loss in sums["losses"].values()))
 
@@ -86,7 +99,7 @@ def train_step(
         "grad_norm": Mean(jnp.where(finite, norm, 0), finite.astype(jnp.float32)),
         "skipped": Mean(1 - finite.astype(jnp.float32), jnp.ones(())),
     }
-    return state.replace(step=state.step + 1, params=params, opt_state=opt_state), sums | {"tokens": tokens}
+    return state.replace(step=state.step + 1, params=params, opt_state=opt_state), sums
 
 
 def _norm(grads: Any) -> jax.Array:
@@ -110,9 +123,7 @@ def _gradient(
     gradient = jax.grad(objective, has_aux=True)
     if microbatches == 1:
         return gradient(params, batch, key)
-    # [rows] -> [rows / k, k] -> [k, rows / k]: each part keeps rows of every device, so nothing moves between them.
-    parts = jax.tree.map(lambda x: jnp.swapaxes(x.reshape(-1, microbatches, *x.shape[1:]), 0, 1), batch)
-    keys = jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(microbatches))
+    parts, keys = _parts(batch, key, microbatches)
     shapes = jax.eval_shape(gradient, params, jax.tree.map(lambda x: x[0], parts), key)
     zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
 
@@ -121,6 +132,53 @@ def _gradient(
 
     sums, _ = jax.lax.scan(accumulate, zeros, (parts, keys))
     return sums
+
+
+def _parts(batch: dict[str, jax.Array], key: jax.Array, microbatches: int) -> tuple[dict[str, jax.Array], jax.Array]:
+    """Returns the microbatches, arrays [microbatches, rows, ...], and a key for each."""
+    # [rows] -> [rows / k, k] -> [k, rows / k]: each part keeps rows of every device, so nothing moves between them.
+    parts = jax.tree.map(lambda x: jnp.swapaxes(x.reshape(-1, microbatches, *x.shape[1:]), 0, 1), batch)
+    return parts, jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(microbatches))
+
+
+def _joint_gradient(
+    joint: Joint,
+    vectors: Callable[[Any, dict[str, jax.Array], jax.Array], jax.Array],
+    of_outcome: Callable[[Outcome], tuple[jax.Array, Any]],
+    params: Any,
+    batch: dict[str, jax.Array],
+    key: jax.Array,
+    microbatches: int,
+    axis_name: str | None,
+) -> tuple[Any, Any]:
+    """Returns the gradient and the sums of a joint loss; the gradient is exact, however the rows are split.
+
+    Three parts: the vectors of all rows, without a gradient of the model; the losses, and their gradient with respect
+    to the vectors; then the gradient of the model, for which each microbatch computes its vectors once more.
+
+    Source: Gao et al. 2021, "Scaling Deep Contrastive Learning Batch Size under Memory Limited Setup".
+    """
+    if microbatches == 1:
+        mine = vectors(params, batch, key)
+    else:
+        parts = jax.lax.map(lambda part: vectors(params, *part), _parts(batch, key, microbatches))
+        mine = jnp.swapaxes(parts, 0, 1).reshape(-1, *parts.shape[2:])
+
+    def compare(mine: jax.Array) -> tuple[jax.Array, Any]:
+        rows = {name: batch[name] for name in joint.reads} | {"vectors": mine}
+        everyone = rows
+        if axis_name is not None:
+            everyone = jax.lax.all_gather(rows, axis_name, tiled=True)
+        return of_outcome(joint.outcome(rows, everyone))
+
+    # The gradient of a gathered array is that of the losses on all devices.
+    pulls, sums = jax.grad(compare, has_aux=True)(mine)
+
+    def pulled(params: Any, part: dict[str, jax.Array], part_key: jax.Array) -> tuple[jax.Array, Any]:
+        return jnp.sum(vectors(params, part, part_key) * part["pull"]), ()
+
+    grads, _ = _gradient(pulled, params, batch | {"pull": pulls}, key, microbatches)
+    return grads, sums
 
 
 def several_steps(
