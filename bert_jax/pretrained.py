@@ -319,11 +319,7 @@ def generator_of(source: Weights) -> Weights:
 
 
 def _vectors_alone(source: Weights, params: Any) -> tuple[TextVectors, list[str]]:
-    """Returns how the source's texts become vectors, and sentences about what a folder of that alone leaves out.
-
-    Raises:
-      InputError: its files define vectors that cannot be computed.
-    """
+    """Returns how the source's texts become vectors, and sentences about what a folder of that alone leaves out."""
     if source.vectors_problem:
         raise InputError(source.vectors_problem)
     heads = ", ".join(sorted(named.heads(params)))

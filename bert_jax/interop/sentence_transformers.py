@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from safetensors.numpy import save_file
 
-from bert_jax import files
+from bert_jax import files, storage
 from bert_jax import params as named
 from bert_jax.config import BertConfig, TextVectors
 from bert_jax.errors import InputError
@@ -172,7 +172,8 @@ def write(
             "linear.weight": np.ascontiguousarray(kernel.T, np.float32),
             "linear.bias": np.asarray(bias, np.float32),
         }
-        save_file(tensors, files.local(folder / paths[2] / "model.safetensors"), metadata={"format": "pt"})
+        with storage.replacing(folder / paths[2] / "model.safetensors") as unfinished:
+            save_file(tensors, str(unfinished), metadata={"format": "pt"})
     files.write_json(folder / SENTENCE_CONFIG, {"max_seq_length": max_length, "do_lower_case": False})
     prompts = {"prompts": dict(vectors.prompts), "default_prompt_name": vectors.default_prompt}
     files.write_json(folder / SETTINGS, {"model_type": "SentenceTransformer"} | prompts)
