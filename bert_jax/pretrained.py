@@ -280,7 +280,7 @@ def write_source(source: Weights, target: files.Path, to: str = "huggingface") -
     notes = [*set_aside.notes, *source.notes]
     vectors = source.vectors
     if to == "sentence-transformers":
-        vectors, more = _vectors_alone(source, params)
+        vectors, more = sentence_transformers.of_encoder(params, vectors, source.vectors_problem)
         source, params, notes = replace(source, task=None), named.without_heads(params), notes + more
     if to != "orbax":
         names = FAMILIES[source.config.family].token_ids
@@ -316,17 +316,6 @@ def generator_of(source: Weights) -> Weights:
     # A config.json names the pooler of its family, even where the model has none.
     config = replace(config, pooler=source.config.pooler)
     return replace(source, config=config, task=replace(source.task, objective="mlm"), read_params=read_params)
-
-
-def _vectors_alone(source: Weights, params: Any) -> tuple[TextVectors, list[str]]:
-    """Returns how the source's texts become vectors, and sentences about what a folder of that alone leaves out."""
-    if source.vectors_problem:
-        raise InputError(source.vectors_problem)
-    heads = ", ".join(sorted(named.heads(params)))
-    notes = [f"left out: {heads}; the folder holds the encoder"] if heads else []
-    if source.vectors is None:
-        notes.append("the source does not define vectors of texts; those of the folder are the means of all states")
-    return source.vectors or TextVectors(), notes
 
 
 def extend_vocabulary(source: Weights, texts: Iterable[str], num_pieces: int) -> tuple[Weights, Extension]:

@@ -112,6 +112,25 @@ def _with_prompts(vectors: TextVectors, path: files.Path, pooling: files.Path) -
     return replace(vectors, prompts=tuple(prompts.items()), default_prompt=default)
 
 
+def of_encoder(params: Mapping[str, Any], vectors: TextVectors | None, problem: str) -> tuple[TextVectors, list[str]]:
+    """Returns how a source's texts become vectors, and what a folder of its encoder alone leaves out, as sentences.
+
+    Args:
+      vectors: as the source defines them, if it does.
+      problem: why that cannot be computed.
+
+    Raises:
+      InputError: there is a problem.
+    """
+    if problem:
+        raise InputError(problem)
+    heads = ", ".join(sorted(named.heads(params)))
+    notes = [f"left out: {heads}; the folder holds the encoder"] if heads else []
+    if vectors is None:
+        notes.append("the source does not define vectors of texts; those of the folder are the means of all states")
+    return vectors or TextVectors(), notes
+
+
 def with_dense(
     params: Mapping[str, Any], tensors: Mapping[str, np.ndarray], width: int, where: files.Path
 ) -> dict[str, Any]:
