@@ -30,19 +30,42 @@ def file_system(name: str | os.PathLike[str]) -> Any:
     return fsspec.filesystem({"gs": "gcs", "s3": "s3"}[os.fspath(name).partition("://")[0]])
 
 
-@cache
-def connect(scheme: str, bucket: str) -> None:
-    """Prepares the libraries, and checks that the bucket can be reached. A second call does nothing.
+def connect(name: str) -> None:
+    """Prepares the libraries, and checks that the bucket of a remote path can be used. A second call does nothing.
 
     Raises:
       InputError: the scheme is not supported, its package is not installed, there is no such bucket, or it may not be
         read.
     """
-    name = f"{scheme}://{bucket}"
+    scheme, _, rest = name.partition("://")
+    bucket = rest.partition("/")[0]
+    if (scheme, bucket) in _connected:
+        return
     if scheme not in PACKAGES:
         raise InputError(f"{name}: {scheme}:// is not supported; expected a local path, gs:// or s3://")
     if importlib.util.find_spec(PACKAGES[scheme]) is None:
         raise InputError(f"{name}: reading {scheme}:// needs a package: {INSTALL[scheme]}")
+    _set_up(scheme)
+    system = file_system(name)
+    try:
+        try:
+            system.info(bucket)
+        except FileNotFoundError:
+            raise InputError(f"{scheme}://{bucket}: there is no such bucket, or nothing in it may be seen") from None
+        except OSError:
+            system.exists(name)  # the account may have access to a folder only
+    except InputError:
+        raise
+    except Exception as error:
+        raise InputError(f"{name}: {problem(error) or error}") from error
+    _connected.add((scheme, bucket))
+
+
+_connected: set[tuple[str, str]] = set()  # buckets that have answered
+
+
+@cache
+def _set_up(scheme: str) -> None:
     import fsspec.config
 
     for protocol in ("gcs", "gs", "s3"):
@@ -52,19 +75,8 @@ def connect(scheme: str, bucket: str) -> None:
         logging.getLogger(library).setLevel(logging.CRITICAL)
     if scheme == "gs":
         _be_patient()
-    try:
-        file_system(name).info(bucket)
-    except Exception as error:
-        if isinstance(error, FileNotFoundError):
-            raise InputError(f"{name}: there is no such bucket, or it is empty and may not be looked up") from None
-        raise InputError(f"{name}: {problem(error) or error}") from error
-    _connected.add(scheme)
 
 
-_connected: set[str] = set()  # schemes of which a bucket has answered
-
-
-@cache
 def _be_patient() -> None:
     """Makes requests to gs:// last longer: gcsfs itself repeats a failed one for half a minute."""
     import asyncio
@@ -80,7 +92,7 @@ def _be_patient() -> None:
                     return await super()._request(*args, **options)
                 except Exception as error:
                     passed = time.monotonic() - began
-                    if not is_passing(error) or passed > PATIENCE or "gs" not in _connected:
+                    if not is_passing(error) or passed > PATIENCE or not _connected:
                         raise
                 await asyncio.sleep(WAIT)
 

@@ -47,9 +47,8 @@ def path(name: PathLike) -> Path:
     Raises:
       InputError: its bucket cannot be used (see `buckets.connect`), or it was a path of pathlib on its way here.
     """
-    scheme, separator, rest = os.fspath(name).partition("://")
-    if separator:
-        buckets.connect(scheme, rest.partition("/")[0])
+    if is_remote(name):
+        buckets.connect(os.fspath(name))
     elif re.match("(gs|s3):/", os.fspath(name)):
         raise InputError(f"{name}: has lost a slash, as in pathlib.Path; pass gs://... as text")
     return Path(name)

@@ -42,18 +42,26 @@ def local_copy(name: files.PathLike) -> files.Path:
     objects = _objects(name)
     if not objects:
         raise InputError(f"{name}: no such file or folder")
-    # A name that a folder of the cache may have, and that errors can show.
+    with _copy_of(name, objects) as (folder, copy):
+        if not _is_as_recorded(folder):
+            _fetch(name, objects, folder, copy.name)
+    return copy
+
+
+@contextlib.contextmanager
+def _copy_of(
+    name: files.PathLike, objects: list[tuple[str, dict[str, Any]]]
+) -> Iterator[tuple[files.Path, files.Path]]:
+    """Yields the folder in the cache for a copy, and the copy in it; no other process changes it in the meantime."""
     last = posixpath.basename(os.fspath(name).rstrip("/"))
     content = [[path, one["size"], _checksum(one) or [os.fspath(name), str(one.get("mtime"))]] for path, one in objects]
     key = hashlib.sha256(json.dumps([last, content]).encode()).hexdigest()[:16]
     folder = files.make_folder(files.cache_folder() / "copies") / key
     lock = files.lock(folder.with_name(f"{key}.lock"), wait=True)
     try:
-        if not _is_as_recorded(folder):
-            _fetch(name, objects, folder, last)
+        yield folder, folder / last
     finally:
         lock.close()
-    return folder / last
 
 
 def _objects(name: files.PathLike) -> list[tuple[str, dict[str, Any]]]:
@@ -85,13 +93,19 @@ def _fetch(name: files.PathLike, objects: list[tuple[str, dict[str, Any]]], fold
             sources = [info["name"] for _, info in objects]
             # Several at once, and each in several parts.
             buckets.file_system(name).get(sources, [os.fspath(target) for target in targets])
-            for (path, info), target in zip(objects, targets, strict=True):
-                _check_copy(f"{name}/{path}".rstrip("/"), info, target)
-            files.write_json(unfinished / _RECORD, _state(unfinished))
+            _record(name, objects, unfinished, last)
             files.remove(folder)
             files.put_in_place(unfinished, folder)
     finally:
         files.remove(unfinished)
+
+
+def _record(name: files.PathLike, objects: list[tuple[str, dict[str, Any]]], folder: files.Path, last: str) -> None:
+    """Checks the copy `last` in a folder, and records the state of its files there."""
+    for path, info in objects:
+        copy = folder / last / path if path else folder / last
+        _check_copy(f"{name}/{path}".rstrip("/"), info, copy)
+    files.write_json(folder / _RECORD, _state(folder))
 
 
 _RECORD = "record.json"  # in the folder of a copy: size and time of change of each of its files
@@ -194,7 +208,12 @@ def put_in_place(unfinished: files.Path, name: files.PathLike, last: str) -> Non
         files.put_in_place(unfinished, name)
         return
     upload(unfinished, name, last)
-    files.remove(unfinished)
+    objects = _objects(name)
+    with _copy_of(name, objects) as (folder, copy):  # so that nobody has to fetch it here
+        files.remove(folder)
+        files.make_folder(folder)
+        files.put_in_place(unfinished, copy)
+        _record(name, objects, folder, copy.name)
 
 
 # --- A folder that one process writes to

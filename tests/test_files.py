@@ -24,13 +24,13 @@ LINES = '\ufeff{"text": "äh", "label": 1}\n{"text": "no\u2028break", "label": 0
 class Bucket(MemoryFileSystem):
     """A bucket in memory; fsspec's own memory file system, under another name."""
 
-    protocol = ("gcs", "gs")
+    protocol = ("s3",)
     store: ClassVar = {}
     pseudo_dirs: ClassVar = [""]
 
     @classmethod
     def _strip_protocol(cls, path):
-        return super()._strip_protocol(path.removeprefix("gs://"))
+        return super()._strip_protocol(path.removeprefix("s3://"))
 
     def glob(self, path, **options):
         return [match.lstrip("/") for match in super().glob(path, **options)]
@@ -41,12 +41,12 @@ class Bucket(MemoryFileSystem):
 
 @pytest.fixture
 def bucket(monkeypatch):
-    monkeypatch.setattr(buckets, "PACKAGES", {"gs": "fsspec"})  # a package that is installed
-    monkeypatch.setattr(buckets, "_be_patient", lambda: None)
-    monkeypatch.setitem(_registry, "gcs", Bucket)
+    monkeypatch.setattr(buckets, "PACKAGES", {"s3": "fsspec"})  # a package that is installed
+    monkeypatch.setattr(buckets, "_connected", set())
+    monkeypatch.setitem(_registry, "s3", Bucket)
     monkeypatch.setattr(Bucket, "store", {})
     monkeypatch.setattr(Bucket, "pseudo_dirs", [""])
-    return "gs://bucket/folder"
+    return "s3://bucket/folder"
 
 
 def test_json_never_holds_numbers_that_json_does_not_have(tmp_path):
@@ -109,7 +109,7 @@ def test_a_parquet_file_is_rows_as_it_is_text(tmp_path):
 
 def test_what_a_bucket_holds_is_read_where_no_local_disk_is_needed(bucket, tmp_path):
     remote = files.path(bucket)
-    assert str(remote / "a.jsonl.gz") == "gs://bucket/folder/a.jsonl.gz"
+    assert str(remote / "a.jsonl.gz") == "s3://bucket/folder/a.jsonl.gz"
     files.write_whole(remote / "a.jsonl.gz", gzip.compress(LINES.encode()))
     files.write_whole(remote / "below/b.txt", "one\n\ntwo")
     assert files.size(remote / "below/b.txt") == 8
@@ -128,19 +128,19 @@ def test_a_remote_path_is_refused_where_a_local_disk_is_needed(bucket, tmp_path,
     with pytest.raises(InputError, match="s3://bucket/run: checkpoints can be on a local disk or in gs://"):
         Workdir(files.Path("s3://bucket/run"))
     with pytest.raises(
-        InputError, match=r"gs://bucket/folder/tokens\.bin: a token store is read and written on a local"
+        InputError, match=r"s3://bucket/folder/tokens\.bin: a token store is read and written on a local"
     ):
         files.memory_map(files.path(bucket) / "tokens.bin", np.dtype("u1"))
     with pytest.raises(InputError, match="a file that grows is read and written on a local disk only"):
         files.append_line(files.path(bucket) / "metrics.jsonl", "{}")
-    assert not list(tmp_path.iterdir())  # no folder called "gs:"
+    assert not list(tmp_path.iterdir())  # no folder called "s3:"
 
 
 def test_a_scheme_that_cannot_be_read_is_refused(monkeypatch):
     with pytest.raises(InputError, match="ftp:// is not supported; expected a local path, gs:// or s3://"):
         rows.read_rows("ftp://host/rows.jsonl")
     monkeypatch.setattr(buckets, "PACKAGES", {"gs": "no_such_package"})
-    with pytest.raises(InputError, match=r"gs://b: reading gs:// needs a package: pip install 'bert_jax\[gcs\]'"):
+    with pytest.raises(InputError, match=r"gs://b/text: reading gs:// needs a package: pip install 'bert_jax\[gcs\]'"):
         list(corpus.documents(["gs://b/text"]))
     with pytest.raises(InputError, match="gs:/b/text: has lost a slash"):
         list(corpus.documents([str(Path("gs://b/text"))]))
