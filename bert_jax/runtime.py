@@ -2,7 +2,6 @@
 
 import ctypes
 import hashlib
-import http.client
 import logging
 import os
 import platform
@@ -10,7 +9,6 @@ import resource
 import sys
 import threading
 import time
-import urllib.request
 from collections.abc import Callable
 from functools import cache
 
@@ -115,6 +113,9 @@ def _is_on_google_cloud() -> bool:
 
 
 def _await_preemption(host: str, call: Callable[[], None]) -> None:
+    import http.client  # here, because most runs are elsewhere
+    import urllib.request
+
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # the server is on this machine
     version, answered = "0", False
     while True:

@@ -24,6 +24,9 @@ from bert_jax.errors import InputError
 BEAT = 10.0  # seconds between two heartbeats of a process that holds a remote folder, and two uploads of its files
 GONE = 60.0  # seconds without a heartbeat after which another process may take the folder over
 
+_PROCESS = uuid.uuid4().hex
+_gone: set[str] = set()  # other processes that had no heartbeat: the runs of several seeds have one holder
+
 
 # --- Copies of what is remote
 
@@ -264,7 +267,7 @@ class RemoteFolder:
         self._folder = os.fspath(folder)
         self._holders = posixpath.join(self._folder, f"{lock}.holders")
         self._system = buckets.file_system(folder)
-        self._me = {"holder": uuid.uuid4().hex, "host": socket.gethostname(), "pid": os.getpid()}
+        self._me = {"holder": uuid.uuid4().hex, "process": _PROCESS, "host": socket.gethostname(), "pid": os.getpid()}
         self._beats = 0
         self._number = self._take()
         self._lost: str | None = None  # who has taken the folder over
@@ -371,7 +374,7 @@ class RemoteFolder:
     def _watch(self, number: int) -> None:
         """Returns when the holder has given the folder back or is gone; raises BlockingIOError if it is alive."""
         first = self._read(number)
-        if first is not None and first.get("released"):
+        if first is not None and (first.get("released") or first["process"] in _gone):
             return
         line = f"{self._folder}: {_named(first)} was writing there; watching for {GONE:.0f} s whether it still does"
         print(line, file=sys.stderr)
@@ -386,6 +389,8 @@ class RemoteFolder:
                 raise BlockingIOError(None, _named(now))
             if time.monotonic() - asked > BEAT:  # the storage did not answer: the holder could not write either
                 began = time.monotonic()
+        if first is not None:
+            _gone.add(first["process"])
 
     def _beat(self) -> None:
         newest = self._numbers()[-1]

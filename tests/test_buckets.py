@@ -305,7 +305,7 @@ def test_a_set_of_tfds_is_written_to_a_bucket_and_read_from_a_copy(folder):
     assert {(row.values["text"], row.values["label"]) for row in read} < {(d.text, d.library) for d in documents}
 
 
-def test_one_process_holds_a_folder_until_it_ends_or_is_gone(folder):
+def test_one_process_holds_a_folder_until_it_ends_or_is_gone(folder, monkeypatch):
     first = storage.hold(folder, ".lock")
     with pytest.raises(BlockingIOError) as error:
         storage.hold(folder, ".lock")
@@ -313,9 +313,13 @@ def test_one_process_holds_a_folder_until_it_ends_or_is_gone(folder):
     files.write_whole(first.growing / "log", "1\n")
     first.close()
     assert (folder / "log").read_text() == "1\n"
+    monkeypatch.setattr(storage, "_PROCESS", "second")
     second = storage.hold(folder, ".lock")  # at once, as it was given back
-    second._ended.set()
-    second._thread.join()  # as if its host had gone
+    another = storage.hold(folder / "another", ".lock")
+    monkeypatch.setattr(storage, "_PROCESS", "third")
+    for held in (second, another):  # as if their host had gone
+        held._ended.set()
+        held._thread.join()
     barrier = threading.Barrier(2)
 
     def hold(number):
@@ -335,6 +339,8 @@ def test_one_process_holds_a_folder_until_it_ends_or_is_gone(folder):
     second.close()
     third.sync()
     third.close()
+    monkeypatch.setattr(storage, "GONE", 60.0)
+    storage.hold(folder / "another", ".lock").close()  # at once, as it was the same process
     assert len(files.matching(folder / ".lock.holders", "*")) == 1
 
 
