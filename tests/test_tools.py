@@ -12,7 +12,7 @@ import pytest
 
 TOOLS = Path(__file__).parent.parent / "tools"
 sys.path.insert(0, str(TOOLS))
-learning = import_module("benchmarks.learning")
+learning, tpu = import_module("benchmarks.learning"), import_module("tpu")
 INDEX = (TOOLS / "README.md").read_text()
 CHECKS = sorted(path.stem for path in (TOOLS / "checks").glob("[!_]*.py"))
 BENCHMARKS = sorted(path.stem for path in (TOOLS / "benchmarks").glob("[!_]*.py") if path.stem != "timing")
@@ -102,3 +102,34 @@ def test_the_soonest_is_on_a_straight_line_between_two_points(tmp_path):
     for name in ("a.svg", "b.svg"):
         learning.draw(results, tmp_path / name)
     assert (tmp_path / "a.svg").read_bytes() == (tmp_path / "b.svg").read_bytes()
+
+
+GCLOUD = """#!/bin/sh
+echo "$@" | tr '\\n' ' ' >> {log}; echo >> {log}
+case "$*" in
+    *describe*) test -e {machine} && echo ACTIVE ;;
+    *create*) touch {machine} ;;
+    *delete*) rm {machine} ;;
+    *ssh*) test -e {lost} && exit 0; touch {lost}; exit {code} ;;
+    storage*) cat > /dev/null ;;
+esac
+"""
+
+
+@pytest.mark.parametrize("code", [143, 2])
+def test_a_new_tpu_is_made_when_one_is_taken_away(tmp_path, monkeypatch, code):
+    paths = {name: tmp_path / name for name in ("log", "machine", "lost")}
+    (tmp_path / "gcloud").write_text(GCLOUD.format(**paths, code=code))
+    (tmp_path / "gcloud").chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    monkeypatch.setattr(tpu, "POLL_SECONDS", 0.0)
+    command = ["--zone", "z", "--type", "v5litepod-8", "--bucket", "gs://b", "bert_jax", "train", "a file.py"]
+    monkeypatch.setattr(sys, "argv", ["tpu.py", "--name", "small", *command])
+    with pytest.raises(SystemExit) as ended:
+        tpu.main()
+    lines = (tmp_path / "log").read_text().splitlines()
+    calls = re.findall(r"(?m)^storage| create | ssh | delete ", "\n".join(lines))
+    once = [" create ", " ssh "]
+    assert calls == ["storage", *once, *([" delete ", *once, " delete "] if code == 143 else [])]
+    assert ended.value.code == (0 if code == 143 else 2)
+    assert "bert_jax train 'a file.py'" in next(line for line in lines if " ssh " in line)
