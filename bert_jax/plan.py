@@ -14,7 +14,7 @@ from bert_jax.devices import Devices
 from bert_jax.errors import InputError
 from bert_jax.training import optimizer
 from bert_jax.training.budget import TRIAL_STEPS
-from bert_jax.training.run import Run, random_state, resolve, step_options
+from bert_jax.training.run import Run, batch_sizes, random_state, resolve, step_options
 from bert_jax.training.step import train_step
 
 SAMPLED_BATCHES = 8
@@ -122,7 +122,7 @@ def plan(
     device = flops.ACCELERATORS.get(accelerator) or this_machine(devices)
     length = run.experiment.steps or TRIAL_STEPS
     batches = run.task.train_batches(
-        batch_size=experiment.batch_size,
+        batch_size=batch_sizes(experiment, length),
         steps=length,
         seed=experiment.seed,
         multiple=devices * experiment.compute.microbatches,
@@ -141,7 +141,7 @@ def plan(
         tokens=tokens,
         operations=operations,
         steps=steps,
-        epochs=steps * experiment.batch_size / batches.num_examples,
+        epochs=steps * experiment.mean_batch_size / batches.num_examples,
         hours=operations / rate / 3600,
         layouts=tuple(layouts(run, widest, devices, progress)),
         device=device,

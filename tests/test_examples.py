@@ -13,6 +13,7 @@ import pytest
 from bert_jax.config import preset
 from bert_jax.data.batch import make_batch
 from bert_jax.data.examples import PretrainingBatches
+from bert_jax.data.sizes import BatchSizes
 from bert_jax.data.store import LONG_SENTENCE, TokenStore
 from bert_jax.errors import InputError
 from bert_jax.model import Bert
@@ -306,6 +307,27 @@ def test_the_schedule_of_lengths_changes_them_on_time():
     assert [made(step)["input_ids"].shape[1] for step in (0, 89, 90, 99)] == [16, 16, 32, 32]
     assert made(90)["masked_positions"].shape[1] == round(32 * 0.15)
     assert batches(dataclasses.replace(fields, held_out=0.5), split="eval", steps=1)(0)["input_ids"].shape[1] == 32
+
+
+def test_batches_of_other_sizes_have_the_same_rows_in_the_same_order():
+    fields = dataclasses.replace(PLAIN, short_sequences=0.0, length_schedule=((0.5, 16), (0.5, 32)))
+    sizes = BatchSizes.scheduled(((0.25, 4), (0.75, 8)), 8)
+    assert [sizes.at(step) for step in range(8)] == [4, 4, 8, 8, 8, 8, 8, 8]
+    assert [sizes.before(step) for step in (0, 1, 2, 3, 8)] == [0, 4, 8, 16, 56]
+    growing, constant = batches(fields, steps=8, batch_size=sizes), batches(fields, steps=48, batch_size=1)
+
+    def rows(made, steps):
+        return [row.tolist() for step in steps for row in unmasked(made(step))]
+
+    # 4, 4, 8 and 8 rows of 16 tokens, then 32 rows of 32 tokens.
+    assert rows(growing, range(4)) == rows(constant, range(24))
+    assert rows(growing, range(4, 6)) == rows(constant, range(24, 40))
+    halves = [batches(fields, steps=8, batch_size=sizes, host=host, hosts=2) for host in (0, 1)]
+    for step in (1, 2, 7):
+        parts = [half(step)["input_ids"] for half in halves]
+        np.testing.assert_array_equal(np.concatenate(parts), growing(step)["input_ids"])
+    with pytest.raises(InputError, match="batch_size 4 cannot be shared by 8 hosts"):
+        batches(fields, steps=8, batch_size=sizes, hosts=8)
 
 
 @pytest.mark.parametrize(("first", "last"), [(0.5, 0.1), (0.1, 0.5)])

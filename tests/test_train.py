@@ -25,6 +25,7 @@ from bert_jax.pretrained import open_source, read_experiment
 from bert_jax.runs.checkpoint import Checkpoints, load_params
 from bert_jax.runs.workdir import Workdir
 from bert_jax.training import budget, optimizer, progress
+from bert_jax.training.run import batch_sizes, resolve
 from bert_jax.training.step import TrainState, train_step
 from helpers.corpora import WORDS
 from helpers.experiments import fine_tuning, lines, pretraining, silent
@@ -241,6 +242,15 @@ def test_the_mean_of_the_latest_checkpoints_is_a_source(tuned):
         weights("@mean:3")
 
 
+def test_epochs_count_the_rows_of_batches_that_grow(data):
+    run = resolve(fine_tuning(data, steps=0, epochs=1, batch_schedule=((0.5, 4), (0.5, 8))))
+    sizes = batch_sizes(run.experiment, run.experiment.steps)
+    batches = run.task.train_batches(batch_size=sizes, steps=run.experiment.steps, seed=0)
+    assert [len(batches(step)["labels"]) for step in range(run.experiment.steps)] == [4] * 6 + [8] * 5
+    rows = np.concatenate([batches.rows(step) for step in range(run.experiment.steps)])
+    assert sorted(rows) == list(range(64))
+
+
 def test_lines_written_after_the_last_checkpoint_are_written_once(pretrained, tmp_path):
     # The state after `kill -9` at step 10: checkpoints 4 and 8, lines up to 10, the last one cut short.
     workdir = pretrained.copy_to(tmp_path / "crashed", first_steps=8)
@@ -401,6 +411,14 @@ def test_a_branch_that_does_not_fit_is_refused(pretrained, tmp_path, changes, me
         ({"steps": 0}, "give `steps`, `epochs` or `minutes`"),
         ({"model": replace(MODEL, vocab_size=999)}, "999 tokens and the tokenizer"),
         ({"compute": Compute(microbatches=3)}, "compute.microbatches: 3 does not divide"),
+        (
+            {"compute": Compute(sharding="single", microbatches=2), "batch_schedule": ((1.0, 3),)},
+            "2 does not divide the 3 rows",
+        ),
+        (
+            {"compute": Compute(sharding="pmap"), "batch_schedule": ((0.5, 4), (0.5, 8))},
+            "batch_schedule: 4 rows do not divide by the 8 devices",
+        ),
         ({"compute": Compute(sharding="pmap"), "batch_size": 12}, "does not divide by the 8 devices"),
     ],
 )

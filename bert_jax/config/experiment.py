@@ -26,6 +26,7 @@ class Experiment:
     optimizer: OptimizerFields = field(default_factory=AdamW)  # how the weights change
     compute: Compute = field(default_factory=Compute, metadata=RESUMABLE)  # how, and on which devices
     batch_size: int = 32  # rows in a step, over all devices
+    batch_schedule: tuple[tuple[float, int], ...] = ()  # (share of the steps, rows) in turn; empty = batch_size
     steps: int = 0  # training steps; 0 = as many as `epochs` or `minutes` allow
     epochs: float = 0.0  # passes over the training data, where steps is 0
     minutes: float = (
@@ -45,6 +46,10 @@ class Experiment:
 
     def __post_init__(self):
         check_ranges(self, "")
+        if self.batch_schedule and abs(sum(share for share, _ in self.batch_schedule) - 1) > 1e-6:
+            raise InputError("batch_schedule: the shares of the steps must add up to 1")
+        if self.batch_schedule and min(size for _, size in self.batch_schedule) < 1:
+            raise InputError("batch_schedule: each stage must have at least 1 row in a step")
         if self.branch_from and self.init_from:
             raise InputError("branch_from: takes all weights from its run; leave init_from out")
         if self.minutes and (self.steps or self.epochs):
@@ -53,6 +58,11 @@ class Experiment:
             raise InputError("minutes: they count from the first step; a run with branch_from needs steps or epochs")
         if self.patience and not self.keep_best:
             raise InputError("patience: name the figure that should get better in keep_best, such as loss")
+
+    @property
+    def mean_batch_size(self) -> float:
+        """Rows in a step, on average over the run."""
+        return sum(share * size for share, size in self.batch_schedule) or float(self.batch_size)
 
     def check(self, longest: int) -> None:
         """Checks what depends on the model; called once the model is known and before any data is read.

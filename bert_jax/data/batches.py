@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from bert_jax.data.batch import Arrays, make_batch
+from bert_jax.data.sizes import BatchSizes
 from bert_jax.data.summary import Summary
 
 T = TypeVar("T")
@@ -163,7 +164,7 @@ class RowBatches:
 
     Args:
       table: the rows that the features were made of.
-      batch_size: examples in a batch.
+      batch_size: examples in a batch; perhaps other ones at other steps.
       max_length: tokens in a row at most.
       packing: in training, several examples share a row, which holds the longest of all: as many examples in fewer
         rows.
@@ -178,7 +179,7 @@ class RowBatches:
         features: Features,
         table: Sequence[Any],
         *,
-        batch_size: int,
+        batch_size: int | BatchSizes,
         max_length: int,
         seed: int | None = None,
         packing: bool = False,
@@ -193,8 +194,8 @@ class RowBatches:
         self.summary = summary or Summary()
         self.notes = notes
         self.num_examples = len(features)
-        self.num_steps = -(-self.num_examples // batch_size)
-        self._batch_size = batch_size
+        self._sizes = BatchSizes.of(batch_size)
+        self.num_steps = -(-self.num_examples // self._sizes.at(0))
         self._max_length = max_length
         # The cost of attention per token grows with the row, so a row is only a little longer than the longest example.
         self._row_length = min(-(-int(features.lengths.max(initial=1)) // 16) * 16, max_length)
@@ -209,9 +210,9 @@ class RowBatches:
 
     def rows(self, step: int) -> np.ndarray:
         """Which examples batch `step` holds, int64 [B]; -1 where a row is empty."""
-        index = np.arange(step * self._batch_size, (step + 1) * self._batch_size)
+        index = np.arange(self._sizes.before(step), self._sizes.before(step + 1))
         if self._by_length is not None:
-            order = np.concatenate([self._by_length, np.full(self._batch_size, -1)])
+            order = np.concatenate([self._by_length, np.full(len(index), -1)])
             return order[np.minimum(index, self.num_examples)]
         epochs, positions = np.divmod(index, self.num_examples)
         rows = np.empty_like(index)

@@ -11,6 +11,7 @@ from bert_jax.data.batch import Arrays, make_batch
 from bert_jax.data.layouts import Chunks, Documents, FullRows, Layout, Spans, sentence_starts
 from bert_jax.data.masking import Masking
 from bert_jax.data.shuffling import RowRandom, bounded, hash_key, mix, permute
+from bert_jax.data.sizes import BatchSizes
 from bert_jax.data.store import TokenStore
 from bert_jax.errors import InputError
 from bert_jax.tokenizers import Tokenizer
@@ -55,7 +56,7 @@ class PretrainingBatches:
         stores: Sequence[TokenStore],
         tokenizer: Tokenizer,
         *,
-        batch_size: int,
+        batch_size: int | BatchSizes,
         steps: int,
         seed: int,
         split: str = "train",
@@ -68,7 +69,7 @@ class PretrainingBatches:
           fields: what examples are like.
           stores: where tokens come from.
           tokenizer: the one the stores were made with.
-          batch_size: rows of the whole batch, over all hosts.
+          batch_size: rows of the whole batch, over all hosts; perhaps other ones at other steps.
           steps: length of the run, over which the schedule of sequence lengths is spread.
           seed: of order and masking; evaluation does not use it.
           split: "train", or "eval" for the held-out documents.
@@ -79,14 +80,14 @@ class PretrainingBatches:
             empty.
         """
         check(fields, stores, tokenizer)
-        if batch_size % hosts:
-            raise InputError(f"batch_size {batch_size} cannot be shared by {hosts} hosts; choose a multiple of {hosts}")
+        sizes = BatchSizes.of(batch_size)
+        for size in sizes.sizes:
+            if size % hosts:
+                raise InputError(f"batch_size {size} cannot be shared by {hosts} hosts; choose a multiple of {hosts}")
         self.notes: tuple[str, ...] = ()
         self._fields = fields
         self._tokenizer = tokenizer
-        self._batch_size = batch_size
-        self._rows = batch_size // hosts
-        self._first_row = host * self._rows
+        self._sizes, self._host, self._hosts = sizes, host, hosts
         self._train = split == "train"
         self._seed = (0, seed) if self._train else (1,)
         self._masking = Masking(fields, tokenizer)
@@ -106,7 +107,7 @@ class PretrainingBatches:
             shares = np.maximum(1, np.rint(self._weights * fields.eval_sequences)).astype(int)
             self._eval_ends = np.cumsum(np.minimum(available, shares))
             self.num_examples = int(self._eval_ends[-1])
-            self.num_steps = -(-self.num_examples // batch_size)
+            self.num_steps = -(-self.num_examples // sizes.at(0))
 
     def _make_stages(self, steps: int) -> list[Stage]:
         schedule = self._fields.length_schedule or ((1.0, self._fields.sequence_length),)
@@ -130,15 +131,17 @@ class PretrainingBatches:
         """Returns this host's rows of batch `step`."""
         number = max(i for i, stage in enumerate(self._stages) if stage.first_step <= step)
         stage = self._stages[number]
-        rows = (step - stage.first_step) * self._batch_size + self._first_row + np.arange(self._rows)
-        store, index, present = self._choose(rows)
-        random = RowRandom((*self._seed, number, step), self._first_row, self._rows)
+        count = self._sizes.at(step) // self._hosts
+        first = self._host * count
+        before = self._sizes.before(step) - self._sizes.before(stage.first_step)
+        store, index, present = self._choose(before + first + np.arange(count))
+        random = RowRandom((*self._seed, number, step), first, count)
         pair_random = [random.bits(self._sequences(stage.length)) for _ in range(4)] if self._pairs else []
         parts = []
         for i in np.unique(store):
             mine = np.flatnonzero(store == i)
             parts.append((mine, self._rows_of_store(number, int(i), index[mine], [bits[mine] for bits in pair_random])))
-        batch = parts[0][1] if len(parts) == 1 else _merge(parts, self._rows)
+        batch = parts[0][1] if len(parts) == 1 else _merge(parts, count)
         rate = self._masking.rate(step / max(self.num_steps - 1, 1) if self._train else 1.0)
         batch |= self._masking.apply(batch["input_ids"], (batch["sequence_ids"] > 0).sum(axis=1), random, rate)
         for name in ("masked_weights", "pair_weights"):

@@ -10,6 +10,7 @@ from bert_jax.config import BertConfig, Compute, TaskFields
 from bert_jax.data.batch import Arrays
 from bert_jax.data.batches import Features, RowBatches
 from bert_jax.data.rows import Row
+from bert_jax.data.sizes import BatchSizes
 from bert_jax.losses import Joint, Keys, Outcome
 from bert_jax.tokenizers import Tokenizer
 
@@ -64,11 +65,12 @@ class Task(Protocol):
         ...
 
     def train_batches(
-        self, *, batch_size: int, steps: int, seed: int, multiple: int = 1, host: int = 0, hosts: int = 1
+        self, *, batch_size: int | BatchSizes, steps: int, seed: int, multiple: int = 1, host: int = 0, hosts: int = 1
     ) -> Batches:
         """Returns the batches to learn from; host number `host` of `hosts` gets its rows of each.
 
-        `batch_size` is that of all hosts together. If rows are packed, their number is a multiple of `multiple`.
+        `batch_size` is that of all hosts together, perhaps another one at other steps. If rows are packed, their number
+        is a multiple of `multiple`.
         """
         ...
 

@@ -15,6 +15,7 @@ from bert_jax.data.batch import Arrays, make_batch
 from bert_jax.data.batches import Features, RowBatches
 from bert_jax.data.row_errors import MOST_REPORTED, BadRowsError, RowErrors
 from bert_jax.data.rows import Row, declared_labels, label_index, read_rows
+from bert_jax.data.sizes import BatchSizes
 from bert_jax.data.summary import Summary
 from bert_jax.errors import InputError
 from bert_jax.losses import Joint, Keys, counts_of
@@ -170,7 +171,7 @@ class LabelledTask:
         return features, rows, summary.with_unread(self.sources.errors.get(source))
 
     def train_batches(
-        self, *, batch_size: int, steps: int, seed: int, multiple: int = 1, host: int = 0, hosts: int = 1
+        self, *, batch_size: int | BatchSizes, steps: int, seed: int, multiple: int = 1, host: int = 0, hosts: int = 1
     ) -> RowBatches:
         key = None if self.fields.limit is None else seed
         if key not in self._examples:

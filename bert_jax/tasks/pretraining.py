@@ -10,6 +10,7 @@ from flax import linen as nn
 from bert_jax.config import BertConfig, Compute, Pretraining
 from bert_jax.data.batch import Arrays, make_batch
 from bert_jax.data.examples import PretrainingBatches
+from bert_jax.data.sizes import BatchSizes
 from bert_jax.data.store import TokenStore
 from bert_jax.errors import InputError
 from bert_jax.heads import BertForPreTraining, BertWithGenerator
@@ -73,7 +74,7 @@ class PretrainingTask:
         return PretrainingBatches(self.fields, stores, self.tokenizer, **options)
 
     def train_batches(
-        self, *, batch_size: int, steps: int, seed: int, multiple: int = 1, host: int = 0, hosts: int = 1
+        self, *, batch_size: int | BatchSizes, steps: int, seed: int, multiple: int = 1, host: int = 0, hosts: int = 1
     ) -> PretrainingBatches:
         return self._batches(batch_size=batch_size, steps=steps, seed=seed, split="train", host=host, hosts=hosts)
 

@@ -16,6 +16,7 @@ from bert_jax.data.batch import Arrays
 from bert_jax.data.batches import Features, RowBatches, join
 from bert_jax.data.row_errors import RowErrors
 from bert_jax.data.rows import Row, list_in_text, number_of, text_of
+from bert_jax.data.sizes import BatchSizes
 from bert_jax.errors import InputError
 from bert_jax.heads import BertForTextVectors, unit_length
 from bert_jax.losses import Joint, Keys, Mean, Outcome, counts_of, squared_error, weighted
@@ -125,12 +126,12 @@ class SentenceEmbeddingTask(LabelledTask):
 
     # --- Data
 
-    def train_batches(self, *, batch_size: int, **options: Any) -> RowBatches:
+    def train_batches(self, *, batch_size: int | BatchSizes, **options: Any) -> RowBatches:
         batches = super().train_batches(batch_size=batch_size, **options)
         arrays = batches.features.arrays
         texts = arrays["texts"][arrays["label_weights"][:, 0] > 0, 0]
         if len(texts) and not texts[:, 2:].any():
-            if batch_size == 1:
+            if 1 in BatchSizes.of(batch_size).sizes:
                 raise InputError(
                     "batch_size: must be at least 2: a pair's negatives are the other texts of its batch, and no row "
                     f"has {self.fields.negatives!r}"

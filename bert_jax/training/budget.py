@@ -9,7 +9,7 @@ import numpy as np
 from bert_jax.devices import Devices
 from bert_jax.errors import InputError
 from bert_jax.training import optimizer
-from bert_jax.training.run import Run, random_state, step_options
+from bert_jax.training.run import Run, batch_sizes, random_state, step_options
 from bert_jax.training.step import evaluate_step, train_step
 
 TRIAL_STEPS = 1000  # of the schedule that the measured batches are taken from; only their shapes matter
@@ -31,7 +31,7 @@ def steps_within(run: Run, seeds: int, devices: Devices, say: Callable[[str], No
     e = run.experiment
     budget = e.minutes * 60
     batches = run.task.train_batches(
-        batch_size=e.batch_size,
+        batch_size=batch_sizes(e, TRIAL_STEPS),
         steps=TRIAL_STEPS,
         seed=e.seed,
         multiple=devices.count * e.compute.microbatches,

@@ -17,7 +17,7 @@ from bert_jax.runs.checkpoint import Checkpoints, load_state
 from bert_jax.runs.workdir import Workdir
 from bert_jax.training.evaluate import add
 from bert_jax.training.progress import Stop, Throughput
-from bert_jax.training.run import Run, initial_state, step_options
+from bert_jax.training.run import Run, batch_sizes, check_sizes, initial_state, step_options
 from bert_jax.training.step import TrainState, several_steps, train_step
 
 # Steps whose figures may stay on the device before the loop reads them.
@@ -48,7 +48,7 @@ class SeedRun:
         self.first = run.branch.step if run.branch else 0  # the step before the first one that this run takes
         self._run, self._devices, self._say = run, devices, say
         batches = run.task.train_batches(
-            batch_size=e.batch_size,
+            batch_size=batch_sizes(e, e.steps),
             steps=e.steps,
             seed=e.seed,
             multiple=devices.count * e.compute.microbatches,
@@ -165,11 +165,7 @@ class Loop:
 
     def __init__(self, runs: Sequence[Run], workdirs: Sequence[Workdir], devices: Devices, say: Callable[[str], None]):
         e = runs[0].experiment
-        rows, microbatches = e.batch_size // devices.count, e.compute.microbatches
-        if rows % microbatches:
-            raise InputError(
-                f"compute.microbatches: {microbatches} does not divide the {rows} rows of each device; choose a divisor"
-            )
+        check_sizes(e, devices.count)
         self.experiment, self.task, self.devices, self._say = e, runs[0].task, devices, say
         self.seed_runs = [
             SeedRun(run, workdir, devices, say if run is runs[0] else lambda _: None)

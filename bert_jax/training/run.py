@@ -11,6 +11,7 @@ import optax
 
 from bert_jax import files, pretrained, sources, tasks, tokenizers
 from bert_jax.config import Compute, Experiment, OptimizerFields
+from bert_jax.data.sizes import BatchSizes
 from bert_jax.data.store import tokenizer_folder
 from bert_jax.devices import Devices
 from bert_jax.errors import InputError
@@ -85,13 +86,32 @@ def resolve(experiment: Experiment, workdir: Workdir | None = None) -> Run:
     steps = max(experiment.steps, 0)
     if not steps and experiment.epochs > 0:
         batches = task.train_batches(batch_size=experiment.batch_size, steps=1, seed=experiment.seed)
-        steps = max(1, round(experiment.epochs * batches.num_examples / experiment.batch_size))
+        steps = max(1, round(experiment.epochs * batches.num_examples / experiment.mean_batch_size))
     if not steps and experiment.minutes <= 0:
         raise InputError("experiment: give `steps`, `epochs` or `minutes`")
     full = replace(experiment, task=task.fields, model=config, steps=steps)
     if experiment.branch_from is None:
         return Run(full, task, tokenizer, source)
     return Run(full, task, tokenizer, None, branch_point(full))
+
+
+def batch_sizes(experiment: Experiment, steps: int) -> BatchSizes:
+    """Returns the rows in each of `steps` steps."""
+    return BatchSizes.scheduled(experiment.batch_schedule or ((1.0, experiment.batch_size),), steps)
+
+
+def check_sizes(experiment: Experiment, devices: int) -> None:
+    """Raises InputError if devices and microbatches do not get equal parts of the batch at every step."""
+    microbatches = experiment.compute.microbatches
+    for _, size in experiment.batch_schedule:
+        if size % devices:
+            raise InputError(f"batch_schedule: {size} rows do not divide by the {devices} devices; choose a multiple")
+    for size in [size for _, size in experiment.batch_schedule] or [experiment.batch_size]:
+        if size // devices % microbatches:
+            raise InputError(
+                f"compute.microbatches: {microbatches} does not divide the {size // devices} rows of each device; "
+                "choose a divisor"
+            )
 
 
 def step_options(run: Run, params: Any) -> dict[str, Any]:
