@@ -57,7 +57,7 @@ def _copy_of(
 ) -> Iterator[tuple[files.Path, files.Path]]:
     """Yields the folder in the cache for a copy, and the copy in it; no other process changes it in the meantime."""
     last = posixpath.basename(os.fspath(name).rstrip("/"))
-    content = [[path, one["size"], _checksum(one) or [os.fspath(name), str(one.get("mtime"))]] for path, one in objects]
+    content = [[path, one["size"], _version(name, one)] for path, one in objects]
     key = hashlib.sha256(json.dumps([last, content]).encode()).hexdigest()[:16]
     folder = files.make_folder(files.cache_folder() / "copies") / key
     lock = files.lock(folder.with_name(f"{key}.lock"), wait=True)
@@ -73,6 +73,11 @@ def _objects(name: files.PathLike) -> list[tuple[str, dict[str, Any]]]:
     top = system._strip_protocol(os.fspath(name)).rstrip("/")
     infos = sorted(system.find(top, detail=True).items())
     return [(path[len(top) :].lstrip("/"), info) for path, info in infos if info["type"] == "file"]
+
+
+def _version(name: files.PathLike, info: dict[str, Any]) -> Any:
+    """Returns what changes with the content of a file: its checksum, or else where it is and when it was written."""
+    return _checksum(info) or [os.fspath(name), *(str(info.get(key)) for key in ("ETag", "LastModified", "mtime"))]
 
 
 def _checksum(info: dict[str, Any]) -> tuple[str, str] | None:
@@ -267,7 +272,12 @@ class RemoteFolder:
         self._folder = os.fspath(folder)
         self._holders = posixpath.join(self._folder, f"{lock}.holders")
         self._system = buckets.file_system(folder)
-        self._me = {"holder": uuid.uuid4().hex, "process": _PROCESS, "host": socket.gethostname(), "pid": os.getpid()}
+        self._me = {
+            "holder": uuid.uuid4().hex,
+            "process": f"{_PROCESS} {os.getpid()}",
+            "host": socket.gethostname(),
+            "pid": os.getpid(),
+        }
         self._beats = 0
         self._number = self._take()
         self._lost: str | None = None  # who has taken the folder over
@@ -332,9 +342,10 @@ class RemoteFolder:
 
     def _numbers(self) -> list[int]:
         try:
-            return sorted(int(posixpath.basename(name)) for name in self._system.ls(self._holders, detail=False))
+            names = [posixpath.basename(name) for name in self._system.ls(self._holders, detail=False)]
         except FileNotFoundError:
             return []
+        return sorted(int(name) for name in names if name.isdecimal())
 
     def _read(self, number: int) -> dict[str, Any] | None:
         try:
@@ -389,7 +400,7 @@ class RemoteFolder:
                 raise BlockingIOError(None, _named(now))
             if time.monotonic() - asked > BEAT:  # the storage did not answer: the holder could not write either
                 began = time.monotonic()
-        if first is not None:
+        if first is not None and first["process"] != self._me["process"]:
             _gone.add(first["process"])
 
     def _beat(self) -> None:

@@ -60,7 +60,8 @@ def train(
                 results = loop.results()
             else:
                 bar = stack.enter_context(ProgressBar(loop.start, run.experiment.steps, say))
-                trace = stack.enter_context(Profile(workdirs[0].growing, profile))
+                traced = profile if is_first_host() or not files.is_remote(folder) else None
+                trace = stack.enter_context(Profile(workdirs[0].growing, traced))
                 before = [trace, Figures(run, bar), Evaluate(run, loop.devices, bar), ShowProgress(bar)]
                 results = loop.run([*before, *hooks, SaveCheckpoints(run.experiment.checkpoint_every)])
     except Exception as error:
