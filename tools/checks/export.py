@@ -5,7 +5,8 @@
 Converts the run, of any family, and loads the folder with `transformers` alone. Exits with 1 if a key is missing,
 unexpected or mismatched, if the tokens of a line differ, if a logit differs by more than LOGITS on real lines, or if
 the five likeliest tokens of its fill-mask pipeline differ for more than one masked line in a hundred (near ties may
-swap). A model of replaced-token detection fills no masks. The text is bert_jax's sample text if none is named.
+swap). A model of replaced-token detection, and one that was fine-tuned to classify texts, fill no masks. The text is
+bert_jax's sample text if none is named.
 """
 
 import argparse
@@ -13,6 +14,7 @@ import itertools
 import tempfile
 from pathlib import Path
 
+import jax
 import numpy as np
 import torch
 import transformers
@@ -21,8 +23,7 @@ import bert_jax
 from bert_jax import params, samples
 from bert_jax.data.batch import make_batch
 from bert_jax.data.corpus import documents
-from bert_jax.heads import BertForPreTraining, DiscriminatorHead
-from bert_jax.model import Bert
+from bert_jax.heads import BertForPreTraining, BertForReplacedTokenDetection, BertForSequenceClassification
 from bert_jax.pretrained import open_source, write_source
 
 LOGITS = 1e-4  # largest difference in float32, as the tests' bound for a model
@@ -36,17 +37,24 @@ def lines_of(files: list[str], count: int) -> list[str]:
     return list(itertools.islice(lines, count))
 
 
-def our_logits(bert: bert_jax.PretrainedBert, ids: list[int]) -> np.ndarray:
-    """Returns scores at each position of one sequence, float32: of MLM [T, V], or of replaced-token detection [T]."""
-    row = np.asarray([ids], np.int32)
-    batch = make_batch(row, masked_positions=np.arange(row.shape[1], dtype=np.int32)[None])
-    batch["position_ids"] += np.int32(bert.config.first_position)
-    if params.MLM not in bert.params:
-        x_BTD = Bert(bert.config).apply({"params": bert.params[params.ENCODER]}, batch)
-        scores = DiscriminatorHead(bert.config).apply({"params": bert.params[params.DISCRIMINATOR]}, x_BTD)
-        return np.asarray(scores[0])
-    model = BertForPreTraining(bert.config, pairs=False)
-    return np.asarray(model.apply({"params": bert.params}, batch)["mlm"][0])
+def our_logits(bert: bert_jax.PretrainedBert, rows: list[list[int]]) -> list[np.ndarray]:
+    """Returns the scores of each sequence, float32: of MLM [T, V], of replaced-token detection [T], of classes [C]."""
+    config, lengths = bert.config, [len(ids) for ids in rows]
+    ids = np.zeros((len(rows), max(lengths)), np.int32)
+    for row, values in enumerate(rows):
+        ids[row, : lengths[row]] = values
+    columns = np.broadcast_to(np.arange(ids.shape[1], dtype=np.int32), ids.shape)
+    real = columns < np.asarray(lengths)[:, None]
+    batch = make_batch(ids, sequence_ids=real.astype(np.int32), masked_positions=columns)
+    batch["position_ids"] += np.int32(config.first_position)
+    if params.SEQUENCE in bert.params:
+        classifier = BertForSequenceClassification(config, params.num_classes(bert.params, params.SEQUENCE))
+        return list(np.asarray(jax.jit(classifier.apply)({"params": bert.params}, batch))[:, 0])
+    if params.MLM in bert.params:
+        scores = jax.jit(BertForPreTraining(config, pairs=False).apply)({"params": bert.params}, batch)["mlm"]
+    else:
+        scores = jax.jit(BertForReplacedTokenDetection(config).apply)({"params": bert.params}, batch)
+    return [row[:length] for row, length in zip(np.asarray(scores), lengths, strict=True)]
 
 
 def same_guesses(bert: bert_jax.PretrainedBert, fill: transformers.Pipeline, lines: list[str]) -> tuple[int, int]:
@@ -73,17 +81,17 @@ def same_guesses(bert: bert_jax.PretrainedBert, fill: transformers.Pipeline, lin
 def largest_difference(bert: bert_jax.PretrainedBert, model: torch.nn.Module, rows: list[list[int]]) -> float:
     """Returns the largest difference of two logits."""
     worst = 0.0
-    for ids in rows:
+    for ids, ours in zip(rows, our_logits(bert, rows), strict=True):
         with torch.no_grad():
             output = model.eval()(torch.tensor([ids]))
         logits = output.prediction_logits if "prediction_logits" in output else output.logits
-        worst = max(worst, float(np.abs(our_logits(bert, ids) - logits[0].numpy()).max()))
+        worst = max(worst, float(np.abs(ours - logits[0].numpy()).max()))
     return worst
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("source", help="a pre-training run's workdir")
+    parser.add_argument("source", help="the workdir of a pre-training, or of a sequence classification")
     parser.add_argument("--text", nargs="+", default=[], help="text files, as for `bert_jax prepare`")
     parser.add_argument("--lines", type=int, default=10_000)
     arguments = parser.parse_args()
