@@ -76,7 +76,7 @@ def _objects(name: files.PathLike) -> list[tuple[str, dict[str, Any]]]:
 
 
 def _version(name: files.PathLike, info: dict[str, Any]) -> Any:
-    """Returns what changes with the content of a file: its checksum, or else where it is and when it was written."""
+    """Returns what changes with the content of a file: its checksum or, without one, its path and time."""
     return _checksum(info) or [os.fspath(name), *(str(info.get(key)) for key in ("ETag", "LastModified", "mtime"))]
 
 
