@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -167,6 +168,15 @@ def test_a_run_that_was_killed_goes_on_from_the_bucket_alone(data, whole, folder
     assert (folder / "metrics.jsonl").read_bytes() == (whole / "metrics.jsonl").read_bytes()
     tokens = [json.loads((top / "result.json").read_text())["tokens"] for top in (folder, whole)]
     assert tokens[0] == tokens[1]
+
+
+def test_a_run_that_gets_a_signal_saves_and_gives_its_workdir_back(data, whole, folder, monkeypatch):
+    monkeypatch.setattr(storage, "GONE", 1000.0)  # nobody waits for that
+    experiment = pretraining(data, log_every=1)
+    train(experiment, folder, say=silent, hooks=[At(6, lambda: signal.raise_signal(signal.SIGTERM))])
+    assert len((folder / "metrics.jsonl").read_text().splitlines()) == 7  # six steps and an evaluation
+    train(experiment, folder, say=silent)
+    assert (folder / "metrics.jsonl").read_bytes() == (whole / "metrics.jsonl").read_bytes()
 
 
 HOST = """
