@@ -38,6 +38,7 @@ checks: $(VENV)/.installed-test
 	$(CHECK) scores $(WORKDIR)/finetune/pre-trained-0 $(WORKDIR)/finetune/random-0
 	$(CHECK) minilm
 	$(CHECK) vectors
+	$(CHECK) bulk
 	$(CHECK) embedding
 	$(CHECK) tokenizers
 	$(CHECK) dtypes

@@ -5,14 +5,14 @@ import itertools
 import json
 import posixpath
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, Literal
 
 from bert_jax import files, pretrained
 from bert_jax import params as named
 from bert_jax.config import Labelled, TaskFields, to_json
 from bert_jax.data.row_errors import RowErrors
-from bert_jax.data.rows import Row, read_json_lines, read_rows, text_of
+from bert_jax.data.rows import Row, read_json_lines, stream_rows, text_of
 from bert_jax.data.summary import Summary
 from bert_jax.errors import InputError
 from bert_jax.predict import PretrainedBert, load
@@ -108,7 +108,7 @@ def predict_source(
 ) -> Iterator[dict[str, Any]]:
     """Yields the answer to each row of `data`: the task's or, with an MLM head, the tokens for each [MASK].
 
-    Answers are computed for some rows at a time, and those to rows of standard input when these arrive.
+    Rows are read and answered some at a time, and those of standard input when they arrive.
 
     Args:
       data: rows as `bert_jax.data.rows.read_rows` reads them; a file whose ending names no format holds JSON lines, and
@@ -123,20 +123,15 @@ def predict_source(
     """
     summary = Summary()
     errors = summary.skipped if skip else None
-    bert = load(source)
-    changed = change(bert.task)
-    bert = bert.with_fields(**changed) if changed else bert
-    fills_masks = bert.task.fills_masks if bert.task is not None else named.MLM in bert.params
-    for note in bert.notes:
-        say(f"{source}: {note}")
+    bert, fills_masks = open_for_rows(source, say, change)
     if data == "-":
-        arriving = read_json_lines(files.standard_input(), "stdin", errors)
+        arriving: Iterator[Iterable[Row]] = read_json_lines(files.standard_input(), "stdin", errors)
     else:
-        arriving = iter([read_rows(data, getattr(bert.task, "columns", ()), otherwise="jsonl", errors=errors)])
+        arriving = iter([stream_rows(data, getattr(bert.task, "columns", ()), otherwise="jsonl", errors=errors)])
     for rows in arriving:
         for part in _parts(rows, bert.batch_size):
             if fills_masks:
-                yield from _filled_masks(bert, part, errors)
+                yield from (answer for _, answer in filled_masks(bert, part, errors))
                 continue
             answers, more = bert.answer(part, skip)
             summary.add(more)
@@ -145,16 +140,40 @@ def predict_source(
         say(line)
 
 
-def _parts(rows: Sequence[Row], size: int) -> Iterator[Sequence[Row]]:
-    """Yields parts of the rows, the first of `size` rows, the next ones longer: they are computed by length."""
-    start = 0
-    while start < len(rows):
-        yield rows[start : start + size]
-        start, size = start + size, min(2 * size, LARGEST_PART)
+def open_for_rows(source: str, say: Callable[[str], None], change: Change) -> tuple[PretrainedBert, bool]:
+    """Loads a SOURCE that answers rows, and returns it and whether its answers are tokens for each [MASK]."""
+    bert = load(source)
+    changed = change(bert.task)
+    bert = bert.with_fields(**changed) if changed else bert
+    for note in bert.notes:
+        say(f"{source}: {note}")
+    return bert, bert.task.fills_masks if bert.task is not None else named.MLM in bert.params
 
 
-def _filled_masks(bert: PretrainedBert, rows: Sequence[Row], skipped: RowErrors | None) -> Iterator[dict[str, Any]]:
-    """Yields the answers to rows with a text; bad rows are added to `skipped` or, if that is None, raised."""
+def _parts(rows: Iterable[Row], size: int) -> Iterator[list[Row]]:
+    """Yields parts of the rows, the first of `size` rows, the next ones longer: they are computed by length.
+
+    If a row cannot be read, the rows before it come first.
+    """
+    part: list[Row] = []
+    try:
+        for row in rows:
+            part.append(row)
+            if len(part) == size:
+                yield part
+                part, size = [], min(2 * size, LARGEST_PART)
+    except InputError:
+        if part:
+            yield part
+        raise
+    if part:
+        yield part
+
+
+def filled_masks(
+    bert: PretrainedBert, rows: Sequence[Row], skipped: RowErrors | None
+) -> Iterator[tuple[Row, dict[str, Any]]]:
+    """Yields rows with a text and their answers; bad rows are added to `skipped` or, if that is None, raised."""
     for row in rows:
         errors = RowErrors()
         text = text_of(row, "text", errors)
@@ -166,4 +185,4 @@ def _filled_masks(bert: PretrainedBert, rows: Sequence[Row], skipped: RowErrors 
                 raise
             skipped.add(row.where, str(error).removeprefix(f"{row.where}: "))
             continue
-        yield answer
+        yield row, answer

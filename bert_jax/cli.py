@@ -12,14 +12,10 @@ from typing import Annotated, Any, Literal
 import tyro
 
 from bert_jax import flags, sweeps
+from bert_jax.bulk_commands import Path, Paths, SourceArgument, TaskFlags, embed, predict, say_on_stderr
 from bert_jax.config import Experiment
 from bert_jax.config.ranges import COUNT, POSITIVE, RANGES, Range, check_range
 from bert_jax.errors import InputError
-
-# Paths stay text here, so that gs://... arrives unchanged and --help needs no library for files.
-Path = Annotated[str, tyro.conf.arg(metavar="PATH")]
-SourceArgument = Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="SOURCE")]
-Paths = Annotated[tuple[str, ...], tyro.conf.arg(metavar="PATH [PATH ...]")]
 
 
 def tokenizer(
@@ -224,13 +220,6 @@ def plan(args: Sequence[str]) -> None:
         print(run(sweeps.for_planning(options.experiment, sweep), options.accelerator, options.devices, options.mfu))
 
 
-def _say_on_stderr(line: str) -> None:
-    print(line, file=sys.stderr)
-
-
-TaskFlags = Annotated[tuple[str, ...], tyro.conf.Fixed, tyro.conf.Suppress]
-
-
 def evaluate(
     source: SourceArgument,
     data: str | None = None,
@@ -254,41 +243,8 @@ def evaluate(
     from bert_jax.answering import evaluate_source
 
     change = partial(flags.task_values, "evaluate", task_flags)
-    metrics = evaluate_source(source, data, _say_on_stderr, change, on_bad_row)
+    metrics = evaluate_source(source, data, say_on_stderr, change, on_bad_row)
     print(files.json_text(metrics, indent=2))
-
-
-def predict(
-    source: SourceArgument,
-    input: str = "-",
-    on_bad_row: Literal["stop", "skip"] = "stop",
-    task_flags: TaskFlags = (),
-) -> None:
-    """Predicts for rows: what the model's task predicts or, with an MLM head, the best tokens for each [MASK].
-
-    After the source, fields of its task can be given other values by the flags of `bert_jax train`, such as --task.text
-    sentence or --task.unanswerable.
-
-    Args:
-        source: The model: a run's workdir, WORKDIR@STEP, WORKDIR@mean:N (the mean of its latest N checkpoints), a
-            Hugging Face folder or hf:org/name.
-        input: Rows with the fields that the task reads (such as "text"), in any format of the training rows; - is
-            standard input, in JSON lines.
-        on_bad_row: What to do with a row that cannot be used: stop, or skip it; it then gets no answer, and a line
-            counts and names such rows.
-    """
-    from bert_jax import files
-
-    gc.disable()  # until the first answer: it would look through a million objects of libraries, several times
-    try:
-        from bert_jax.answering import predict_source
-
-        change = partial(flags.task_values, "predict", task_flags)
-        for answer in predict_source(source, input, _say_on_stderr, change, on_bad_row == "skip"):
-            gc.enable()
-            print(files.json_text(answer), flush=True)
-    finally:
-        gc.enable()
 
 
 def score(
@@ -427,6 +383,7 @@ COMMANDS: dict[str, Callable[..., Any]] = {
     "plan": plan,
     "evaluate": evaluate,
     "predict": predict,
+    "embed": embed,
     "score": score,
     "convert": convert,
     "extend": extend,
@@ -451,7 +408,7 @@ def run(args: Sequence[str]) -> int:
     if command in (train, plan):
         return command(args[1:]) or 0
     rest = list(args[1:])
-    if command in (evaluate, predict):
+    if command in (evaluate, predict, embed):
         rest, of_task = flags.without_task_flags(rest)
         command = partial(command, task_flags=tuple(of_task))
     tyro.cli(command, args=rest, prog=f"bert_jax {args[0]}")

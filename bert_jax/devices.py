@@ -60,8 +60,9 @@ class Devices:
         if sharding == "single":
             devices = jax.local_devices()[:1]
         self.count = len(devices)
-        self.host = 0 if sharding == "single" else jax.process_index()
-        self.hosts = 1 if sharding == "single" else jax.process_count()
+        hosts = sorted({device.process_index for device in devices})
+        self.host = hosts.index(jax.process_index())
+        self.hosts = len(hosts)
         self.pmap = sharding == "pmap" or (sharding == "auto" and self.count > 1)
         self.fsdp = (fsdp or self.count) if sharding == "mesh" else 1
         if self.count % self.fsdp:

@@ -67,6 +67,7 @@ class PretrainedBert:
     max_length: int | None = None  # tokens of the longest text to encode; None = the model's longest sequence
     notes: tuple[str, ...] = ()  # what was read in another way than the files have it, as sentences
     vectors: TextVectors | None = None  # how a text becomes one vector, if the source defines it
+    vectors_problem: str = ""  # why that cannot be done as the source's files define it
 
     def with_fields(self, **values: Any) -> "PretrainedBert":
         """Returns the same model with other values of its task's fields, such as text_b="hypothesis".
@@ -241,7 +242,7 @@ class PretrainedBert:
         task = self._task
         if not isinstance(task, tasks.Answering):
             raise InputError("a pre-training run fills masks; it has no task to predict with")
-        self._check_second_text(rows)
+        self.check_second_text(rows)
         try:
             batches = task.predict_batches(rows, batch_size=self._rows(len(rows)), skip=skip)
         except BadRowsError as error:
@@ -264,7 +265,7 @@ class PretrainedBert:
         if batches is None:
             raise InputError("evaluate: the run has no rows to evaluate on; give --data FILE")
         if isinstance(batches, RowBatches):
-            self._check_second_text(batches.table)
+            self.check_second_text(batches.table)
         for note in batches.notes:
             say(note)
         rows = len(batches.table) if isinstance(batches, RowBatches) else batches.num_examples
@@ -274,7 +275,7 @@ class PretrainedBert:
         if named.MLM not in self.params:
             raise InputError(f"{name} needs an MLM head, which this source lacks; load a pre-training run")
 
-    def _check_second_text(self, rows: Sequence[Row]) -> None:
+    def check_second_text(self, rows: Sequence[Row]) -> None:
         """Raises InputError if rows have a second text, and the source does not say whether the model reads pairs."""
         task = self._task.fields
         if not self.assumes_fields or not isinstance(task, SequenceClassification) or task.text_b is not None:
@@ -380,6 +381,7 @@ def load(source: files.PathLike, *, strict: bool = True) -> PretrainedBert:
         max_length=opened.max_length,
         notes=(*opened.tokenizer.notes, *set_aside.notes, *opened.notes),
         vectors=opened.vectors,
+        vectors_problem=opened.vectors_problem,
     )
 
 

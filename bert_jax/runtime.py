@@ -135,6 +135,11 @@ def _await_preemption(host: str, call: Callable[[], None]) -> None:
         time.sleep(NOTICE_PAUSE)
 
 
+def host_number() -> tuple[int, int]:
+    """Returns which of how many hosts this process is, from 0."""
+    return jax.process_index(), jax.process_count()
+
+
 def pretend_devices(count: int) -> None:
     """Makes JAX see `count` CPU devices and no others. Call it before anything touches a device."""
     jax.config.update("jax_platforms", "cpu")

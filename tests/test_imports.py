@@ -18,7 +18,7 @@ ALLOWED = {unit: {name.strip() for name in imports.split(",") if name.strip()} f
 EVERYTHING = {"cli", "__init__"}
 
 # Libraries that only one unit may import.
-HOMES = {"orbax": {"runs"}, "grain": {"data"}, "tyro": {"cli", "flags"}, "tensorboardX": {"runs"}}
+HOMES = {"orbax": {"runs"}, "grain": {"data"}, "tyro": {"bulk_commands", "cli", "flags"}, "tensorboardX": {"runs"}}
 
 
 def unit_of(path: Path) -> str:

@@ -9,6 +9,7 @@ import importlib
 import sys
 
 CHECKS = (
+    "bulk",
     "dtypes",
     "embedding",
     "export",

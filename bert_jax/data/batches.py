@@ -53,9 +53,9 @@ def join(ids: Sequence[np.ndarray], types: Sequence[np.ndarray], arrays: Arrays,
     )
 
 
-def bucket_length(longest: int, limit: int) -> int:
+def bucket_length(longest: int, limit: int, buckets: Sequence[int] = BUCKETS) -> int:
     """Returns the smallest bucket that holds `longest` tokens, at most `limit`."""
-    return min([bucket for bucket in BUCKETS if bucket >= longest] + [limit])
+    return min([bucket for bucket in buckets if bucket >= longest] + [limit])
 
 
 def padded(features: Features, rows: np.ndarray, length: int) -> Arrays:
@@ -196,6 +196,7 @@ class RowBatches:
         self.num_examples = len(features)
         self._sizes = BatchSizes.of(batch_size)
         self.num_steps = -(-self.num_examples // self._sizes.at(0))
+        self.buckets: Sequence[int] = BUCKETS  # lengths that batches are padded to
         self._max_length = max_length
         # The cost of attention per token grows with the row, so a row is only a little longer than the longest example.
         self._row_length = min(-(-int(features.lengths.max(initial=1)) // 16) * 16, max_length)
@@ -226,7 +227,7 @@ class RowBatches:
             whole = packed(self.features, rows, self._row_length, self._multiple)
             return {name: self._mine(array) for name, array in whole.items()}
         longest = int(self.features.lengths[rows[rows >= 0]].max(initial=1))
-        return padded(self.features, self._mine(rows), bucket_length(longest, self._max_length))
+        return padded(self.features, self._mine(rows), bucket_length(longest, self._max_length, self.buckets))
 
     def _mine(self, rows: np.ndarray) -> np.ndarray:
         count = len(rows) // self._hosts

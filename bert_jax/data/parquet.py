@@ -9,6 +9,8 @@ import json
 from collections.abc import Iterator
 from typing import Any, BinaryIO
 
+import numpy as np
+
 from bert_jax import files
 from bert_jax.errors import InputError
 
@@ -49,6 +51,35 @@ def read_arrow(stream: BinaryIO, name: str, features: dict[str, Any] | None = No
                 yield from (_row(values, features, name) for values in batch.to_pylist())
     except pyarrow.ArrowInvalid as error:
         raise InputError(f"{name}: not an Arrow file as `datasets` writes it, or cut short ({error})") from error
+
+
+def vectors_table(columns: dict[str, Any], vectors: np.ndarray, form: str) -> bytes:
+    """Returns a file with a row for each vector.
+
+    Args:
+      columns: the values of other columns: whole numbers or texts, by the name of the column.
+      vectors: float32 or float16 [rows, D]; the column "vector", lists of D numbers.
+      form: "parquet", or "arrow" for a stream of record batches, as `read_arrow` reads it.
+    """
+    import pyarrow
+    import pyarrow.parquet
+
+    numbers = pyarrow.array(np.ascontiguousarray(vectors).reshape(-1))
+    column = pyarrow.FixedSizeListArray.from_arrays(numbers, vectors.shape[1])
+    table = pyarrow.table(columns | {"vector": column})
+    out = pyarrow.BufferOutputStream()
+    if form == "parquet":
+        pyarrow.parquet.write_table(table, out, compression="NONE", use_dictionary=False)
+    else:
+        with pyarrow.ipc.new_stream(out, table.schema) as stream:
+            stream.write_table(table)
+    return out.getvalue().to_pybytes()
+
+
+def num_rows(name: str) -> int:
+    """Returns the number of rows in a Parquet file."""
+    with files.errors_named(name), files.open_bytes(name) as stream:
+        return int(_open(stream, name).metadata.num_rows)
 
 
 def is_folder(name: str) -> bool:

@@ -24,6 +24,13 @@ class RowErrors:
         self._problems += more._problems
         self.bad |= more.bad
 
+    def take(self) -> "RowErrors":
+        """Returns all problems so far, and forgets them."""
+        taken = RowErrors()
+        taken.add_all(self)
+        self._problems, self.bad = [], {}
+        return taken
+
     @property
     def count(self) -> int:
         """The number of bad rows."""

@@ -57,21 +57,46 @@ def read_rows(
     Raises:
       InputError: the source is missing, empty, binary, not UTF-8 or not in its format, naming file and line.
     """
-    if sources.parse(source).kind == "tfds":
-        elements, features = tfds.open_set(source)
-        values = (tfds.plain(features, elements[number]) for number in range(len(elements)))
-        return [Row(row, f"{source}: example {number}") for number, row in enumerate(values)]
-    name, path = _format_and_path(source, otherwise)
     problems = RowErrors() if errors is None else errors
-    if columns and name in ("tsv", "csv"):
-        rows = _with_header(path, _TABLES[name](path), problems, columns)
-    else:
-        rows = _FORMATS[name](path, problems)
+    rows = list(_open(source, columns, otherwise, problems))
     if errors is None or not rows:
         problems.check()
     if not rows:
-        raise InputError(f"{path}: the file holds no rows")
+        raise InputError(f"{source}: the file holds no rows")
     return rows
+
+
+def stream_rows(
+    source: str, columns: Sequence[str] = (), otherwise: str | None = None, errors: RowErrors | None = None
+) -> Iterator[Row]:
+    """Yields the rows of a source one by one, as `read_rows` reads them; most formats are never in memory as a whole.
+
+    These are JSON lines, tables, Parquet, Arrow, folders of `datasets` and TFDS.
+
+    Args:
+      errors: collects the problems of bad rows. Without it the first one is raised, after the rows before it.
+    """
+    problems, empty = RowErrors() if errors is None else errors, True
+    for row in _open(source, columns, otherwise, problems):
+        if errors is None:
+            problems.check()
+        empty = False
+        yield row
+    if errors is None or empty:
+        problems.check()
+    if empty:
+        raise InputError(f"{source}: the file holds no rows")
+
+
+def _open(source: str, columns: Sequence[str], otherwise: str | None, problems: RowErrors) -> Iterable[Row]:
+    if sources.parse(source).kind == "tfds":
+        elements, features = tfds.open_set(source)
+        values = (tfds.plain(features, elements[number]) for number in range(len(elements)))
+        return (Row(row, f"{source}: example {number}") for number, row in enumerate(values))
+    name, path = _format_and_path(source, otherwise)
+    if columns and name in _TABLES:
+        return _with_header(path, _TABLES[name](path), problems, columns)
+    return _FORMATS[name](path, problems)
 
 
 def declared_labels(source: str, field: str) -> tuple[str, ...]:
@@ -240,7 +265,7 @@ def read_json_lines(stream: BinaryIO, name: str, errors: RowErrors | None = None
     """
     for lines in files.arriving_lines(stream, name):
         problems = RowErrors() if errors is None else errors
-        rows = _json_rows(lines, name, problems)
+        rows = list(_json_rows(lines, name, problems))
         if errors is None:
             problems.check()
         yield rows
@@ -265,12 +290,11 @@ def _format_and_path(source: str, otherwise: str | None = None) -> tuple[str, st
     )
 
 
-def _read_jsonl(path: str, errors: RowErrors) -> list[Row]:
+def _read_jsonl(path: str, errors: RowErrors) -> Iterator[Row]:
     return _json_rows(files.read_lines(path), path, errors)
 
 
-def _json_rows(lines: Iterable[tuple[int, str]], path: str, errors: RowErrors) -> list[Row]:
-    rows = []
+def _json_rows(lines: Iterable[tuple[int, str]], path: str, errors: RowErrors) -> Iterator[Row]:
     for number, line in lines:
         where = f"{path}:{number}"
         if not line.strip():
@@ -284,13 +308,12 @@ def _json_rows(lines: Iterable[tuple[int, str]], path: str, errors: RowErrors) -
             errors.add(where, f"this line cannot be read as JSON ({error}): {_shown(line)}")
             continue
         if isinstance(value, dict):
-            rows.append(Row(value, where))
+            yield Row(value, where)
         else:
             errors.add(where, f"expected one JSON object per line, found {_shown(value)}")
-    return rows
 
 
-def _read_json(path: str, errors: RowErrors) -> list[Row]:
+def _read_json(path: str, errors: RowErrors) -> Iterable[Row]:
     """Reads a .json file: JSON lines if its first line is an object without "data", otherwise one JSON value."""
     first = next((line for _, line in files.read_lines(path) if line.strip()), "")
     try:
@@ -298,7 +321,7 @@ def _read_json(path: str, errors: RowErrors) -> list[Row]:
     except (ValueError, RecursionError):
         value = None
     lines = isinstance(value, dict) and not isinstance(value.get("data"), list)
-    return (_read_jsonl if lines else _read_squad)(path, errors)
+    return _read_jsonl(path, errors) if lines else _read_squad(path, errors)
 
 
 def _read_squad(path: str, errors: RowErrors) -> list[Row]:
@@ -361,21 +384,20 @@ def _csv_table(path: str) -> Iterator[tuple[int, list[str]]]:
         raise InputError(f"{path}:{begin}: the row that begins here is not CSV: {error}") from None
 
 
-def _read_tsv(path: str, errors: RowErrors) -> list[Row]:
+def _read_tsv(path: str, errors: RowErrors) -> Iterator[Row]:
     return _with_header(path, _tsv_table(path), errors)
 
 
-def _read_csv(path: str, errors: RowErrors) -> list[Row]:
+def _read_csv(path: str, errors: RowErrors) -> Iterator[Row]:
     return _with_header(path, _csv_table(path), errors)
 
 
 def _with_header(
     path: str, table: Iterator[tuple[int, list[str]]], errors: RowErrors, columns: Sequence[str] = ()
-) -> list[Row]:
-    """Returns the rows of a table; `columns` are the names of the columns where no header row has them."""
+) -> Iterator[Row]:
+    """Yields the rows of a table; `columns` are the names of the columns where no header row has them."""
     header = list(columns)
     source = "task.columns names" if columns else "the header has"
-    rows = []
     for number, values in table:
         where = f"{path}:{number}"
         if not header:
@@ -385,8 +407,7 @@ def _with_header(
         elif len(values) != len(header):
             errors.add(where, f"{len(values)} columns, but {source} {len(header)}: {', '.join(header)}")
         elif values != list(columns):  # a table may have its header row all the same
-            rows.append(Row(dict(zip(header, values, strict=True)), where))
-    return rows
+            yield Row(dict(zip(header, values, strict=True)), where)
 
 
 def _read_conll(path: str, errors: RowErrors) -> list[Row]:
@@ -426,32 +447,31 @@ def _sentence(lines: list[list[str]], where: str) -> list[Row]:
     return [Row({"tokens": columns[0]} | values | tags, where)]
 
 
-def _read_parquet(path: str, errors: RowErrors) -> list[Row]:
+def _read_parquet(path: str, errors: RowErrors) -> Iterator[Row]:
     return _read_columns(path, parquet.read)
 
 
-def _read_arrow(path: str, errors: RowErrors) -> list[Row]:
+def _read_arrow(path: str, errors: RowErrors) -> Iterator[Row]:
     return _read_columns(path, parquet.read_arrow)
 
 
-def _read_columns(path: str, read: Callable[[BinaryIO, str], Iterator[dict[str, Any]]]) -> list[Row]:
+def _read_columns(path: str, read: Callable[[BinaryIO, str], Iterator[dict[str, Any]]]) -> Iterator[Row]:
     paths = [str(one) for one in files.expand(path)] if "*" in path else [path]
     if not paths:
         raise InputError(f"{path}: no file has such a name")
-    rows = []
     for one in paths:
         with files.errors_named(one), files.open_bytes(one) as raw:
             table = read(files.decompressed(raw, one), one)
-            rows += [Row(values, f"{one}: row {number}") for number, values in enumerate(table, start=1)]
-    return rows
+            yield from (Row(values, f"{one}: row {number}") for number, values in enumerate(table, start=1))
 
 
-def _read_folder(path: str, errors: RowErrors) -> list[Row]:
-    return [Row(values, f"{path}: row {number}") for number, values in enumerate(parquet.read_folder(path), start=1)]
+def _read_folder(path: str, errors: RowErrors) -> Iterator[Row]:
+    table = parquet.read_folder(path)
+    return (Row(values, f"{path}: row {number}") for number, values in enumerate(table, start=1))
 
 
 _TABLES = {"tsv": _tsv_table, "csv": _csv_table}
-_FORMATS: dict[str, Callable[[str, RowErrors], list[Row]]] = {
+_FORMATS: dict[str, Callable[[str, RowErrors], Iterable[Row]]] = {
     "jsonl": _read_jsonl,
     "json": _read_json,
     "tsv": _read_tsv,

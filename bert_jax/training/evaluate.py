@@ -2,6 +2,7 @@
 
 import math
 import statistics
+from collections import deque
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
@@ -79,12 +80,21 @@ def run(
     losses: Sums = {}
     metrics: Sums = {}
     parts: list[Arrays] = []
-    for number, batch in enumerate(prefetch(batches, 0, batches.num_steps)):
-        (batch_losses, batch_metrics), predictions = jax.device_get(step(params, batch))
+    waiting: deque[Any] = deque()  # a batch is sent to the device before the results of the one before it are read
+
+    def read() -> None:
+        (batch_losses, batch_metrics), predictions = jax.device_get(waiting.popleft())
         add(losses, batch_losses)
         add(metrics, batch_metrics)
         parts.append(predictions)
-        progress(number + 1, batches.num_steps)
+        progress(len(parts), batches.num_steps)
+
+    for batch in prefetch(batches, 0, batches.num_steps):
+        waiting.append(step(params, batch))
+        if len(waiting) > 1:
+            read()
+    while waiting:
+        read()
     return losses, metrics, _in_order(parts, batches)
 
 

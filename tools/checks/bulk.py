@@ -1,0 +1,141 @@
+"""`bert_jax embed` keeps its memory flat, goes on after a kill with the same bytes, and is fast.
+
+    python tools/check.py bulk [--input FILE...] [--model FOLDER] [--rows 20000] [--kills 5] [--turns 0]
+
+The rows are those of the files, up to `--rows`, or sentences of the sample texts; the model is a folder, or a tiny one
+with random weights. A tenth of the rows, and all of them, are embedded in processes of their own, whose peak memory is
+compared. Then the work on all rows is killed with SIGKILL at random moments and begun again each time. With `--turns`,
+it is also timed against `SentenceTransformer.encode` on the same rows, in turn, which needs `pip install
+sentence-transformers` and a model that it loads. Exits with 1 if a byte differs, or if the memory of all rows is more
+than 10 % above that of a tenth of them.
+"""
+
+import argparse
+import itertools
+import json
+import random
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from bert_jax import samples, tokenizers
+from bert_jax.config import preset
+from bert_jax.data.rows import stream_rows
+
+MOST = 1.1  # times the memory of a tenth of the rows
+PROGRAM = """
+import sys
+from bert_jax.bulk import embed_files
+from bert_jax.runtime import peak_memory
+model, rows, out, shard_rows = sys.argv[1:]
+embed_files(model, [rows], out, shard_rows=int(shard_rows), say=lambda line: None)
+print(peak_memory())
+"""
+THEIRS = """
+import json, sys, time
+from sentence_transformers import SentenceTransformer
+model = SentenceTransformer(sys.argv[1], device="cpu")
+texts = [json.loads(line)["text"] for line in open(sys.argv[2])]
+start = time.perf_counter()
+model.encode(texts, batch_size=64)
+print(time.perf_counter() - start)
+"""
+OURS = """
+import sys, time
+from bert_jax import bulk
+made = bulk.Bulk.prepare
+def prepare(self, window):
+    bulk.first = getattr(bulk, "first", time.perf_counter())
+    return made(self, window)
+bulk.Bulk.prepare = prepare
+bulk.embed_files(sys.argv[1], [sys.argv[2]], sys.argv[3], say=lambda line: None)
+print(time.perf_counter() - bulk.first)
+"""
+
+
+def texts(inputs: list[str]) -> Iterator[str]:
+    for source in inputs:
+        for row in stream_rows(source):
+            yield from (line for line in row.values["text"].split("\n") if line.strip())
+    if not inputs:
+        sentences = [one for document in samples.documents() for one in document.text.split(". ") if one.strip()]
+        yield from itertools.cycle(sentences)
+
+
+def fill_in(options: argparse.Namespace, folder: Path) -> tuple[Path, Path]:
+    """Writes the rows, and a tenth of them, and a model if the options name none."""
+    every, tenth = folder / "rows.jsonl", folder / "tenth.jsonl"
+    with every.open("w") as whole, tenth.open("w") as part:
+        for number, text in zip(range(options.rows), texts(options.input), strict=False):
+            line = json.dumps({"text": text}) + "\n"
+            whole.write(line)
+            part.write(line if number < options.rows // 10 else "")
+    if options.model is None:
+        import transformers
+
+        config = preset("bert-tiny", vocab_size=2000)
+        size = {"hidden_size": config.hidden_size, "num_hidden_layers": config.num_layers, "vocab_size": 2000}
+        heads = {"num_attention_heads": config.num_heads, "intermediate_size": config.intermediate_size}
+        options.model = str(folder / "model")
+        transformers.BertModel(transformers.BertConfig(**size, **heads)).save_pretrained(options.model)
+        words = [document.text for document in samples.documents()[:200]]
+        tokenizers.train("wordpiece", words, 2000).save(folder / "model")
+    return every, tenth
+
+
+def begin(options: argparse.Namespace, rows: Path, out: Path) -> subprocess.Popen:
+    command = [sys.executable, "-c", PROGRAM, options.model, str(rows), str(out), str(options.shard_rows)]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in sorted(folder.glob("part-*"))}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--input", nargs="+", default=[])
+    parser.add_argument("--model")
+    parser.add_argument("--rows", type=int, default=20_000)
+    parser.add_argument("--shard-rows", type=int, default=1024)
+    parser.add_argument("--kills", type=int, default=5)
+    parser.add_argument("--turns", type=int, default=0)
+    parser.add_argument("--seed", type=int, default=0)
+    options = parser.parse_args()
+    moments = random.Random(options.seed)
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
+        every, tenth = fill_in(options, folder)
+        memory = {}
+        for rows in (tenth, every):
+            start = time.monotonic()
+            output, _ = begin(options, rows, folder / f"out-{rows.stem}").communicate()
+            seconds = time.monotonic() - start
+            memory[rows] = int(output)
+            print(f"{rows.stem}: {seconds:.1f} s, at most {int(output) / 2**20:.0f} MB", flush=True)
+        for number in range(options.kills):
+            process = begin(options, every, folder / "killed")
+            time.sleep(moments.uniform(0.3, 0.7) * seconds)
+            process.send_signal(signal.SIGKILL)
+            process.communicate()
+            print(f"kill {number + 1}: {len(contents(folder / 'killed'))} shards are there", flush=True)
+        if begin(options, every, folder / "killed").wait():
+            sys.exit("the last run failed")
+        expected, killed = contents(folder / "out-rows"), contents(folder / "killed")
+        for turn in range(options.turns):
+            for name, program in (("SentenceTransformer", THEIRS), ("bert_jax", OURS)):
+                command = [sys.executable, "-c", program, options.model, str(every), str(folder / f"turn-{turn}")]
+                took = float(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+                print(f"{name}: {options.rows / took:,.0f} rows/s", flush=True)
+        if expected != killed:
+            sys.exit(f"differs: {sorted(name for name in expected if expected[name] != killed.get(name))}")
+        print(f"the same {sum(map(len, killed.values())):,} bytes in {len(killed)} shards after {options.kills} kills")
+        sys.exit(memory[every] > MOST * memory[tenth])
+
+
+if __name__ == "__main__":
+    main()
