@@ -154,12 +154,12 @@ def _joint_gradient(
     """Returns the gradient and the sums of a joint loss; the gradient is exact, however the rows are split.
 
     Three parts: the vectors of all rows, without a gradient of the model; the losses, and their gradient with respect
-    to the vectors; then the gradient of the model, for which each microbatch computes its vectors once more.
+    to the vectors; then the gradient of the model, for which each of several microbatches computes its vectors again.
 
     Source: Gao et al. 2021, "Scaling Deep Contrastive Learning Batch Size under Memory Limited Setup".
     """
-    if microbatches == 1:
-        mine = vectors(params, batch, key)
+    if microbatches == 1:  # nothing needs to be computed twice
+        mine, pull_back = jax.vjp(lambda params: vectors(params, batch, key), params)
     else:
         parts = jax.lax.map(lambda part: vectors(params, *part), _parts(batch, key, microbatches))
         mine = jnp.swapaxes(parts, 0, 1).reshape(-1, *parts.shape[2:])
@@ -173,6 +173,8 @@ def _joint_gradient(
 
     # The gradient of a gathered array is that of the losses on all devices.
     pulls, sums = jax.grad(compare, has_aux=True)(mine)
+    if microbatches == 1:
+        return pull_back(pulls)[0], sums
 
     def pulled(params: Any, part: dict[str, jax.Array], part_key: jax.Array) -> tuple[jax.Array, Any]:
         return jnp.sum(vectors(params, part, part_key) * part["pull"]), ()
