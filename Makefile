@@ -35,7 +35,7 @@ checks: $(VENV)/.installed-test
 	$(BIN)/bert_jax quickstart --workdir $(WORKDIR)
 	$(CHECK) export $(WORKDIR)/pretrain
 	$(CHECK) likelihoods $(WORKDIR)/pretrain
-	$(CHECK) scores $(WORKDIR)/finetune/pre-trained-0 $(WORKDIR)/finetune/random-0
+	$(CHECK) scores $(WORKDIR)/finetune/pre-trained/seed-0 $(WORKDIR)/finetune/random/seed-0
 	$(CHECK) minilm
 	$(CHECK) vectors
 	$(CHECK) bulk

@@ -204,7 +204,7 @@ def test_the_quickstart_is_collected_by_its_stages_whatever_steps_a_seed_took(da
     monkeypatch.setattr(page, "RESULTS", tmp_path / "results")
     folder = tmp_path / "quickstart"
     pretend_to_train(folder / "pretrain", pretraining(data, eval_every=10))
-    names = ["finetune/random-0", "finetune/random-1"]
+    names = ["finetune/random/seed-0", "finetune/random/seed-1"]
     for seed, name in enumerate(names):
         pretend_to_train(folder / name, fine_tuning(data, steps=20 + 10 * seed, eval_every=10, log_every=5, seed=seed))
     runs = json.loads(results.collect(folder).read_text())["runs"]

@@ -13,7 +13,6 @@ written in it by hand (see HAND_WRITTEN) is kept when it is collected again.
 
 import argparse
 import json
-import re
 import statistics
 from collections import defaultdict
 from pathlib import Path
@@ -86,7 +85,7 @@ def finished_runs(workdir: Path, experiments: list[str]) -> dict[str, list[RunRe
     seeds: dict[str, list[RunRecord]] = defaultdict(list)
     for run in find_runs([workdir])[0]:
         if workdir.name == QUICKSTART:
-            entry = re.sub(r"-\d+$", "", run.path.name)
+            entry = run.path.name if run.path.name in experiments else run.path.parent.name
         elif "" in experiments:  # a single experiment uses the whole workdir
             entry = ""
         else:

@@ -43,8 +43,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--only", nargs="+", default=["bert", "fast", "pytorch"], help="recipes")
     parser.add_argument("--seeds", type=int, default=2)
     parser.add_argument("--steps", type=int, default=9000, help="of BERT as published, here and in PyTorch")
-    parser.add_argument("--fast-steps", type=int, default=4000, help="of the fast recipe")
-    parser.add_argument("--turn", type=int, default=500, help="steps between two evaluations")
+    parser.add_argument("--fast-steps", type=int, default=2000, help="of the fast recipe")
+    parser.add_argument("--turn", type=int, default=500, help="steps of 32 rows between two evaluations")
     parser.add_argument("--length", type=int, default=32, help="tokens in a row")
     parser.add_argument("--eval-sequences", type=int, default=2000)
     parser.add_argument("--accuracies", type=float, nargs="+", default=[0.2, 0.25, 0.3, 0.35])
@@ -83,11 +83,16 @@ def run(options: argparse.Namespace) -> list[dict[str, Any]]:
 def experiments(store: Path, options: argparse.Namespace) -> dict[str, Experiment]:
     """Returns the pre-training of each recipe."""
     rows: dict[str, Any] = {"stores": (str(store),), "eval_sequences": options.eval_sequences, "held_out": 0.02}
-    turns: dict[str, Any] = dict.fromkeys(("log_every", "eval_every", "checkpoint_every"), options.turn)
     length: dict[str, Any] = {"sequence_length": options.length, "length_schedule": ()}
     toy = {"num_layers": 1, "hidden_size": 32, "num_heads": 2, "intermediate_size": 64} if options.toy else {}
     positions = {"max_position_embeddings": options.length}
-    fast = recipe("fast", **rows, **turns, **length, steps=options.fast_steps)
+
+    def turns(batch_size: int) -> dict[str, Any]:
+        steps = max(1, options.turn * 32 // batch_size)
+        return dict.fromkeys(("log_every", "eval_every", "checkpoint_every"), steps)
+
+    batch_size = recipe("fast").batch_size
+    fast = recipe("fast", **rows, **turns(batch_size), **length, steps=options.fast_steps)
     assert fast.model is not None
     model = preset(
         "bert-tiny",
@@ -98,8 +103,8 @@ def experiments(store: Path, options: argparse.Namespace) -> dict[str, Experimen
         **positions | toy,
     )
     adam = AdamW(learning_rate=1e-3, warmup_share=0.05, b2=0.98)
-    sizes = {"model": model, "optimizer": adam, "batch_size": fast.batch_size, "steps": options.steps}
-    bert = recipe("bert", **rows, **turns, **length, **sizes)
+    sizes = {"model": model, "optimizer": adam, "batch_size": 32, "steps": options.steps}
+    bert = recipe("bert", **rows, **turns(32), **length, **sizes)
     every = {"bert": bert, "fast": replace(fast, model=replace(fast.model, **positions | toy)), "pytorch": bert}
     if unknown := set(options.only) - every.keys():
         raise SystemExit(f"--only: {', '.join(sorted(unknown))}; there are {', '.join(every)}")
