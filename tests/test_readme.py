@@ -51,7 +51,7 @@ def test_every_command_exists_with_its_flags(command, capsys):
         cli.run([name, *(str(ROOT / file) for file in files), "--help"])
     flags = {argument for argument in rest if argument.startswith("--")} - {"--only"}  # read before the experiment
     allowed = options(capsys.readouterr().out) | {"--help"}
-    if name != "train":  # the source says which task it is
+    if name != "train":  # the source decides the task
         names = {field.name for kind in TASK_KINDS.values() for field in dataclasses.fields(kind)}
         allowed |= {"--task." + field.replace("_", "-") for field in names}
     assert flags <= allowed
