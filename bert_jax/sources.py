@@ -41,9 +41,9 @@ def parse(text: str, is_workdir: Callable[[str], bool] | None = None) -> Source:
         and PATH@... is not, because the name of a folder may contain an @.
 
     >>> parse("runs/bert@1000")
-    Source(kind='path', name='runs/bert', step=1000, split=None)
+    Source(kind='path', name='runs/bert', step=1000, split=None, mean=0)
     >>> parse("tfds:wikipedia/20230601.en:1.0.0:train[:1%]")
-    Source(kind='tfds', name='wikipedia/20230601.en:1.0.0', step=None, split='train[:1%]')
+    Source(kind='tfds', name='wikipedia/20230601.en:1.0.0', step=None, split='train[:1%]', mean=0)
     >>> parse("tfds:gs://bucket/set/1.0.0:test").name
     'gs://bucket/set/1.0.0'
     """

@@ -17,8 +17,8 @@ from helpers.models import MODEL
 PACKAGE = Path(heads.__file__).parent
 CONFIG = replace(MODEL, vocab_size=11, embedding_size=4)
 # Flax takes the names from the modules of the first two; the others are where the names are spelt. In config/,
-# "bert" is the name of a family and of a recipe too.
-HOMES = {"model.py", "heads.py", "params.py", "config/model.py", "config/recipes.py"}
+# "bert" is the name of a family and of a recipe too, and "pooler" one of a way of pooling.
+HOMES = {"model.py", "heads.py", "params.py", "config/model.py", "config/recipes.py", "config/vectors.py"}
 
 NAMES = "bert|generator|embeddings|pooler|kernel|qkv|token_type|attention_norm|feed_forward|feed_forward_norm|blocks_.*"
 PARTS = "bert|generator|discriminator|mlm|pair|sequence|token|span|choice|embeddings|pooler|word|attention|out|qkv"

@@ -25,7 +25,7 @@ def from_json(annotation: Any, value: Any, where: str = "experiment") -> Any:
     """Rebuilds what `to_json` wrote, as the type `annotation`.
 
     Raises:
-      InputError: a field is unknown or missing, named with its path in `where`.
+      InputError: a field is unknown or missing, or a list has another length; named with its path in `where`.
     """
     union = isinstance(annotation, types.UnionType) or typing.get_origin(annotation) is typing.Union
     options = [o for o in typing.get_args(annotation) if o is not type(None)] if union else [annotation]
@@ -44,9 +44,13 @@ def from_json(annotation: Any, value: Any, where: str = "experiment") -> Any:
         if unknown := sorted(value.keys() - names):
             raise InputError(f"{where}: unknown field {unknown[0]!r}; known are {', '.join(sorted(names))}")
         return annotation(**{name: from_json(hints[name], item, f"{where}.{name}") for name, item in value.items()})
-    if typing.get_origin(annotation) is tuple and isinstance(value, list):
+    if typing.get_origin(annotation) is tuple:
         inner = typing.get_args(annotation)
+        if not isinstance(value, list):
+            raise InputError(f"{where}: expected a list, got {value!r}")
         kinds = [inner[0]] * len(value) if inner[-1] is Ellipsis else inner
+        if len(kinds) != len(value):
+            raise InputError(f"{where}: expected {len(kinds)} values, got {value!r}")
         return tuple(from_json(kind, item, where) for kind, item in zip(kinds, value, strict=True))
     return value
 

@@ -9,6 +9,9 @@ from bert_jax.errors import InputError
 QUERY_PROMPTS, PASSAGE_PROMPTS = ("query",), ("document", "passage", "corpus")
 
 
+BY_POOLER: Literal["pooler"] = "pooler"  # a way of pooling
+
+
 @dataclass(frozen=True)
 class TextVectors:
     """How the states of a text's tokens become the text's vector, and what is put before a text."""

@@ -14,6 +14,7 @@ from safetensors.numpy import save_file
 from bert_jax import files, storage
 from bert_jax import params as named
 from bert_jax.config import BertConfig, TextVectors
+from bert_jax.config.vectors import BY_POOLER
 from bert_jax.errors import InputError
 from bert_jax.interop.lengths import SENTENCE_CONFIG
 
@@ -81,7 +82,7 @@ def _read_modules(
             f"{folders[2] / CONFIG}: a Dense layer is supported after the pooling of [CLS], if it has as many outputs "
             "as inputs, a bias and the activation Tanh, as BERT's pooler"
         )
-    return TextVectors(pooling="pooler", normalized=normalized), folders[2]
+    return TextVectors(pooling=BY_POOLER, normalized=normalized), folders[2]
 
 
 def _pooling(path: files.Path) -> Any:
@@ -154,7 +155,7 @@ def write(
     Raises:
       InputError: the vectors need a pooler that no module of sentence-transformers has.
     """
-    by_pooler = vectors.pooling == "pooler"
+    by_pooler = vectors.pooling == BY_POOLER
     if by_pooler and (config.pooling, config.pooler, config.pooler_norm, config.linear_bias) != (
         "cls",
         "tanh",

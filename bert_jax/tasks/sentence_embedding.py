@@ -10,7 +10,7 @@ import numpy as np
 
 from bert_jax import metrics
 from bert_jax.config import BertConfig, Compute, SentenceEmbedding, TextVectors
-from bert_jax.config.vectors import PASSAGE_PROMPTS, QUERY_PROMPTS
+from bert_jax.config.vectors import BY_POOLER, PASSAGE_PROMPTS, QUERY_PROMPTS
 from bert_jax.data import retrieval
 from bert_jax.data.batch import Arrays
 from bert_jax.data.batches import Features, RowBatches, join
@@ -53,7 +53,7 @@ class SentenceEmbeddingTask(LabelledTask):
         self, fields: SentenceEmbedding, config: BertConfig, tokenizer: Tokenizer, compute: Compute = Compute()
     ):
         super().__init__(fields, config, tokenizer, compute)
-        if fields.pooling == "pooler" and config.pooler == "none":
+        if fields.pooling == BY_POOLER and config.pooler == "none":
             raise InputError("task.pooling: must be mean or cls, because the model has no pooler")
         if any(size >= config.hidden_size for size in fields.dimensions):
             raise InputError(
