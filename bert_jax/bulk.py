@@ -30,13 +30,21 @@ from bert_jax.predict import PretrainedBert, load
 from bert_jax.training.evaluate import run
 from bert_jax.training.step import evaluate_step
 
-SHARD_ROWS = 16_384
 # More lengths than in training: with thousands of batches, compiling more shapes costs less than padding.
 BUCKETS = (8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320, 384, 448, 512, 768, 1024, 2048)
 SETTINGS, END, PARTS = "_settings.json", "_end.json", "_parts"  # names that readers of a folder of Parquet leave out
 SAY_EVERY = 10.0  # seconds between two lines of progress
 LINES = (".jsonl", ".tsv", ".csv")  # endings of files with about a line for each row
 UNCOMPARED = frozenset({"source"})  # settings that decide nothing: the same model may have another path
+
+
+class Options(NamedTuple):
+    """How rows are worked on, whatever is made of them."""
+
+    shard_rows: int  # rows of the input in a shard
+    batch_size: int  # rows that are computed at once
+    skip: bool = False  # leave out bad rows, instead of an error
+    part: tuple[int, int] = (0, 1)  # (host, hosts): every host makes each `hosts`-th shard
 
 
 class Window(NamedTuple):
@@ -236,14 +244,14 @@ def ahead(items: Iterator[Any], prepare: Callable[[Any], Any]) -> Iterator[tuple
 class Bulk:
     """A model on all devices of this host, for windows of rows."""
 
-    def __init__(self, bert: PretrainedBert, batch_size: int, skip: bool):
+    def __init__(self, bert: PretrainedBert, options: Options):
         assert bert.task is not None
         task = tasks.make(bert.task, bert.config, bert.tokenizer, bert.compute)
         if not isinstance(task, tasks.Answering):
             raise InputError("a pre-training run fills masks; it has no task to predict with")
-        self.task, self._bert, self._skip = task, bert, skip
+        self.task, self._bert, self._skip = task, bert, options.skip
         local = jax.local_devices()
-        self._batch_size = -(-batch_size // len(local)) * len(local)
+        self._batch_size = -(-options.batch_size // len(local)) * len(local)
         devices = Devices("auto", self._batch_size, devices=local)
         self._step = devices.wrap(evaluate_step, returns_state=False, loss_fn=task.loss_fn)
         self._params = devices.place(bert.params)
@@ -281,11 +289,8 @@ def work(
     inputs: Sequence[str],
     prepare: Callable[[Window], Any],
     finish: Callable[[Window, Any], tuple[bytes, Summary]],
-    *,
-    size: int,
-    skip: bool,
+    options: Options,
     say: Callable[[str], None],
-    part: tuple[int, int] = (0, 1),
     columns: Sequence[str] = (),
 ) -> dict[str, int]:
     """Makes all shards that are not there, and returns what became of all rows.
@@ -293,10 +298,9 @@ def work(
     Args:
       prepare: what a thread makes of a window ahead.
       finish: (window, prepared) -> the shard's bytes, and what became of its rows.
-      part: (host, hosts): every host makes each `hosts`-th shard.
     """
     progress = Progress(about(inputs), say)
-    host, hosts = part
+    size, (host, hosts) = options.shard_rows, options.part
 
     def wanted(number: int) -> bool:
         mine = number % hosts == host
@@ -304,7 +308,7 @@ def work(
             progress.skip(size)
         return mine and not shards.done(number)
 
-    for window, prepared in ahead(windows(inputs, size, skip, wanted, columns), prepare):
+    for window, prepared in ahead(windows(inputs, size, options.skip, wanted, columns), prepare):
         content, summary = finish(window, prepared)
         shards.write(window.number, content, summary.with_unread(window.unread))
         progress.add(len(window.rows))
@@ -322,13 +326,11 @@ def expand(inputs: Sequence[str]) -> list[str]:
     return expanded
 
 
-def _settings(
-    source: str, bert: PretrainedBert, inputs: Sequence[str], shard_rows: int, batch_size: int, skip: bool
-) -> dict[str, Any]:
+def _settings(source: str, bert: PretrainedBert, inputs: Sequence[str], options: Options) -> dict[str, Any]:
     """Returns the settings that vectors and answers have."""
     sizes = [[one, files.size(one) if one != "-" and files.path(one).is_file() else None] for one in inputs]
-    options = {"shard_rows": shard_rows, "batch_size": batch_size, "skip": skip}
-    return {"source": source, "model": fingerprint(bert), "input": sizes, **options}
+    decisive = {name: getattr(options, name) for name in ("shard_rows", "batch_size", "skip")}
+    return {"source": source, "model": fingerprint(bert), "input": sizes, **decisive}
 
 
 def embedding(
@@ -372,6 +374,7 @@ def embed_files(
     source: str,
     inputs: Sequence[str],
     out: str,
+    options: Options,
     *,
     field: str = "text",
     identifier: str | None = None,
@@ -379,10 +382,6 @@ def embed_files(
     dimensions: int | None = None,
     dtype: Literal["float32", "float16"] = "float32",
     form: Literal["parquet", "arrow"] = "parquet",
-    shard_rows: int = SHARD_ROWS,
-    batch_size: int = 64,
-    skip: bool = False,
-    part: tuple[int, int] = (0, 1),
     change: Change = no_change,
     say: Callable[[str], None] = print,
 ) -> dict[str, int]:
@@ -397,9 +396,6 @@ def embed_files(
       field: holds the text.
       prompt: name of the prompt before each text; None = the source's default prompt.
       dimensions: keep only the first N numbers of each vector; it is normalised after that.
-      shard_rows: rows of the input in a shard.
-      skip: leave out bad rows instead of an error.
-      part: (host, hosts), if several processes write to the folder.
       change: gives fields of the task other values, such as the pooling.
 
     Raises:
@@ -413,9 +409,9 @@ def embed_files(
     how = {name: to_json(getattr(task, name)) for name in ("pooling", "normalized", "max_length")}
     settings: dict[str, Any] = {"width": width, "dtype": dtype, "format": form, "vectors": how, "prompt": task.prompt()}
     settings |= {"field": field, "id": identifier}
-    settings |= _settings(source, bert, inputs, shard_rows, batch_size, skip)
-    shards = Shards(files.path(out), settings, f".{form}", writes=part[0] == 0)
-    bulk = Bulk(bert, batch_size, skip)
+    settings |= _settings(source, bert, inputs, options)
+    shards = Shards(files.path(out), settings, f".{form}", writes=options.part[0] == 0)
+    bulk = Bulk(bert, options)
 
     def finish(window: Window, prepared: tuple[RowBatches | None, Summary]) -> tuple[bytes, Summary]:
         batches, summary = prepared
@@ -427,18 +423,15 @@ def embed_files(
             columns["id"] = [str(row.values.get(identifier, "")) for row in rows]
         return parquet.vectors_table(columns, vectors.astype(dtype), form), summary
 
-    return work(shards, inputs, bulk.prepare, finish, size=shard_rows, skip=skip, say=say, part=part)
+    return work(shards, inputs, bulk.prepare, finish, options, say)
 
 
 def predict_files(
     source: str,
     inputs: Sequence[str],
     out: str,
+    options: Options,
     *,
-    shard_rows: int = SHARD_ROWS,
-    batch_size: int = 64,
-    skip: bool = False,
-    part: tuple[int, int] = (0, 1),
     change: Change = no_change,
     say: Callable[[str], None] = print,
 ) -> dict[str, int]:
@@ -449,14 +442,14 @@ def predict_files(
     inputs = expand(inputs)
     bert, fills_masks = open_for_rows(source, say, change)
     settings: dict[str, Any] = {"task": to_json(bert.task) if bert.task else None}
-    settings |= _settings(source, bert, inputs, shard_rows, batch_size, skip)
-    shards = Shards(files.path(out), settings, ".jsonl", writes=part[0] == 0)
-    bulk = None if fills_masks else Bulk(bert, batch_size, skip)
+    settings |= _settings(source, bert, inputs, options)
+    shards = Shards(files.path(out), settings, ".jsonl", writes=options.part[0] == 0)
+    bulk = None if fills_masks else Bulk(bert, options)
 
     def finish(window: Window, prepared: Any) -> tuple[bytes, Summary]:
         if bulk is None:
             errors = RowErrors()
-            pairs = list(filled_masks(bert, window.rows, errors if skip else None))
+            pairs = list(filled_masks(bert, window.rows, errors if options.skip else None))
             rows, answers = [row for row, _ in pairs], [answer for _, answer in pairs]
             summary = Summary(len(rows), errors)
         else:
@@ -469,4 +462,4 @@ def predict_files(
 
     prepare = bulk.prepare if bulk else lambda window: None
     columns = getattr(bert.task, "columns", ())
-    return work(shards, inputs, prepare, finish, size=shard_rows, skip=skip, say=say, part=part, columns=columns)
+    return work(shards, inputs, prepare, finish, options, say, columns)

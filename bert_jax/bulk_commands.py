@@ -3,7 +3,7 @@
 import gc
 import sys
 from functools import partial
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
@@ -11,10 +11,14 @@ from bert_jax import flags
 from bert_jax.config.ranges import COUNT, check_range
 from bert_jax.errors import InputError
 
+if TYPE_CHECKING:
+    from bert_jax.bulk import Options
+
 # Paths stay text here, so that gs://... arrives unchanged and --help needs no library for files.
 Path = Annotated[str, tyro.conf.arg(metavar="PATH")]
 Paths = Annotated[tuple[str, ...], tyro.conf.arg(metavar="PATH [PATH ...]")]
 SourceArgument = Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="SOURCE")]
+SHARD_ROWS, BATCH_SIZE = 16_384, 64
 TaskFlags = Annotated[tuple[str, ...], tyro.conf.Fixed, tyro.conf.Suppress]
 
 
@@ -27,8 +31,8 @@ def predict(
     source: SourceArgument,
     input: Paths = ("-",),
     out: Path | None = None,
-    shard_rows: int = 16_384,
-    batch_size: int = 64,
+    shard_rows: int = SHARD_ROWS,
+    batch_size: int = BATCH_SIZE,
     on_bad_row: Literal["stop", "skip"] = "stop",
     several_hosts: bool = False,
     task_flags: TaskFlags = (),
@@ -58,7 +62,7 @@ def predict(
         from bert_jax.bulk import predict_files
 
         options = _options(shard_rows, batch_size, on_bad_row, several_hosts)
-        total = predict_files(source, input, out, change=change, say=say_on_stderr, **options)
+        total = predict_files(source, input, out, options, change=change, say=say_on_stderr)
         print(files.json_text({"out": out, **total}))
         return
     if len(input) != 1 or "*" in input[0]:
@@ -84,8 +88,8 @@ def embed(
     dimensions: int | None = None,
     dtype: Literal["float32", "float16"] = "float32",
     format: Literal["parquet", "arrow"] = "parquet",
-    shard_rows: int = 16_384,
-    batch_size: int = 64,
+    shard_rows: int = SHARD_ROWS,
+    batch_size: int = BATCH_SIZE,
     on_bad_row: Literal["stop", "skip"] = "stop",
     several_hosts: bool = False,
     task_flags: TaskFlags = (),
@@ -118,21 +122,23 @@ def embed(
     if dimensions is not None:
         check_range("--dimensions", dimensions, COUNT)
     options = _options(shard_rows, batch_size, on_bad_row, several_hosts)
-    options |= {"field": field, "identifier": id, "prompt": prompt}
-    options |= {"dimensions": dimensions, "dtype": dtype, "form": format}
+    vectors: dict[str, Any] = {"field": field, "identifier": id, "prompt": prompt}
+    vectors |= {"dimensions": dimensions, "dtype": dtype, "form": format}
     change = partial(flags.task_values, "embed", task_flags)
-    total = embed_files(source, input, out, change=change, say=say_on_stderr, **options)
+    total = embed_files(source, input, out, options, change=change, say=say_on_stderr, **vectors)
     print(files.json_text({"out": out, **total}))
 
 
-def _options(shard_rows: int, batch_size: int, on_bad_row: str, several_hosts: bool) -> dict[str, Any]:
+def _options(shard_rows: int, batch_size: int, on_bad_row: str, several_hosts: bool) -> "Options":
     """Returns the options that both commands have."""
     check_range("--shard-rows", shard_rows, COUNT)
     check_range("--batch-size", batch_size, COUNT)
+    from bert_jax.bulk import Options
+
     part = (0, 1)
     if several_hosts:
         from bert_jax import runtime
 
         runtime.join_hosts()
         part = runtime.host_number()
-    return {"shard_rows": shard_rows, "batch_size": batch_size, "skip": on_bad_row == "skip", "part": part}
+    return Options(shard_rows, batch_size, on_bad_row == "skip", part)

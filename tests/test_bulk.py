@@ -39,8 +39,10 @@ def write(path, lines) -> str:
 
 def embed(model, inputs, out, **options):
     notes = []
-    options = {"shard_rows": 3, "batch_size": 4} | options
-    return bulk.embed_files(model, inputs, str(out), say=notes.append, **options), notes
+    how = {"shard_rows": 3, "batch_size": 4} | {
+        name: options.pop(name) for name in bulk.Options._fields if name in options
+    }
+    return bulk.embed_files(model, inputs, str(out), bulk.Options(**how), say=notes.append, **options), notes
 
 
 def content(folder) -> dict[str, bytes]:

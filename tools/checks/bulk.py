@@ -37,10 +37,10 @@ from helpers.weights import random_weights
 MOST = 1.1  # times the memory of a quarter of the rows
 PROGRAM = """
 import sys
-from bert_jax.bulk import embed_files
+from bert_jax.bulk import Options, embed_files
 from bert_jax.runtime import peak_memory
 model, rows, out, shard_rows = sys.argv[1:]
-embed_files(model, [rows], out, shard_rows=int(shard_rows), say=lambda line: None)
+embed_files(model, [rows], out, Options(int(shard_rows), 64), say=lambda line: None)
 print(peak_memory())
 """
 THEIRS = """
@@ -60,7 +60,7 @@ def prepare(self, window):
     bulk.first = getattr(bulk, "first", time.perf_counter())
     return made(self, window)
 bulk.Bulk.prepare = prepare
-bulk.embed_files(sys.argv[1], [sys.argv[2]], sys.argv[3], say=lambda line: None)
+bulk.embed_files(sys.argv[1], [sys.argv[2]], sys.argv[3], bulk.Options(16_384, 64), say=lambda line: None)
 print(time.perf_counter() - bulk.first)
 """
 
