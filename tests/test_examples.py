@@ -13,7 +13,7 @@ import pytest
 from bert_jax.config import preset
 from bert_jax.data.batch import make_batch
 from bert_jax.data.examples import PretrainingBatches
-from bert_jax.data.sizes import BatchSizes
+from bert_jax.data.sizes import BatchSizes, stages
 from bert_jax.data.store import LONG_SENTENCE, TokenStore
 from bert_jax.errors import InputError
 from bert_jax.model import Bert
@@ -311,7 +311,7 @@ def test_the_schedule_of_lengths_changes_them_on_time():
 
 def test_batches_of_other_sizes_have_the_same_rows_in_the_same_order():
     fields = dataclasses.replace(PLAIN, short_sequences=0.0, length_schedule=((0.5, 16), (0.5, 32)))
-    sizes = BatchSizes.scheduled(((0.25, 4), (0.75, 8)), 8)
+    sizes = BatchSizes(tuple(stages(((0.25, 4), (0.75, 8)), 8)))
     assert [sizes.at(step) for step in range(8)] == [4, 4, 8, 8, 8, 8, 8, 8]
     assert [sizes.before(step) for step in (0, 1, 2, 3, 8)] == [0, 4, 8, 16, 56]
     growing, constant = batches(fields, steps=8, batch_size=sizes), batches(fields, steps=48, batch_size=1)
@@ -322,6 +322,8 @@ def test_batches_of_other_sizes_have_the_same_rows_in_the_same_order():
     # 4, 4, 8 and 8 rows of 16 tokens, then 32 rows of 32 tokens.
     assert rows(growing, range(4)) == rows(constant, range(24))
     assert rows(growing, range(4, 6)) == rows(constant, range(24, 40))
+    # A stage of the lengths begins with its own first row, whatever came before it.
+    assert rows(growing, [4]) == rows(batches(fields, steps=2, batch_size=8), [1])
     halves = [batches(fields, steps=8, batch_size=sizes, host=host, hosts=2) for host in (0, 1)]
     for step in (1, 2, 7):
         parts = [half(step)["input_ids"] for half in halves]

@@ -67,6 +67,18 @@ def test_a_range_is_part_of_the_message():
         (lambda: AdamW(epsilon=0.0), "optimizer.epsilon: must be above 0, got 0.0"),
         (lambda: Compute(microbatches=0), "compute.microbatches: must be at least 1, got 0"),
         (lambda: Experiment(Pretraining(), seed=-1), "seed: must be between 0 and 2147483647, got -1"),
+        (
+            lambda: Experiment(Pretraining(), batch_schedule=((1.5, 8), (-0.5, 16))),
+            "batch_schedule, a share: must be above 0 and at most 1, got 1.5",
+        ),
+        (
+            lambda: Pretraining(length_schedule=((0.5, 8), (0.5, 0))),
+            "task.length_schedule, a value: must be at least 1, got 0",
+        ),
+        (
+            lambda: Experiment(Pretraining(), batch_schedule=((0.5, 8), (0.4, 16))),
+            "batch_schedule: the shares of the steps must add up to 1",
+        ),
     ]:
         with pytest.raises(InputError) as error:
             make()

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field, fields
 from bert_jax.config.compute import Compute
 from bert_jax.config.model import BertConfig, check_group_boundary
 from bert_jax.config.optimizer import AdamW, OptimizerFields
-from bert_jax.config.ranges import check_ranges
+from bert_jax.config.ranges import check_ranges, check_schedule
 from bert_jax.config.tasks import TaskFields
 from bert_jax.errors import InputError
 
@@ -46,10 +46,7 @@ class Experiment:
 
     def __post_init__(self):
         check_ranges(self, "")
-        if self.batch_schedule and abs(sum(share for share, _ in self.batch_schedule) - 1) > 1e-6:
-            raise InputError("batch_schedule: the shares of the steps must add up to 1")
-        if self.batch_schedule and min(size for _, size in self.batch_schedule) < 1:
-            raise InputError("batch_schedule: each stage must have at least 1 row in a step")
+        check_schedule("batch_schedule", self.batch_schedule)
         if self.branch_from and self.init_from:
             raise InputError("branch_from: takes all weights from its run; leave init_from out")
         if self.minutes and (self.steps or self.epochs):

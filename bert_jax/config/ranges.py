@@ -3,6 +3,7 @@
 import dataclasses
 import math
 import typing
+from collections.abc import Sequence
 from typing import Any
 
 from bert_jax.errors import InputError
@@ -88,6 +89,19 @@ def check_ranges(config: Any, prefix: str) -> None:
             for number in value if isinstance(value, tuple) else (value,):
                 if number is not None:
                     check_range(prefix + field.name, number, RANGES[field.name])
+
+
+def check_schedule(name: str, schedule: Sequence[tuple[float, int]]) -> None:
+    """Checks (share of the steps, value) in turn; an empty schedule is fine.
+
+    Raises:
+      InputError: a share is not above 0, a value is below 1, or the shares do not add up to 1.
+    """
+    for share, value in schedule:
+        check_range(f"{name}, a share", share, Range(0, 1, above=True))
+        check_range(f"{name}, a value", value, COUNT)
+    if schedule and abs(sum(share for share, _ in schedule) - 1) > 1e-6:
+        raise InputError(f"{name}: the shares of the steps must add up to 1")
 
 
 def _choices(kind: type) -> dict[str, tuple[Any, ...]]:

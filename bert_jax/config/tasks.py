@@ -8,7 +8,7 @@ from typing import ClassVar, Literal, Self
 
 from bert_jax import sources
 from bert_jax.config.model import BertConfig
-from bert_jax.config.ranges import check_ranges
+from bert_jax.config.ranges import check_ranges, check_schedule
 from bert_jax.config.vectors import TextVectors
 from bert_jax.errors import InputError
 
@@ -144,8 +144,7 @@ class Pretraining(TaskBase):
             raise InputError("task: packing concatenated has no sentence pairs; set pairs none, or packing packed")
         if self.objective == "rtd" and self.pairs != "none":
             raise InputError("task: objective rtd has no sentence pairs; set pairs none")
-        if self.length_schedule and abs(sum(share for share, _ in self.length_schedule) - 1) > 1e-6:
-            raise InputError("task.length_schedule: the shares of the steps must add up to 1")
+        check_schedule("task.length_schedule", self.length_schedule)
 
     @property
     def token_stores(self) -> tuple[str, ...]:

@@ -11,7 +11,7 @@ from bert_jax.data.batch import Arrays, make_batch
 from bert_jax.data.layouts import Chunks, Documents, FullRows, Layout, Spans, sentence_starts
 from bert_jax.data.masking import Masking
 from bert_jax.data.shuffling import RowRandom, bounded, hash_key, mix, permute
-from bert_jax.data.sizes import BatchSizes
+from bert_jax.data.sizes import BatchSizes, stages
 from bert_jax.data.store import TokenStore
 from bert_jax.errors import InputError
 from bert_jax.tokenizers import Tokenizer
@@ -81,7 +81,7 @@ class PretrainingBatches:
         """
         check(fields, stores, tokenizer)
         sizes = BatchSizes.of(batch_size)
-        for size in sizes.sizes:
+        for size in sizes.every:
             if size % hosts:
                 raise InputError(f"batch_size {size} cannot be shared by {hosts} hosts; choose a multiple of {hosts}")
         self.notes: tuple[str, ...] = ()
@@ -113,11 +113,10 @@ class PretrainingBatches:
         schedule = self._fields.length_schedule or ((1.0, self._fields.sequence_length),)
         if not self._train:
             schedule = schedule[-1:]
-        stages, done = [], 0.0
-        for share, length in schedule:
-            stages.append(Stage(round(done * steps), length, [self._layout(d, length) for d in self._documents]))
-            done += share
-        return stages
+        return [
+            Stage(first_step, length, [self._layout(documents, length) for documents in self._documents])
+            for first_step, length in stages(schedule, steps)
+        ]
 
     def _layout(self, documents: Documents, length: int) -> Layout:
         frame = self._tokenizer.frame

@@ -131,7 +131,7 @@ class SentenceEmbeddingTask(LabelledTask):
         arrays = batches.features.arrays
         texts = arrays["texts"][arrays["label_weights"][:, 0] > 0, 0]
         if len(texts) and not texts[:, 2:].any():
-            if 1 in BatchSizes.of(batch_size).sizes:
+            if 1 in BatchSizes.of(batch_size).every:
                 raise InputError(
                     "batch_size: must be at least 2: a pair's negatives are the other texts of its batch, and no row "
                     f"has {self.fields.negatives!r}"

@@ -11,7 +11,7 @@ import optax
 
 from bert_jax import files, pretrained, sources, tasks, tokenizers
 from bert_jax.config import Compute, Experiment, OptimizerFields
-from bert_jax.data.sizes import BatchSizes
+from bert_jax.data.sizes import BatchSizes, stages
 from bert_jax.data.store import tokenizer_folder
 from bert_jax.devices import Devices
 from bert_jax.errors import InputError
@@ -97,7 +97,7 @@ def resolve(experiment: Experiment, workdir: Workdir | None = None) -> Run:
 
 def batch_sizes(experiment: Experiment, steps: int) -> BatchSizes:
     """Returns the rows in each of `steps` steps."""
-    return BatchSizes.scheduled(experiment.batch_schedule or ((1.0, experiment.batch_size),), steps)
+    return BatchSizes(tuple(stages(experiment.batch_schedule or ((1.0, experiment.batch_size),), steps)))
 
 
 def check_sizes(experiment: Experiment, devices: int) -> None:
