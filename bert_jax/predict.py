@@ -256,11 +256,13 @@ class PretrainedBert:
         """Returns what `tasks.Evaluation` names, and the number of "rows", on all of `data` or on the run's own rows.
 
         Args:
-          say: is called with a line for the user if rows were left out or cut.
+          say: is called with a line for the user if rows were left out or cut, and each minute with how far it is.
 
         Raises:
           InputError: the source was trained for no task, or there is nothing to evaluate on.
         """
+        from bert_jax.training.progress import in_lines  # here, because its bar takes time to import
+
         batches = self._task.eval_batches(batch_size=self.batch_size, data=data)
         if batches is None:
             raise InputError("evaluate: the run has no rows to evaluate on; give --data FILE")
@@ -269,7 +271,8 @@ class PretrainedBert:
         for note in batches.notes:
             say(note)
         rows = len(batches.table) if isinstance(batches, RowBatches) else batches.num_examples
-        return {"rows": rows} | evaluate(self._task, self._predict, self.params, batches)._asdict()
+        progress = in_lines("evaluating", say)
+        return {"rows": rows} | evaluate(self._task, self._predict, self.params, batches, progress)._asdict()
 
     def _check_mlm(self, name: str) -> None:
         if named.MLM not in self.params:

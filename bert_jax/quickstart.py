@@ -117,7 +117,7 @@ def quickstart(workdir: files.Path, minutes: float = 3.5, seed: int = 0) -> dict
     files.make_folder(workdir)
 
     say("[bold]1. Text[/]: the documentation inside the installed Python packages")
-    documents = samples.documents(workers=os.cpu_count() or 1)
+    documents = samples.documents(workers=min(4, os.cpu_count() or 1))
     sets = samples.labelled_sets(documents, TRAIN_PER_LABEL)
     labelled_texts = {d.text for documents in sets.values() for d in documents}
     corpus = workdir / "corpus.jsonl"

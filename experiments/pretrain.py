@@ -7,7 +7,8 @@ token would.
 The recipe "fast" is a small ModernBERT with Muon, without sentence pairs, at a mask rate that goes down. BERT as
 published is in bert_base.py. Short sequences come first and long ones at the end, as in BERT's paper.
 
-Time: 2 layers of 128, 3,000 steps of 64 sequences of 32, then 128 tokens, about 15 minutes on 2 CPU cores.
+Time: 2 layers of 128, 3,000 steps of 64 sequences of 32, then 128 tokens, by estimate 15 minutes on 2 CPU
+cores.
 
     bert_jax train experiments/pretrain.py --workdir runs/pretrain --task.stores runs/store
 

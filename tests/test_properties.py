@@ -443,6 +443,12 @@ def test_any_experiment_json_is_read_or_refused(data):
     read_quietly(experiment_from_json, replaced(data, content), "experiment.json")
 
 
+@pytest.mark.parametrize("value", ["0", [[]], [[0.5, 8, 1]], [8]])
+def test_a_schedule_of_another_form_is_refused_with_its_field(value):
+    with pytest.raises(InputError, match=r"experiment\.json: batch_schedule: expected"):
+        experiment_from_json({**to_json(EXPERIMENT), "batch_schedule": value}, "experiment.json")
+
+
 @examples
 @given(st.sets(WORD | st.sampled_from(["O", "B-A", "I-A", "B", "I", "L-A", "S-A", "1", "B-"]), min_size=1, max_size=6))
 def test_any_set_of_tags_is_plain_or_of_a_scheme(tags):

@@ -17,7 +17,7 @@ import numpy as np
 import optax
 import pytest
 
-from bert_jax import Hook, train
+from bert_jax import Hook, load, train
 from bert_jax.config import AdamW, Compute, Experiment, Muon, SequenceClassification, to_json
 from bert_jax.errors import InputError
 from bert_jax.losses import Mean, Outcome
@@ -439,6 +439,9 @@ def test_progress_of_slow_steps_is_shown_and_changes_nothing(pretrained, tmp_pat
     # Figures were shown after steps 5, 10 and 12, and an evaluation after steps 6 and 12.
     assert [text for text in shown if text.startswith("step")] == [f"step {n}/12" for n in (1, 2, 3, 4, 7, 8, 9, 11)]
     assert any(text.startswith("evaluating ") for text in shown)
+    alone: list[str] = []
+    load(pretrained.workdir).evaluate(say=alone.append)
+    assert len(signs_of_progress(alone)) > 0
     assert not signs_of_progress(pretrained.messages)
     assert (tmp_path / "slow/metrics.jsonl").read_text() == pretrained.metrics
 

@@ -93,6 +93,19 @@ class Throughput:
 BAR_EVERY, LINE_EVERY = 2.0, 60.0
 
 
+def in_lines(what: str, say: Callable[[str], None]) -> Callable[[int, int], None]:
+    """Returns a function of (done, total) that writes a line if nothing was written for LINE_EVERY seconds."""
+    shown = time.monotonic()
+
+    def show(done: int, total: int) -> None:
+        nonlocal shown
+        if time.monotonic() - shown >= LINE_EVERY:
+            shown = time.monotonic()
+            say(f"{what} {done}/{total}")
+
+    return show
+
+
 class ProgressBar:
     """A progress bar in a terminal; elsewhere a line from time to time."""
 
