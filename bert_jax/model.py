@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from flax.linen.spmd import with_logical_constraint
 
-from bert_jax import fused, gradients, views
+from bert_jax import fused, views
 from bert_jax.config import BertConfig, Compute
 from bert_jax.views import Batch, View
 
@@ -119,7 +119,7 @@ class Embeddings(nn.Module):
             return nn.Embed(
                 rows,
                 c.embedding_width,
-                dtype=self.compute.dtype,
+                dtype=jnp.float32,  # in which gradients are added up: GPUs add in bfloat16 a thousand times as slowly
                 param_dtype=self.compute.param_dtype,
                 embedding_init=initializer(c),
             )
@@ -136,13 +136,13 @@ class Embeddings(nn.Module):
 
     def look_up(self, batch: Batch, deterministic: bool) -> jax.Array:
         """Returns the embeddings, [B, T, E]."""
-        x_BTE = self.word(batch["input_ids"])
+        dtype = self.compute.dtype
+        x_BTE = self.word(batch["input_ids"]).astype(dtype)
         added = []
         if self.config.positions == "learned":
-            added.append(self.position(batch["position_ids"]))
+            added.append(self.position(batch["position_ids"]).astype(dtype))
         if self.config.type_vocab_size:
-            table_NE = self.token_type.embedding.astype(self.compute.dtype)
-            added.append(gradients.few_rows(table_NE, batch["token_type_ids"]))
+            added.append(self.token_type(batch["token_type_ids"]).astype(dtype))
         if added:
             x_BTE += sum(added[1:], added[0])
         return self.dropout(self.norm(x_BTE), deterministic)

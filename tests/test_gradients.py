@@ -14,16 +14,6 @@ def normal(*shape: int) -> np.ndarray:
     return RNG.normal(size=shape).astype(np.float32)
 
 
-def test_the_gradient_of_a_lookup_is_the_sum_of_each_rows_tokens():
-    table, g = normal(3, 8), normal(4, 16, 8)
-    ids = RNG.integers(0, 2, (4, 16), dtype=np.int32)
-    expected = np.stack([g[ids == row].sum(axis=0) for row in range(3)])
-    value, backward = jax.vjp(lambda table: gradients.few_rows(table, ids), table)
-    np.testing.assert_array_equal(value, table[ids])
-    for gradient in (backward(g)[0], gradients.by_row(table, ids, g), gradients.by_product(table, ids, g)):
-        np.testing.assert_allclose(gradient, expected, atol=1e-5)
-
-
 @pytest.mark.parametrize(("dtype", "tolerance"), [("float32", 1e-6), ("bfloat16", 1e-2)])
 def test_the_gradients_of_scores_are_those_in_float32(dtype, tolerance):
     x, table, g = normal(2, 5, 8), normal(30, 8), normal(2, 5, 30)

@@ -13,7 +13,7 @@ from bert_jax.data.batch import make_batch
 from bert_jax.errors import InputError
 from bert_jax.families import FAMILIES
 from bert_jax.heads import BertForPreTraining, BertForSequenceClassification
-from bert_jax.model import Bert, Dropout
+from bert_jax.model import Bert, Dropout, Embeddings
 from helpers.weights import compiled, random_weights
 
 TINY = BertConfig(
@@ -180,6 +180,28 @@ def test_mlm_logits_are_those_of_the_masked_positions():
     some = compiled(model)(params, batch | {"masked_positions": chosen[None]})["mlm"]
     assert every.shape == (1, 8, 60)
     np.testing.assert_allclose(some[0], every[0, chosen], atol=1e-6)
+
+
+def test_in_bfloat16_a_tables_gradient_is_added_up_in_float32():
+    # 600 equal tokens: a sum of ones in bfloat16 would stay at 256.
+    config, compute = replace(TINY, hidden_dropout=0.0), Compute(dtype="bfloat16")
+    ids = np.zeros((600,), np.int32)[None]
+    batch = {"input_ids": ids, "position_ids": ids, "token_type_ids": ids}
+    tables = Embeddings(config, compute)
+    params = tables.init(jax.random.key(0), batch, True, method="look_up")
+    row = jnp.asarray(np.random.default_rng(0).normal(size=config.embedding_width), jnp.bfloat16)
+
+    def gradient(tokens):
+        def score(params):
+            x_BTE = tables.apply(params, {k: v[:, :tokens] for k, v in batch.items()}, True, method="look_up")
+            return jnp.sum(jnp.einsum("BTE,E->BT", x_BTE, row).astype(jnp.float32))
+
+        return jax.grad(score)(params)["params"]
+
+    one, many = gradient(1), gradient(600)
+    for name in ("word", "position", "token_type"):
+        expected = 600 * one[name]["embedding"][0]
+        np.testing.assert_allclose(many[name]["embedding"][0], expected, rtol=1e-2, atol=1e-3 * abs(expected).max())
 
 
 def test_bfloat16_computes_in_bfloat16_from_float32_parameters_to_float32_logits():
