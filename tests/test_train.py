@@ -34,23 +34,27 @@ from helpers.models import MODEL, QUIET
 # The step --------------------------------------------------------------------------------------------------------
 
 
-def test_a_gradient_that_is_not_finite_changes_nothing_and_is_counted():
+@pytest.mark.parametrize("platform", ["cpu", "default"])  # each has a form of its own
+def test_a_gradient_that_is_not_finite_changes_nothing_and_is_counted(platform, monkeypatch):
+    monkeypatch.setattr(jax.lax, "platform_dependent", lambda *same, **forms: forms[platform](*same))
     transformation = optimizer.make(AdamW(), 10)
     params = {"kernel": jnp.ones(3)}
 
     def loss_fn(params, batch, keys):
         return Outcome({"loss": Mean(jnp.sum(params["kernel"] * batch["x"]), jnp.ones(()))}, {}, {})
 
-    step = partial(train_step, loss_fn=loss_fn, counts=lambda batch: {"loss": jnp.ones(())})
+    step = jax.jit(partial(train_step, loss_fn=loss_fn, counts=lambda batch: {"loss": jnp.ones(())}))
     state = TrainState(jnp.zeros((), jnp.int32), params, transformation.init(params), jax.random.key(0), transformation)
     bad, sums = step(state, {"x": jnp.array([1.0, jnp.nan, 1.0]), "sequence_ids": jnp.ones((1, 3))})
-    np.testing.assert_array_equal(bad.params["kernel"], params["kernel"])
+    jax.tree.map(np.testing.assert_array_equal, (bad.params, bad.opt_state), (params, state.opt_state))
     assert bad.step == 1
     assert sums["metrics"]["skipped"].sum == 1
     assert sums["losses"]["loss"].sum == 0
     good, sums = step(bad, {"x": jnp.ones(3), "sequence_ids": jnp.ones((1, 3))})
     assert sums["metrics"]["skipped"].sum == 0
     assert int(good.step) == 2
+    moments = zip(jax.tree.leaves(good.opt_state), jax.tree.leaves(bad.opt_state), strict=True)
+    assert any(np.any(after != before) for after, before in moments)
 
 
 def test_biases_and_layer_norm_do_not_decay():
