@@ -5,8 +5,8 @@ from functools import lru_cache
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
-from optax.contrib import MuonDimensionNumbers, scale_by_muon
 
 from bert_jax import params as named
 from bert_jax.config import LAMB, AdamW, BertConfig, Muon, Optimizer, OptimizerFields
@@ -99,9 +99,65 @@ def scale_by_depth(fields: Optimizer, steps: int, config: BertConfig) -> optax.G
     return optax.GradientTransformation(lambda params: optax.ScaleByScheduleState(jnp.zeros([], jnp.int32)), update)
 
 
-def matrices(params: optax.Params) -> optax.Params:
-    """Returns how each parameter is made of matrices; the parameters must all be matrices of blocks."""
-    return named.map_named(lambda name, x: MuonDimensionNumbers(*named.matrix_axes(name, x.ndim)), params)
+def scale_by_muon(momentum: float) -> optax.GradientTransformation:
+    """Averages gradients, looks one step ahead (Nesterov), and makes each matrix orthogonal.
+
+    The parameters must all be matrices of blocks.
+
+    Source: Jordan et al. 2024, https://kellerjordan.github.io/posts/muon.
+    """
+
+    def init(params):
+        return optax.EmaState(jnp.zeros([], jnp.int32), optax.tree.zeros_like(params))
+
+    def update(updates, state, params=None):
+        del params
+        count = optax.safe_increment(state.count)
+        mean = optax.tree.update_moment(updates, state.ema, momentum, 1)
+        next_mean = optax.tree.bias_correction(mean, momentum, count + 1)
+        now = optax.tree.bias_correction(updates, momentum, count)
+        ahead = jax.tree.map(lambda m, g: momentum * m + (1 - momentum) * g, next_mean, now)
+        return orthogonal(ahead), optax.EmaState(count, mean)
+
+    return optax.GradientTransformation(init, update)
+
+
+def orthogonal(updates: optax.Updates) -> optax.Updates:
+    """Returns matrices with the singular vectors of `updates`, and singular values of about 1.
+
+    All matrices of one shape are computed at once: a model of many layers compiles as soon as one of few.
+    """
+
+    def apart(name: str, u: jax.Array) -> jax.Array:
+        """The matrices of one array, [number of them, short side, long side]."""
+        (inputs, outputs), shape = named.matrix_axes(name, u.ndim), u.shape
+        others = [axis for axis in range(u.ndim) if axis not in (*inputs, *outputs)]
+        sizes = [math.prod(shape[axis] for axis in axes) for axes in (others, inputs, outputs)]
+        x = u.transpose(*others, *inputs, *outputs).reshape(sizes)
+        return x if sizes[1] <= sizes[2] else x.mT
+
+    def together(name: str, u: jax.Array, x: jax.Array) -> jax.Array:
+        (inputs, outputs), shape = named.matrix_axes(name, u.ndim), u.shape
+        order = [axis for axis in range(u.ndim) if axis not in (*inputs, *outputs)] + [*inputs, *outputs]
+        x = x if math.prod(shape[axis] for axis in inputs) <= math.prod(shape[axis] for axis in outputs) else x.mT
+        return x.reshape([shape[axis] for axis in order]).transpose(sorted(range(u.ndim), key=order.__getitem__))
+
+    stacks, tree = jax.tree.flatten(named.map_named(apart, updates))
+    for shape in sorted({x.shape[1:] for x in stacks}):
+        same = [i for i, x in enumerate(stacks) if x.shape[1:] == shape]
+        ends = np.cumsum([len(stacks[i]) for i in same])[:-1]
+        for i, x in zip(same, jnp.split(_newton_schulz(jnp.concatenate([stacks[i] for i in same])), ends), strict=True):
+            stacks[i] = x
+    return named.map_named(together, updates, jax.tree.unflatten(tree, stacks))
+
+
+def _newton_schulz(x: jax.Array) -> jax.Array:
+    """Returns matrices [..., short side, long side] after five steps towards orthogonal ones."""
+    x /= jnp.linalg.norm(x, axis=(-2, -1), keepdims=True) + 1e-8
+    for _ in range(5):
+        square = x @ x.mT
+        x = 3.4445 * x + (-4.7750 * square + 2.0315 * square @ square) @ x
+    return x
 
 
 def scale_to_rms(rms: float) -> optax.GradientTransformation:
@@ -149,9 +205,7 @@ def update_rule(fields: OptimizerFields) -> tuple[optax.GradientTransformation, 
         case LAMB():
             return optax.scale_by_adam(fields.b1, fields.b2, fields.epsilon), decay, scale_by_trust_ratio()
         case Muon():
-            muon = optax.chain(
-                scale_by_muon(beta=fields.momentum, weight_dimension_numbers=matrices), scale_to_rms(fields.rms)
-            )
+            muon = optax.chain(scale_by_muon(fields.momentum), scale_to_rms(fields.rms))
             adam = optax.scale_by_adam(fields.b1, fields.b2, fields.epsilon)
             return optax.partition({True: muon, False: adam}, _block_matrices), decay
 
