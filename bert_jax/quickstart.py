@@ -92,6 +92,7 @@ def fine_tuning(pretrained: files.Path, labelled: files.Path, start: str, seed: 
         init_from=str(pretrained) if start == "pre-trained" else None,
         optimizer=AdamW(learning_rate=3e-3, warmup_share=0.1),
         batch_size=8,
+        eval_batch_size=64,
         epochs=6,
         seed=seed,
         seeds=SEEDS,

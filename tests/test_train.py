@@ -173,6 +173,20 @@ class Calls(Hook):
         self.calls.append(("end", step))
 
 
+def test_how_many_rows_are_evaluated_at_once_changes_no_figure(tuned, tmp_path):
+    workdir = tuned.copy_to(tmp_path / "run", first_steps=8)
+    seen = []
+
+    def watch(self, done, total):
+        seen.append(total)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(progress.ProgressBar, "evaluating", watch)
+        result = train(replace(tuned.experiment, eval_batch_size=64), workdir, say=silent)
+    assert set(seen) == {1}  # batches of 64; without the field, several of 4
+    assert result["metrics"] == pytest.approx(tuned.result["metrics"], rel=1e-6)
+
+
 def test_a_hook_is_called_at_its_period_after_evaluations_and_before_checkpoints(tuned, tmp_path):
     experiment = replace(tuned.experiment, log_every=6, checkpoint_every=0)
     fifth, last = Calls(every=5), Calls(every=0)
@@ -422,6 +436,10 @@ def test_a_branch_that_does_not_fit_is_refused(pretrained, tmp_path, changes, me
         (
             {"compute": Compute(sharding="pmap"), "batch_schedule": ((0.5, 4), (0.5, 8))},
             "batch_schedule: 4 rows do not divide by the 8 devices",
+        ),
+        (
+            {"compute": Compute(sharding="pmap"), "batch_size": 8, "eval_batch_size": 12},
+            "eval_batch_size: 12 rows do not divide by the 8 devices",
         ),
         ({"compute": Compute(sharding="pmap"), "batch_size": 12}, "does not divide by the 8 devices"),
     ],

@@ -27,6 +27,7 @@ class Experiment:
     compute: Compute = field(default_factory=Compute, metadata=RESUMABLE)  # how, and on which devices
     batch_size: int = 32  # rows in a step, over all devices
     batch_schedule: tuple[tuple[float, int], ...] = ()  # (share of the steps, rows) in turn; empty = batch_size
+    eval_batch_size: int = field(default=0, metadata=RESUMABLE)  # rows evaluated at once; 0 = batch_size
     steps: int = 0  # training steps; 0 = as many as `epochs` or `minutes` allow
     epochs: float = 0.0  # passes over the training data, where steps is 0
     minutes: float = (
@@ -60,6 +61,11 @@ class Experiment:
     def mean_batch_size(self) -> float:
         """Rows in a step, on average over the run."""
         return sum(share * size for share, size in self.batch_schedule) or float(self.batch_size)
+
+    @property
+    def rows_evaluated(self) -> int:
+        """Rows evaluated at once."""
+        return self.eval_batch_size or self.batch_size
 
     def check(self, longest: int) -> None:
         """Checks what depends on the model; called once the model is known and before any data is read.

@@ -14,9 +14,9 @@ _AT_LEAST_1 = (
     "embedding_size max_position_embeddings vocab_multiple global_every position_parts dimensions"
 )
 _AT_LEAST_0 = (
-    "steps epochs minutes log_every eval_every checkpoint_every patience reinit_layers fsdp frozen_layers overlap "
-    "vocab_size learning_rate weight_decay max_grad_norm weights class_weights initializer_range type_vocab_size "
-    "local_attention first_position generator_weight discriminator_weight "
+    "steps epochs minutes eval_batch_size log_every eval_every checkpoint_every patience reinit_layers fsdp "
+    "frozen_layers overlap vocab_size learning_rate weight_decay max_grad_norm weights class_weights "
+    "initializer_range type_vocab_size local_attention first_position generator_weight discriminator_weight "
     "teacher_weight mlm_weight cosine_weight score_weight"
 )
 _SHARES = (

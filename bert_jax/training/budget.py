@@ -68,7 +68,7 @@ def steps_within(run: Run, seeds: int, devices: Devices, say: Callable[[str], No
 
 def _evaluation_seconds(run: Run, devices: Devices, params: object) -> float:
     """Returns how long an evaluation takes once it is compiled, from its first and its last batch."""
-    batches = run.task.eval_batches(batch_size=run.experiment.batch_size)
+    batches = run.task.eval_batches(batch_size=run.experiment.rows_evaluated)
     if batches is None:
         return 0.0
     step = devices.wrap(evaluate_step, returns_state=False, loss_fn=run.task.loss_fn)

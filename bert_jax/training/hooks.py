@@ -96,7 +96,7 @@ class Evaluate(Hook):
 
     def __init__(self, run: Run, devices: Devices, bar: ProgressBar):
         self.every = run.experiment.eval_every
-        self._batches = run.task.eval_batches(batch_size=run.experiment.batch_size)
+        self._batches = run.task.eval_batches(batch_size=run.experiment.rows_evaluated)
         self._step = devices.wrap(evaluate_step, returns_state=False, loss_fn=run.task.loss_fn)
         self._bar = bar
         for note in self._batches.notes if self._batches is not None else ():

@@ -103,9 +103,10 @@ def batch_sizes(experiment: Experiment, steps: int) -> BatchSizes:
 def check_sizes(experiment: Experiment, devices: int) -> None:
     """Raises InputError if devices and microbatches do not get equal parts of the batch at every step."""
     microbatches = experiment.compute.microbatches
-    for _, size in experiment.batch_schedule:
+    sizes = [("batch_schedule", size) for _, size in experiment.batch_schedule]
+    for field, size in [*sizes, ("eval_batch_size", experiment.eval_batch_size)]:
         if size % devices:
-            raise InputError(f"batch_schedule: {size} rows do not divide by the {devices} devices; choose a multiple")
+            raise InputError(f"{field}: {size} rows do not divide by the {devices} devices; choose a multiple")
     for size in [size for _, size in experiment.batch_schedule] or [experiment.batch_size]:
         if size // devices % microbatches:
             raise InputError(
