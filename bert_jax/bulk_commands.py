@@ -137,8 +137,8 @@ def _options(shard_rows: int, batch_size: int, on_bad_row: str, several_hosts: b
 
     part = (0, 1)
     if several_hosts:
-        from bert_jax import runtime
+        from bert_jax import hosts
 
-        runtime.join_hosts()
-        part = runtime.host_number()
+        hosts.join()
+        part = hosts.number()
     return Options(shard_rows, batch_size, on_bad_row == "skip", part)

@@ -182,18 +182,27 @@ def train(args: Sequence[str]) -> int:
     """
     parsed = flags.parse_experiments("train", args, _Train, {"workdir": tyro.MISSING}, TRAIN_USAGE)
 
-    from bert_jax import files, runtime
+    from bert_jax import hosts
+
+    if any(options.several_hosts for options in parsed.values()):
+        hosts.join()
+        with hosts.together():
+            return _train_each(args, parsed)
+    return _train_each(args, parsed)
+
+
+def _train_each(args: Sequence[str], parsed: dict[str, _Train]) -> int:
+    """Trains the experiments one after another."""
+    from bert_jax import files, hosts
     from bert_jax.training.hooks import RecordEnd
     from bert_jax.training.train import train as run
 
-    if any(options.several_hosts for options in parsed.values()):
-        runtime.join_hosts()
     for name, options in parsed.items():
         experiment = sweeps.for_training(options.experiment, options.workdir)
         workdir = posixpath.join(options.workdir, name) if name else options.workdir
         end = RecordEnd()
         result = run(experiment, workdir, profile=options.profile, hooks=[end])
-        if runtime.is_first_host():
+        if hosts.is_first():
             figures = {**result.get("metrics", {}), **({"spread": result["spread"]} if "spread" in result else {})}
             # Figures of an earlier evaluation are not those of the step at which the run was stopped.
             line = {"step": result.get("step"), **figures} if end.finished else {"step": end.step, "stopped": True}

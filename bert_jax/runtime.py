@@ -1,4 +1,4 @@
-"""What this process does to its machine: memory allocator, compilation cache, log, pretended devices, joining hosts."""
+"""What this process does to its machine: memory allocator, compilation cache, log, pretended devices."""
 
 import ctypes
 import hashlib
@@ -14,10 +14,8 @@ from functools import cache
 
 import jax
 import jax.numpy as jnp
-from jax.experimental import multihost_utils
 
 from bert_jax import files
-from bert_jax.errors import InputError
 
 NOTICE_PAUSE = 1.0  # seconds between two questions to the metadata server of Google Cloud, which itself waits
 
@@ -69,30 +67,6 @@ def _is_not_from_orbax(record: logging.LogRecord) -> bool:
     return "orbax" not in record.pathname
 
 
-def join_hosts() -> None:
-    """Makes this process one of a run on several hosts. Call it before anything else touches a device.
-
-    Cloud TPU, Slurm, Kubernetes and Open MPI tell each process which others belong to the run. Elsewhere every process
-    needs the environment variables JAX_COORDINATOR_ADDRESS (host:port of the first process), JAX_NUM_PROCESSES and
-    JAX_PROCESS_ID.
-
-    Raises:
-      InputError: the processes of the run are not known, or the others did not connect in time.
-    """
-    names = ("JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
-    try:
-        processes, number = (int(os.environ[name]) if name in os.environ else None for name in names)
-        jax.config.update("jax_cpu_collectives_implementation", "gloo")
-        # A process that fails tells the others when it ends, and waits for them: at most a minute instead of five.
-        jax.distributed.initialize(num_processes=processes, process_id=number, shutdown_timeout_seconds=60)
-        multihost_utils.sync_global_devices("joined")
-    except (ValueError, RuntimeError) as error:
-        raise InputError(
-            f"several hosts: {error}; set JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID in each "
-            "process, or start it through Slurm, Open MPI, Kubernetes or a TPU pod's tools"
-        ) from None
-
-
 def on_preemption(call: Callable[[], None]) -> None:
     """Calls `call`, in a thread, when Google Cloud gives notice that it takes this machine away; elsewhere never.
 
@@ -135,20 +109,10 @@ def _await_preemption(host: str, call: Callable[[], None]) -> None:
         time.sleep(NOTICE_PAUSE)
 
 
-def host_number() -> tuple[int, int]:
-    """Returns which of how many hosts this process is, from 0."""
-    return jax.process_index(), jax.process_count()
-
-
 def pretend_devices(count: int) -> None:
     """Makes JAX see `count` CPU devices and no others. Call it before anything touches a device."""
     jax.config.update("jax_platforms", "cpu")
     jax.config.update("jax_num_cpu_devices", count)
-
-
-def is_first_host() -> bool:
-    """Returns whether this process is the one that writes files."""
-    return jax.process_index() == 0
 
 
 @cache

@@ -184,8 +184,8 @@ import sys
 sys.path.insert(0, sys.argv[1])
 from helpers import gcs
 gcs.use(sys.argv[2])
-from bert_jax import files, runtime, train
-runtime.join_hosts()
+from bert_jax import files, hosts, train
+hosts.join()
 from bert_jax.config import Compute
 from helpers.experiments import pretraining
 folder = files.path(sys.argv[3])

@@ -14,7 +14,7 @@ import jax
 import numpy as np
 import pytest
 
-from bert_jax import runtime, tokenizers, train
+from bert_jax import hosts, tokenizers, train
 from bert_jax.config import AdamW, BertConfig, Compute, Experiment, Pretraining, preset
 from bert_jax.data.prepare import prepare
 from bert_jax.devices import Devices
@@ -176,7 +176,7 @@ def test_devices_that_do_not_divide_evenly_are_refused(options, message):
 def test_a_process_without_a_coordinator_is_refused_with_the_missing_variable(monkeypatch):
     monkeypatch.setenv("JAX_PROCESS_ID", "0")
     with pytest.raises(InputError, match="set JAX_COORDINATOR_ADDRESS"):
-        runtime.join_hosts()
+        hosts.join()
 
 
 # Several hosts ----------------------------------------------------------------------------------------------------
@@ -185,8 +185,8 @@ HOST = """
 import sys
 from pathlib import Path
 sys.path.insert(0, sys.argv[3])
-from bert_jax import runtime
-runtime.join_hosts()
+from bert_jax import hosts
+hosts.join()
 from test_devices import train_on_eight
 train_on_eight(Path(sys.argv[1]), Path(sys.argv[2]), "pmap", "mesh")
 """

@@ -5,13 +5,13 @@ from contextlib import ExitStack
 from dataclasses import replace
 from typing import Any
 
-from bert_jax import buckets, files
-from bert_jax.config import Experiment
+from bert_jax import buckets, files, hosts
+from bert_jax.config import Experiment, to_json
 from bert_jax.devices import Devices
 from bert_jax.errors import InputError
 from bert_jax.runs import layout
-from bert_jax.runs.workdir import Workdir, has_steps
-from bert_jax.runtime import is_first_host, set_up
+from bert_jax.runs.workdir import Workdir, environment, has_steps
+from bert_jax.runtime import set_up
 from bert_jax.training.budget import steps_within
 from bert_jax.training.evaluate import over_seeds
 from bert_jax.training.hooks import Evaluate, Figures, Profile, SaveCheckpoints, ShowProgress
@@ -48,19 +48,21 @@ def train(
     """
     set_up()
     folder = files.path(workdir)
+    if hosts.number() != (0, 1):
+        hosts.check_alike({"experiment": to_json(experiment), "workdir": str(folder), "software": environment()})
     _check_folder(folder)
     paths = _workdir_of_each_seed(experiment, folder)
-    say = say if is_first_host() else _say_nothing
+    say = say if hosts.is_first() else _say_nothing
     try:
         with ExitStack() as stack:
-            workdirs = [stack.enter_context(Workdir(path, writes=is_first_host())) for path in paths]
+            workdirs = [stack.enter_context(Workdir(path, writes=hosts.is_first())) for path in paths]
             run, loop = _start(experiment, workdirs, say)
             if loop.finished(loop.start):
                 say(f"{paths[0]}: finished already, at step {loop.start}")
                 results = loop.results()
             else:
                 bar = stack.enter_context(ProgressBar(loop.start, run.experiment.steps, say))
-                traced = profile if is_first_host() or not files.is_remote(folder) else None
+                traced = profile if hosts.is_first() or not files.is_remote(folder) else None
                 trace = stack.enter_context(Profile(workdirs[0].growing, traced))
                 before = [trace, Figures(run, bar), Evaluate(run, loop.devices, bar), ShowProgress(bar)]
                 results = loop.run([*before, *hooks, SaveCheckpoints(run.experiment.checkpoint_every)])
@@ -77,7 +79,7 @@ def train(
         return results[0]
     metrics = {str(experiment.seed + i): result.get("metrics", {}) for i, result in enumerate(results)}
     result = {"step": min(result.get("step", 0) for result in results), **over_seeds(metrics)}
-    if is_first_host():
+    if hosts.is_first():
         files.write_json(folder / layout.SEEDS, result)
     return result
 
