@@ -42,7 +42,7 @@ def end_of_two_hosts(folder: Path, second_folder: Path, *second_flags: str) -> l
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     hosts = []
-    for number, (place, flags) in enumerate([(folder, ()), (second_folder, second_flags)]):
+    for number, (where, flags) in enumerate([(folder, ()), (second_folder, second_flags)]):
         variables = {
             "XLA_FLAGS": os.environ["XLA_FLAGS"].replace("device_count=8", "device_count=1"),
             "JAX_COORDINATOR_ADDRESS": f"127.0.0.1:{port}",
@@ -53,7 +53,7 @@ def end_of_two_hosts(folder: Path, second_folder: Path, *second_flags: str) -> l
         hosts.append(
             subprocess.Popen(
                 [*command, str(folder / "run"), *flags],
-                cwd=place,
+                cwd=where,
                 env=os.environ | variables,
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.PIPE,
