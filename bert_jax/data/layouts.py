@@ -21,10 +21,13 @@ class Documents:
     """The documents of one split of a store; 16 bytes of memory each, whatever their length."""
 
     def __init__(self, store: TokenStore, held_out: float, split: str):
-        chosen = is_held_out(store.document_hashes, held_out) == (split == "eval")
+        chosen = np.flatnonzero(is_held_out(store.document_hashes, held_out) == (split == "eval"))
         self.store = store
-        self.starts = store.document_starts[:-1][chosen]  # int64, first token within the store
-        self.ends = np.cumsum((store.document_starts[1:] - store.document_starts[:-1])[chosen])  # int64, tokens so far
+        self.starts = store.document_starts[chosen]  # int64, first token within the store
+        chosen += 1
+        sizes = store.document_starts[chosen]
+        sizes -= self.starts
+        self.ends = np.cumsum(sizes, out=sizes)  # int64, tokens so far
 
     def __len__(self) -> int:
         return len(self.starts)
@@ -62,8 +65,9 @@ class Chunks:
     def __init__(self, documents: Documents, capacity: int, short_share: float):
         self._documents = documents
         self._capacity = capacity
-        sizes = np.diff(documents.ends, prepend=0)
-        self._ends = np.cumsum(-(-sizes // capacity))  # int64, chunks so far
+        chunks = np.diff(documents.ends, prepend=0) + (capacity - 1)
+        chunks //= capacity
+        self._ends = np.cumsum(chunks, out=chunks)  # int64, chunks so far
         self._chunks = int(self._ends[-1]) if len(documents) else 0
         # Cutting one span makes two short ones.
         self._cut = round(self._chunks * short_share / (2 - short_share))
