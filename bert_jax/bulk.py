@@ -17,6 +17,7 @@ import numpy as np
 
 from bert_jax import files, tasks
 from bert_jax import params as named
+from bert_jax.amounts import time_text
 from bert_jax.answering import Change, filled_masks, no_change, open_for_rows
 from bert_jax.config import SentenceEmbedding, TextVectors, to_json
 from bert_jax.data import parquet
@@ -193,15 +194,9 @@ class Progress:
             return
         self._said = now
         done, rate = self._earlier + self._done, self._done / (now - self._start)
-        left = "" if self._total is None else f", {_duration((self._total - done) / rate)} left"
+        left = "" if self._total is None else f", {time_text(max(0, self._total - done) / rate)} left"
         of_all = "" if self._total is None else f" of {self._total:,}"
         self._say(f"{done:,}{of_all} rows, {rate:,.0f} rows/s{left}")
-
-
-def _duration(seconds: float) -> str:
-    minutes, seconds = divmod(max(0, round(seconds)), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes} min" if hours else f"{minutes} min {seconds} s" if minutes else f"{seconds} s"
 
 
 def about(inputs: Sequence[str]) -> int | None:

@@ -12,9 +12,10 @@ import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from bert_jax.amounts import count_text
 from bert_jax.metrics import lower_is_better
 from bert_jax.report.runs import Variant
-from bert_jax.report.tables import REFERENCES, Measure, count_text, figure_names
+from bert_jax.report.tables import REFERENCES, Measure, figure_names
 
 NUM_COLOURS = 7  # distinct for colour-blind readers; --c0 to --c6 in the style sheet
 _MAX_POINTS = 160  # per curve; a screen cannot show more

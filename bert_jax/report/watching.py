@@ -9,8 +9,9 @@ from rich.table import Table
 from rich.text import Text
 
 from bert_jax import files
+from bert_jax.amounts import time_text
 from bert_jax.report.runs import RunRecord, find_folders, read_run
-from bert_jax.report.tables import Measure, time_text
+from bert_jax.report.tables import Measure
 from bert_jax.runs import layout
 
 _BARS = "▁▂▃▄▅▆▇█"
