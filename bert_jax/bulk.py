@@ -21,7 +21,7 @@ from bert_jax.amounts import time_text
 from bert_jax.answering import Change, filled_masks, no_change, open_for_rows
 from bert_jax.config import SentenceEmbedding, TextVectors, to_json
 from bert_jax.data import parquet
-from bert_jax.data.batches import RowBatches
+from bert_jax.data.batches import ByLength, RowBatches
 from bert_jax.data.row_errors import MOST_REPORTED, BadRowsError, RowErrors
 from bert_jax.data.rows import Row, read_json_lines, stream_rows
 from bert_jax.data.summary import Summary
@@ -32,7 +32,10 @@ from bert_jax.training.evaluate import run
 from bert_jax.training.step import evaluate_step
 
 # More lengths than in training: with thousands of batches, compiling more shapes costs less than padding.
-BUCKETS = (8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320, 384, 448, 512, 768, 1024, 2048)
+BUCKETS = (*range(8, 48, 4), *range(48, 64, 8), *range(64, 128, 16), *range(128, 256, 32), *range(256, 512, 64))
+BUCKETS += (512, 768, 1024, 2048)
+LONG = 128  # tokens; where texts are longer, fewer are computed at once, so that they need no more memory
+CACHED = 1024  # tokens that are computed at once on a CPU, whose caches hold what is computed of them
 SETTINGS, END, PARTS = "_settings.json", "_end.json", "_parts"  # names that readers of a folder of Parquet leave out
 SAY_EVERY = 10.0  # seconds between two lines of progress
 LINES = (".jsonl", ".tsv", ".csv")  # endings of files with about a line for each row
@@ -43,7 +46,7 @@ class Options(NamedTuple):
     """How rows are worked on, whatever is made of them."""
 
     shard_rows: int  # rows of the input in a shard
-    batch_size: int  # rows that are computed at once
+    batch_size: int  # rows that are computed at once, fewer if they are long
     skip: bool = False  # leave out bad rows, instead of an error
     part: tuple[int, int] = (0, 1)  # (host, hosts): every host makes each `hosts`-th shard
 
@@ -247,6 +250,8 @@ class Bulk:
         self.task, self._bert, self._skip = task, bert, options.skip
         local = jax.local_devices()
         self._batch_size = -(-options.batch_size // len(local)) * len(local)
+        self._most_tokens = CACHED if local[0].platform == "cpu" else LONG * self._batch_size
+        self._count = len(local)
         devices = Devices("auto", self._batch_size, devices=local)
         self._step = devices.wrap(evaluate_step, returns_state=False, loss_fn=task.loss_fn)
         self._params = devices.place(bert.params)
@@ -262,12 +267,12 @@ class Bulk:
             if not self._skip:
                 raise
             return None, Summary(skipped=error.errors)
-        batches.buckets = BUCKETS
         return batches, batches.summary
 
     def predictions(self, batches: RowBatches) -> dict[str, np.ndarray]:
         """Returns the predictions for all rows of the batches, in their order."""
-        return run(self._step, self._params, batches)[2]
+        by_length = ByLength(batches, self._batch_size, self._most_tokens, self._count, BUCKETS)
+        return run(self._step, self._params, by_length)[2]
 
 
 def fingerprint(bert: PretrainedBert) -> str:

@@ -50,7 +50,7 @@ def predict(
         out: A folder for the answers, as files of JSON lines, instead of standard output. If this command is
             interrupted, run it again to continue.
         shard_rows: With --out: rows of the input whose answers are in one file.
-        batch_size: With --out: rows that are computed at once.
+        batch_size: With --out: rows that are computed at once, fewer if their texts are long.
         on_bad_row: What to do with a row that cannot be used: stop, or skip it; it then gets no answer, and a line
             counts and names such rows.
         several_hosts: With --out: this process is one of several, as for `bert_jax train`; each answers its part.
@@ -112,7 +112,7 @@ def embed(
         dtype: Numbers of the vectors.
         format: parquet; or arrow, a stream of record batches, as Hugging Face's `datasets` writes it.
         shard_rows: Rows of the input in one file.
-        batch_size: Rows that are computed at once.
+        batch_size: Rows that are computed at once, fewer if their texts are long.
         on_bad_row: What to do with a row that cannot be used: stop, or skip it; a line counts and names such rows.
         several_hosts: This process is one of several, as for `bert_jax train`; each embeds its part of the rows.
     """

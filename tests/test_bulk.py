@@ -9,6 +9,7 @@ import pytest
 
 import bert_jax
 from bert_jax import bulk
+from bert_jax.data.batches import ByLength, RowBatches, join
 from bert_jax.data.rows import read_rows
 from bert_jax.errors import InputError
 from helpers.cli import run
@@ -64,6 +65,23 @@ def test_vectors_are_those_of_encode_and_interruptions_change_no_byte(tmp_path, 
     assert content(tmp_path / "out") == whole
     with pytest.raises(InputError, match=r"out: was begun with another width: 24 there, 8 here; name another folder"):
         embed(model, [rows], tmp_path / "out", dimensions=8, shard_rows=3)
+
+
+def test_long_rows_come_first_and_few_at_once():
+    lengths = np.random.default_rng(0).permutation([*range(1, 31), 3, 3, 200])
+    ids = [np.full(length, length, np.int32) for length in lengths]
+    whole = RowBatches(join(ids, ids, {}), lengths, batch_size=8, max_length=200)
+    batches = ByLength(whole, most_rows=8, most_tokens=64, multiple=2, buckets=(4, 8, 16, 32, 64))
+    shapes = [batches(step)["input_ids"].shape for step in range(batches.num_steps)]
+    assert shapes[:2] == [(2, 200), (2, 32)]
+    assert shapes[-1] == (8, 4)
+    assert all(rows * length <= 64 or rows == 2 for rows, length in shapes)
+    rows = np.concatenate([batches.rows(step) for step in range(batches.num_steps)])
+    assert sorted(rows[rows >= 0]) == list(range(batches.num_examples))
+    for step in range(batches.num_steps):
+        examples = batches.rows(step)
+        real = batches(step)["sequence_ids"].sum(axis=1)
+        np.testing.assert_array_equal(real, np.where(examples >= 0, lengths[examples], 0))
 
 
 def test_bad_rows_are_refused_or_left_out_and_counted(tmp_path, model, vectors):

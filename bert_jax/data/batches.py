@@ -196,8 +196,7 @@ class RowBatches:
         self.num_examples = len(features)
         self._sizes = BatchSizes.of(batch_size)
         self.num_steps = -(-self.num_examples // self._sizes.at(0))
-        self.buckets: Sequence[int] = BUCKETS  # lengths that batches are padded to
-        self._max_length = max_length
+        self.max_length = max_length
         # The cost of attention per token grows with the row, so a row is only a little longer than the longest example.
         self._row_length = min(-(-int(features.lengths.max(initial=1)) // 16) * 16, max_length)
         self._packing = packing and seed is not None
@@ -227,11 +226,48 @@ class RowBatches:
             whole = packed(self.features, rows, self._row_length, self._multiple)
             return {name: self._mine(array) for name, array in whole.items()}
         longest = int(self.features.lengths[rows[rows >= 0]].max(initial=1))
-        return padded(self.features, self._mine(rows), bucket_length(longest, self._max_length, self.buckets))
+        return padded(self.features, self._mine(rows), bucket_length(longest, self.max_length))
 
     def _mine(self, rows: np.ndarray) -> np.ndarray:
         count = len(rows) // self._hosts
         return rows[self._host * count : (self._host + 1) * count]
+
+
+class ByLength:
+    """The examples of other batches once each, in batches that differ in size: fewer rows where examples are long.
+
+    So the memory of a batch hardly depends on how long the longest example is. The longest come first, because then the
+    next batch fits into the memory of the one before. In the other order, each would need more, next to what is free.
+
+    Args:
+      whole: the batches whose examples these are.
+      most_rows: rows in a batch, a multiple of `multiple`; fewer where examples are long.
+      most_tokens: rows times length of a batch, if more than `multiple` rows fit into it.
+      multiple: of which the rows of a batch are a multiple.
+      buckets: lengths that batches are padded to.
+    """
+
+    notes: Sequence[str] = ()
+
+    def __init__(self, whole: RowBatches, most_rows: int, most_tokens: int, multiple: int, buckets: Sequence[int]):
+        self._features, self.num_examples = whole.features, whole.num_examples
+        lengths = whole.features.lengths
+        order = np.argsort(-lengths, kind="stable")
+        self._batches: list[tuple[np.ndarray, int]] = []  # the examples of each, and the length they are padded to
+        while len(order):
+            length = bucket_length(int(lengths[order[0]]), whole.max_length, buckets)
+            size = min(most_rows, max(multiple, most_tokens // length // multiple * multiple))
+            empty = np.full(max(0, size - len(order)), -1)
+            self._batches.append((np.concatenate([order[:size], empty]), length))
+            order = order[size:]
+        self.num_steps = len(self._batches)
+
+    def rows(self, step: int) -> np.ndarray:
+        """Which examples batch `step` holds, int64 [B]; -1 where a row is empty."""
+        return self._batches[step][0]
+
+    def __call__(self, step: int) -> Arrays:
+        return padded(self._features, *self._batches[step])
 
 
 @dataclass(frozen=True)
