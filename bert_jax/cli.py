@@ -153,6 +153,9 @@ class _Plan:
     accelerator: str = "cpu"  # such as h100, a100, v4, v5e; cpu means this machine
     devices: int = 1  # number of accelerators
     mfu: float = 0.4  # expected share of their peak operations per second
+    effort: Literal["none", "low", "full"] = (
+        "low"  # of the compiler for TPUs, where libtpu is installed; none: not used
+    )
 
     def __post_init__(self):
         check_range("--devices", self.devices, COUNT)
@@ -168,9 +171,11 @@ run:NAME. Every field of the experiment is a flag, such as --model.num-layers 4;
 `bert_jax train EXPERIMENT.py --help` lists them. --model PRESET takes a model by name, such as modernbert-tiny."""
 
 
-PLAN_USAGE = """usage: bert_jax plan EXPERIMENT.py --accelerator NAME --devices N [--mfu SHARE] [FLAGS]
+PLAN_USAGE = """usage: bert_jax plan EXPERIMENT.py --accelerator NAME --devices N [--mfu SHARE] [--effort WORD] [FLAGS]
 
-Estimates what a run will take, without running it: parameters, memory on each device, operations and hours. The flags
+Estimates what a run will take, without running it: parameters, memory on each device, operations and hours. For TPUs
+(v4, v5e, v5p, v6e) their own compiler is used as well, if `libtpu` is installed. That takes minutes with --effort low,
+up to an hour with --effort full, which is how a run is compiled; with --effort none it is not used. The other flags
 are those of `bert_jax train`; the command `bert_jax plan EXPERIMENT.py --help` lists them."""
 
 
@@ -226,7 +231,9 @@ def plan(args: Sequence[str]) -> None:
     for name, options in parsed.items():
         if name:
             print(name)
-        print(run(sweeps.for_planning(options.experiment, sweep), options.accelerator, options.devices, options.mfu))
+        experiment = sweeps.for_planning(options.experiment, sweep)
+        where = options.accelerator, options.devices, options.mfu, options.effort
+        print(run(experiment, *where, say_on_stderr))
 
 
 def evaluate(

@@ -1,23 +1,30 @@
 """Computes what a run needs before it starts: parameters, memory on each device, operations, hours."""
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Literal, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
-from bert_jax import flops
+from bert_jax import activations, flops, topologies
 from bert_jax.config import Experiment
 from bert_jax.devices import Devices
 from bert_jax.errors import InputError
+from bert_jax.losses import Keys
 from bert_jax.training import optimizer
 from bert_jax.training.budget import TRIAL_STEPS
 from bert_jax.training.run import Run, batch_sizes, random_state, resolve, step_options
 from bert_jax.training.step import train_step
 
 SAMPLED_BATCHES = 8
+
+Effort = Literal["none", "low", "full"]  # of the compiler for TPUs
+
+ESTIMATED = "estimated from what the backward pass reads: compilers need up to 30 % more or less"
+COMPILED = "as XLA compiles the step for a CPU"
 
 # For a CPU, XLA removes the barriers that make remat compute blocks twice, and so needs the memory of a step without
 # remat. For GPUs and TPUs it does not.
@@ -32,7 +39,8 @@ class Memory:
     remat: bool  # whether blocks are computed again in the backward pass
     parameters: int
     optimizer: int
-    activations: int  # and gradients: everything that the compiled step needs besides its state and batch
+    activations: int  # and gradients: everything that the step needs besides its state and batch
+    compiled: topologies.Analysis | None = None  # the figures of the device's own compiler, if it was used
 
     @property
     def total(self) -> int:
@@ -53,11 +61,12 @@ class Plan:
     layouts: tuple[Memory, ...]
     device: flops.Accelerator
     where: str  # such as "8 x h100 at 40% of the peak"
-    fused: bool = False  # whether the run stores no scores of attention, unlike the step that was compiled
+    how: str = ESTIMATED  # how the memory of the layouts was found
+    compiler: str = ""  # what compiled the layouts for their devices, or why nothing did
 
     def fits(self, memory: Memory) -> bool:
         """Returns whether the layout fits into the memory of a device."""
-        return memory.total <= self.device.memory
+        return memory.compiled.fits if memory.compiled else memory.total <= self.device.memory
 
     def __str__(self) -> str:
         lines = [
@@ -67,18 +76,33 @@ class Plan:
             f"operations          {self.operations:.3g}",
             f"time                {_time(self.hours)} on {self.where}; evaluation not counted",
             "",
-            f"memory on each device, of {_bytes(self.device.memory)}, as XLA compiles the step for a CPU",
+            f"memory on each device, of {_bytes(self.device.memory)}, {self.how}",
             "(activations include gradients and everything else besides parameters and optimizer state):",
             "fsdp  remat   parameters    optimizer  activations        total",
         ]
-        if self.fused:
-            lines.insert(-1, "they also include the scores of attention, which fused attention does not store")
         for m in self.layouts:
             parts = (m.parameters, m.optimizer, m.activations, m.total)
-            fits = "fits" if self.fits(m) else "does not fit"
-            sizes = "".join(f"{_bytes(x):>13}" for x in parts)
-            lines.append(f"{m.fsdp:4}  {'yes' if m.remat else 'no':5}{sizes}  {fits}")
-        return "\n".join(lines)
+            fits = "" if m.compiled else "fits" if self.fits(m) else "does not fit"
+            lines.append(f"{_layout(m)}{''.join(f'{_bytes(x):>13}' for x in parts)}  {fits}".rstrip())
+        return "\n".join(lines + self._compiled())
+
+    def _compiled(self) -> list[str]:
+        """Returns the table with the figures of the devices' own compiler."""
+        lines = ["", self.compiler] if self.compiler else []
+        compiled = [(m, m.compiled) for m in self.layouts if m.compiled]
+        if compiled:
+            lines.append("fsdp  remat       memory   operations     accessed     compiled")
+        for m, own in compiled:
+            if own.memory is None:
+                lines.append(f"{_layout(m)}  does not fit: {own.refusal}")
+                continue
+            cells = (_bytes(own.memory), f"{own.flops:.3g}", _bytes(own.bytes_accessed), f"{own.seconds:.0f} s")
+            lines.append(f"{_layout(m)}{''.join(f'{cell:>13}' for cell in cells)}  fits")
+        return lines
+
+
+def _layout(memory: Memory) -> str:
+    return f"{memory.fsdp:4}  {'yes' if memory.remat else 'no':5}"
 
 
 def _bytes(count: float) -> str:
@@ -97,16 +121,20 @@ def plan(
     accelerator: str,
     devices: int = 1,
     mfu: float = 0.4,
+    effort: Effort = "none",
     progress: Callable[[str], None] = lambda text: None,
 ) -> Plan:
     """Returns what `experiment` needs on a number of devices, without taking a step.
 
-    The step is compiled on this machine for the same number of simulated CPU devices. Call `runtime.pretend_devices`
-    before JAX first looks for devices.
+    Memory on accelerators is estimated. Where `libtpu` is installed, the compiler for TPUs can compile it too. For
+    "cpu" the step is compiled, for the same number of simulated devices. Call `runtime.pretend_devices` before JAX
+    first looks for devices.
 
     Args:
       accelerator: a name in `flops.ACCELERATORS`, or "cpu" for this machine.
       mfu: share of the accelerator's peak that the run is expected to reach.
+      effort: how much the compiler for TPUs optimizes: "full" as for a run, "low" takes a fraction of the time, and
+        with "none" it is not used.
       progress: is called with each layout that is compiled.
 
     Raises:
@@ -114,11 +142,9 @@ def plan(
         batch.
     """
     run = resolve(experiment)
-    fused = run.experiment.compute.attention != "explicit"
-    if fused:  # a CPU has no such kernels
-        run = run.with_compute(replace(run.experiment.compute, attention="explicit"))
     if accelerator != "cpu" and accelerator not in flops.ACCELERATORS:
         raise InputError(f"--accelerator: must be one of {', '.join(flops.ACCELERATORS)} or cpu, got {accelerator}")
+    own, note = _compiler(accelerator, devices, effort, run.experiment.compute.attention)
     device = flops.ACCELERATORS.get(accelerator) or this_machine(devices)
     length = run.experiment.steps or TRIAL_STEPS
     batches = run.task.train_batches(
@@ -143,11 +169,38 @@ def plan(
         steps=steps,
         epochs=steps * experiment.mean_batch_size / batches.num_examples,
         hours=operations / rate / 3600,
-        layouts=tuple(layouts(run, widest, devices, progress)),
+        layouts=tuple(layouts(run, widest, devices, progress, own, accelerator == "cpu")),
         device=device,
         where=f"{devices} x {accelerator} at {mfu:.0%} of the peak",
-        fused=fused,
+        how=COMPILED if accelerator == "cpu" else ESTIMATED,
+        compiler=note,
     )
+
+
+def _compiler(accelerator: str, devices: int, effort: Effort, attention: str) -> tuple["Own | None", str]:
+    """Returns the compiler of the accelerators themselves, if there is one here, and what `plan` prints about it."""
+    if effort == "none" or accelerator not in topologies.SLICES:
+        return None, ""
+    reason = topologies.why_not(accelerator, devices)
+    if attention == "cudnn":
+        reason = "cuDNN runs on NVIDIA GPUs only; choose --compute.attention pallas or explicit"
+    if reason:
+        return None, f"the compiler for {accelerator} was not used: {reason}"
+    how = (
+        "" if effort == "full" else ", with little optimization (--effort full: as for a run, but it takes much longer)"
+    )
+    note = (
+        f"the same by the compiler for {accelerator}{how};\n"
+        "memory includes the batch, operations and bytes accessed are those of a step on each device:"
+    )
+    return Own(topologies.tpus(accelerator, devices), effort == "full"), note
+
+
+class Own(NamedTuple):
+    """The accelerators of a plan, for which their own compiler can compile."""
+
+    devices: Sequence[jax.Device]
+    thorough: bool  # whether it optimizes as for a run
 
 
 def this_machine(devices: int) -> flops.Accelerator:
@@ -166,20 +219,88 @@ def _shapes(run: Run) -> Any:
     return jax.eval_shape(lambda: random_state(run, transformation))
 
 
-def layouts(run: Run, batch: dict[str, np.ndarray], devices: int, progress: Callable[[str], None]) -> Iterator[Memory]:
-    """Yields the memory of each layout: with and without FSDP, with and without remat."""
-    for fsdp in sorted({1, devices}):
+def layouts(
+    run: Run,
+    batch: dict[str, np.ndarray],
+    devices: int,
+    progress: Callable[[str], None],
+    own: Own | None = None,
+    compiled: bool = False,
+) -> Iterator[Memory]:
+    """Yields the memory of each layout: with and without FSDP, with and without remat.
+
+    Args:
+      own: the accelerators whose compiler is used as well.
+      compiled: whether the step is compiled for CPUs, rather than estimated for accelerators.
+    """
+    rows = len(batch["input_ids"])
+    meshes = [Devices("mesh", rows, fsdp, jax.devices()[:devices]) for fsdp in sorted({1, devices})]
+    reads = None if compiled else {remat: kept_each(run, batch, devices, remat) for remat in (False, True)}
+    for here in meshes:
         for remat in (False, True):
-            progress(f"compiling with fsdp {fsdp}, {'with' if remat else 'without'} remat")
-            yield memory(run, batch, Devices("mesh", len(batch["input_ids"]), fsdp, jax.devices()[:devices]), remat)
+            if compiled or own:
+                progress(f"compiling with fsdp {here.fsdp}, {'with' if remat else 'without'} remat")
+            layout = estimate(run, here, remat, reads) if reads else memory(run, batch, here, remat)
+            if own:
+                _, traced = _traced(run, batch, Devices("mesh", rows, here.fsdp, own.devices), remat)
+                layout = replace(layout, compiled=topologies.analyse(traced, own.thorough))
+            yield layout
+
+
+def kept_each(run: Run, batch: dict[str, np.ndarray], devices: int, remat: bool) -> activations.Kept:
+    """Returns what each device keeps from the forward pass of a microbatch for the backward pass."""
+    compute = run.experiment.compute
+    fused = compute.attention != "explicit"
+    run = run.with_compute(replace(compute, remat=remat, attention="explicit"))
+    params = _shapes(run).params
+    frozen = optimizer.frozen(params, run.experiment.optimizer, run.task.config)
+    parts = devices * compute.microbatches
+    part = {name: jax.ShapeDtypeStruct((len(x) // parts, *x.shape[1:]), x.dtype) for name, x in batch.items()}
+
+    def objective(params: Any, part: Any, key: jax.Array) -> Any:
+        params = jax.tree.map(lambda x, stays: jax.lax.stop_gradient(x) if stays else x, params, frozen)
+        if run.task.joint:
+            return run.task.joint.vectors(params, part, Keys(key, key))
+        return sum(loss.sum for loss in run.task.loss_fn(params, part, Keys(key, key)).losses.values())
+
+    key = jax.eval_shape(lambda: jax.random.key(0))
+    length = batch["input_ids"].shape[1] if fused else 0
+    return activations.kept(objective, params, part, key, remat, length)
+
+
+def estimate(run: Run, devices: Devices, remat: bool, reads: dict[bool, activations.Kept]) -> Memory:
+    """Returns about the memory of one layout on accelerators.
+
+    In addition to the state, these are the gradients and what the backward pass reads, with remat the larger of the two
+    and one block; the gradient of the largest array; with FSDP, the parameters as they are gathered; and with
+    microbatches, the sum of gradients. `docs/performance.md` compares this with the compiler for TPUs.
+
+    Args:
+      reads: what the backward pass reads, without and with remat.
+    """
+    compute = run.experiment.compute
+    state = devices.shapes(_shapes(run))
+    frozen = jax.tree.leaves(optimizer.frozen(state.params, run.experiment.optimizer, run.task.config))
+    sizes = [x.size for x in jax.tree.leaves(state.params)]
+    learnt = sum(size for size, stays in zip(sizes, frozen, strict=True) if not stays)
+    gradients = learnt * jnp.dtype(compute.param_dtype).itemsize * min(compute.microbatches, 2)
+    gathered = sum(sizes) * jnp.dtype(compute.dtype).itemsize if devices.fsdp > 1 else 0
+    block = max(0, reads[False].total - reads[True].total) // run.task.config.num_layers
+    both = max(gradients, reads[True].total) + block if remat else gradients + reads[False].total
+    return Memory(
+        fsdp=devices.fsdp,
+        remat=remat,
+        parameters=devices.bytes_each(state.params),
+        optimizer=devices.bytes_each(state.opt_state),
+        activations=both + reads[False].largest + gathered,
+    )
 
 
 def memory(run: Run, batch: dict[str, np.ndarray], devices: Devices, remat: bool) -> Memory:
     """Returns the memory of one layout, from the analysis of the compiled step."""
-    run = run.with_compute(replace(run.experiment.compute, remat=remat))
-    state = devices.shapes(_shapes(run))
-    step = devices.wrap(train_step, **step_options(run, state.params))
-    analysis = step.trace(state, batch).lower().compile(KEEP_REMAT).memory_analysis()
+    run = run.with_compute(replace(run.experiment.compute, attention="explicit"))  # a CPU has no other kernels
+    state, traced = _traced(run, batch, devices, remat)
+    analysis = traced.lower().compile(KEEP_REMAT).memory_analysis()
     return Memory(
         fsdp=devices.fsdp,
         remat=remat,
@@ -187,3 +308,10 @@ def memory(run: Run, batch: dict[str, np.ndarray], devices: Devices, remat: bool
         optimizer=devices.bytes_each(state.opt_state),
         activations=analysis.temp_size_in_bytes + analysis.output_size_in_bytes - analysis.alias_size_in_bytes,
     )
+
+
+def _traced(run: Run, batch: dict[str, np.ndarray], devices: Devices, remat: bool) -> tuple[Any, Any]:
+    """Returns the shapes of the state, and the step as it was traced for some devices."""
+    run = run.with_compute(replace(run.experiment.compute, remat=remat))
+    state = devices.shapes(_shapes(run))
+    return state, devices.wrap(train_step, **step_options(run, state.params)).trace(state, batch)

@@ -9,11 +9,13 @@ import resource
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import cache
 
 import jax
 import jax.numpy as jnp
+from jax.experimental.compilation_cache import compilation_cache
 
 from bert_jax import files
 
@@ -51,6 +53,19 @@ def _use_compilation_cache() -> None:
         kind = hashlib.sha256(f"{platform.machine()} {_processor_features()}".encode()).hexdigest()[:8]
         jax.config.update("jax_compilation_cache_dir", str(files.cache_folder() / f"compiled-{kind}"))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
+
+
+@contextmanager
+def no_compilation_cache() -> Iterator[None]:
+    """Compiles without the cache, from which programs for devices that this machine lacks cannot be read."""
+    before = jax.config.values["jax_enable_compilation_cache"]
+    jax.config.update("jax_enable_compilation_cache", False)
+    compilation_cache.reset_cache()  # JAX looks for one once in a process
+    try:
+        yield
+    finally:
+        jax.config.update("jax_enable_compilation_cache", before)
+        compilation_cache.reset_cache()
 
 
 def _processor_features() -> str:

@@ -7,7 +7,8 @@ import jax.extend
 import numpy as np
 import pytest
 
-from bert_jax import flops, plan
+from bert_jax import flops, plan, topologies
+from bert_jax.activations import Kept
 from bert_jax.config import AdamW, BertConfig, Compute, Pretraining, preset
 from bert_jax.devices import Devices
 from bert_jax.errors import InputError
@@ -81,13 +82,13 @@ def test_the_plan_agrees_with_the_compiled_step_and_the_model(data):
     model = preset("bert-tiny", hidden_dropout=0.0, attention_dropout=0.0, **few | sizes)
     experiment = pretraining(data, model=model, batch_size=16, steps=100)
     experiment = replace(experiment, task=replace(experiment.task, pairs="none"))
-    planned = plan.plan(experiment, "v5e", devices=devices, mfu=0.5)
+    planned = plan.plan(experiment, "cpu", devices=devices, mfu=0.5)
     run = plan.resolve(experiment)
     params = jax.eval_shape(lambda: run.task.model.init(jax.random.key(0), uneven_batch())["params"])
     assert planned.parameters == sum(x.size for x in jax.tree.leaves(params))
     batch = run.task.train_batches(batch_size=16, steps=100, seed=0)(0)
     assert planned.operations == 100 * flops.training_step(run.task.config, batch)
-    assert planned.hours == pytest.approx(planned.operations / (devices * 197e12 * 0.5) / 3600)
+    assert planned.hours == pytest.approx(planned.operations / (devices * planned.device.flops * 0.5) / 3600)
     ways = [(1, False), (1, True), (devices, False), (devices, True)]
     assert [(layout.fsdp, layout.remat) for layout in planned.layouts] == ways
     whole, _, split, _ = planned.layouts
@@ -95,7 +96,7 @@ def test_the_plan_agrees_with_the_compiled_step_and_the_model(data):
     assert split.parameters == pytest.approx(whole.parameters / devices, rel=0.01)
     assert split.optimizer == pytest.approx(whole.optimizer / devices, rel=0.01)
     assert_as_compiled(run, batch, split, devices)
-    assert "v5e" in str(planned)
+    assert plan.COMPILED in str(planned)
     assert f"{planned.parameters:,}" in str(planned)
     assert planned.fits(whole)
 
@@ -137,13 +138,77 @@ def test_a_plan_has_time_in_a_suitable_unit(hours, text):
     assert text in str(plan.Plan(1, 1, 1, 1, 1.0, hours, (), flops.ACCELERATORS["h100"], ""))
 
 
-def test_a_run_with_kernels_that_a_cpu_lacks_is_planned_without_them(data, monkeypatch):
-    monkeypatch.setattr(plan, "layouts", lambda run, *_: [run.experiment.compute.attention])
-    compute = Compute(attention="cudnn", dtype="bfloat16", sharding="single")
-    planned = plan.plan(pretraining(data, model=QUIET, compute=compute), "h100")
-    assert planned.layouts == ("explicit",)
-    assert "which fused attention does not store" in str(replace(planned, layouts=()))
-    assert "fused" not in str(replace(planned, layouts=(), fused=False))
+def test_memory_on_accelerators_is_estimated_without_compiling(data, monkeypatch):
+    monkeypatch.setattr(plan, "memory", None)
+    monkeypatch.setattr(plan, "kept_each", lambda run, batch, devices, remat: Kept(10 if remat else 5000, 300))
+    planned = plan.plan(pretraining(data), "v5e", devices=2)
+    assert plan.ESTIMATED in str(planned)
+    whole, remat, split, _ = planned.layouts
+    gradients = whole.parameters
+    assert whole.activations == gradients + 5000 + 300
+    assert remat.activations == gradients + (5000 - 10) // MODEL.num_layers + 300
+    assert split.parameters == pytest.approx(whole.parameters / 2, rel=0.01)
+    assert split.activations == whole.activations + whole.parameters  # gathered, in float32
+
+
+def test_remat_microbatches_and_fused_attention_keep_less_for_the_backward_pass(data):
+    def kept(remat: bool = False, **compute) -> int:
+        run = plan.resolve(pretraining(data, model=QUIET, compute=Compute(sharding="single", **compute)))
+        return plan.kept_each(run, batch, 2, remat).total
+
+    batch = plan.resolve(pretraining(data)).task.train_batches(batch_size=16, steps=1, seed=0)(0)
+    whole = kept()
+    assert kept(remat=True) < 0.6 * whole
+    assert kept(microbatches=2, dtype="bfloat16", attention="pallas") < 0.3 * whole
+
+
+def test_the_figures_of_the_compiler_for_tpus_follow_the_estimate():
+    fits = topologies.Analysis(2_805_000_000, "", flops=2.266e12, bytes_accessed=16.26e9, seconds=171)
+    refused = topologies.Analysis(None, "needs 22.7 GB of 16.9 GB", 0, 0, 88)
+    layouts = tuple(plan.Memory(1, remat, 1, 1, 1, own) for remat, own in ((True, fits), (False, refused)))
+    planned = plan.Plan(1, 1, 1, 1, 1.0, 1.0, layouts, flops.ACCELERATORS["v5e"], "", compiler="NOTE")
+    after = str(planned).split("NOTE")[1]
+    assert "   1  yes        2.81 GB     2.27e+12      16.3 GB        171 s  fits" in after
+    assert "   1  no     does not fit: needs 22.7 GB of 16.9 GB" in after
+    assert [planned.fits(layout) for layout in layouts] == [True, False]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "note"),
+    [
+        (("v5e", 6, "low", "explicit"), "there are no slices of 6 v5e, only of 1, 4, 8, 16"),
+        (("v5e", 8, "low", "cudnn"), "choose --compute.attention pallas or explicit"),
+        (("v5e", 8, "full", "pallas"), "pip install 'bert_jax[tpu]'"),
+        (("v5e", 8, "none", "explicit"), ""),
+        (("h100", 8, "low", "cudnn"), ""),
+    ],
+)
+def test_a_plan_names_the_reason_why_no_compiler_was_asked(arguments, note, monkeypatch):
+    monkeypatch.setattr(topologies.importlib.util, "find_spec", lambda name: None)
+    own, printed = plan._compiler(*arguments)
+    assert own is None
+    assert note in printed
+    assert bool(note) == bool(printed)
+
+
+def test_a_step_that_the_compiler_refuses_does_not_fit_and_other_errors_are_raised():
+    class Refused:
+        def __init__(self, message):
+            self.message = message
+
+        def lower(self, **_):
+            return self
+
+        def compile(self, options):
+            raise jax.errors.JaxRuntimeError(self.message)
+
+    analysis = topologies.analyse(
+        Refused("RESOURCE_EXHAUSTED: (21.17G) exceeds available HBM (15.75G)"), thorough=False
+    )
+    assert not analysis.fits
+    assert analysis.refusal == "needs 22.7 GB of 16.9 GB"
+    with pytest.raises(jax.errors.JaxRuntimeError, match="INTERNAL"):
+        topologies.analyse(Refused("INTERNAL: no"), thorough=True)
 
 
 def test_an_unknown_accelerator_is_refused(data):
