@@ -106,21 +106,26 @@ class Shards:
       folder: made if needed.
       settings: everything that decides the files' content, as JSON.
       ending: of the files' names.
+      part: see `Options`; the first host writes the settings.
 
     Raises:
       InputError: the folder holds something else, or shards that were made with other settings.
     """
 
-    def __init__(self, folder: files.Path, settings: dict[str, Any], ending: str, writes: bool = True):
+    def __init__(self, folder: files.Path, settings: dict[str, Any], ending: str, part: tuple[int, int] = (0, 1)):
         self.folder, self._ending = folder, ending
         stored = folder / SETTINGS
         if stored.exists():
             self._check(files.read_json(stored), settings)
             return
-        if folder.exists() and any(path.name != PARTS for path in files.matching(folder, "*")):
+        host, hosts = part
+        ours: tuple[str, ...] = (PARTS, SETTINGS)  # what a kill before the first shard leaves
+        if hosts > 1:
+            ours += (END, "part-")  # others may be earlier than the first host
+        if folder.exists() and any(not path.name.startswith(ours) for path in files.matching(folder, "*")):
             raise InputError(f"{folder}: holds something else; name a new folder")
         files.make_folder(folder / PARTS)
-        if writes:
+        if host == 0:
             files.write_json(stored, settings)
 
     def _check(self, stored: dict[str, Any], settings: dict[str, Any]) -> None:
@@ -410,7 +415,7 @@ def embed_files(
     settings: dict[str, Any] = {"width": width, "dtype": dtype, "format": form, "vectors": how, "prompt": task.prompt()}
     settings |= {"field": field, "id": identifier}
     settings |= _settings(source, bert, inputs, options)
-    shards = Shards(files.path(out), settings, f".{form}", writes=options.part[0] == 0)
+    shards = Shards(files.path(out), settings, f".{form}", options.part)
     bulk = Bulk(bert, options)
 
     def finish(window: Window, prepared: tuple[RowBatches | None, Summary]) -> tuple[bytes, Summary]:
@@ -443,7 +448,7 @@ def predict_files(
     bert, fills_masks = open_for_rows(source, say, change)
     settings: dict[str, Any] = {"task": to_json(bert.task) if bert.task else None}
     settings |= _settings(source, bert, inputs, options)
-    shards = Shards(files.path(out), settings, ".jsonl", writes=options.part[0] == 0)
+    shards = Shards(files.path(out), settings, ".jsonl", options.part)
     bulk = None if fills_masks else Bulk(bert, options)
 
     def finish(window: Window, prepared: Any) -> tuple[bytes, Summary]:

@@ -67,6 +67,18 @@ def test_vectors_are_those_of_encode_and_interruptions_change_no_byte(tmp_path, 
         embed(model, [rows], tmp_path / "out", dimensions=8, shard_rows=3)
 
 
+def test_hosts_make_the_shards_of_one(tmp_path, model):
+    rows = write(tmp_path / "rows.jsonl", LINES)
+    (tmp_path / "one").mkdir()
+    (tmp_path / "one/_settings.json.partial").write_text("{")  # as a kill leaves it
+    embed(model, [rows], tmp_path / "one")
+    for host in (1, 0):  # in any order
+        total, _ = embed(model, [rows], tmp_path / "two", part=(host, 2))
+        assert len(content(tmp_path / "two")) == (1 if host == 1 else 3)
+    assert content(tmp_path / "two") == content(tmp_path / "one")
+    assert total["rows"] == 7
+
+
 def test_long_rows_come_first_and_few_at_once():
     lengths = np.random.default_rng(0).permutation([*range(1, 31), 3, 3, 200])
     ids = [np.full(length, length, np.int32) for length in lengths]
