@@ -4,6 +4,7 @@
     python tools/benchmark.py training [--only PRESET]     a pre-training step; on a GPU, the GPU's sizes
     python tools/benchmark.py use [--model FOLDER] [--texts FILE]      fine-tuning, inference and start
     python tools/benchmark.py data [--corpus FILE...]      preparing text and making batches
+    python tools/benchmark.py bulk --model FOLDER --texts FILE         vectors of many rows
     python tools/benchmark.py savings                      freezing the lower layers; several seeds in one run
     python tools/benchmark.py sweep EXPERIMENT.py          a step of each model that a sweep pre-trains
     python tools/benchmark.py learning [--figure FILE]     minutes until recipes reach an MLM accuracy: takes hours
@@ -21,10 +22,18 @@ import time
 from pathlib import Path
 
 import jax
-from benchmarks import data, learning, savings, sweep, training, use
+from benchmarks import bulk, data, learning, savings, sweep, training, use
 
 # Each has add_options(parser), and run(options), which prints its results and returns them.
-BENCHMARKS = {"training": training, "use": use, "data": data, "savings": savings, "sweep": sweep, "learning": learning}
+BENCHMARKS = {
+    "training": training,
+    "use": use,
+    "data": data,
+    "bulk": bulk,
+    "savings": savings,
+    "sweep": sweep,
+    "learning": learning,
+}
 DEFAULT = ("training", "use")
 
 

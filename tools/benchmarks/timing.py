@@ -84,14 +84,14 @@ def _serve(connection: Connection, make: Maker, arguments: tuple[Any, ...], alon
         connection.send(traceback.format_exc())
 
 
-def alternate(works: Mapping[str, tuple[Any, ...]]) -> dict[str, float]:
-    """Lets works, each (maker, arguments...), take turns; returns the median speed of each over the rounds."""
+def alternate(works: Mapping[str, tuple[Any, ...]], count: int = ROUNDS) -> dict[str, float]:
+    """Lets works, each (maker, arguments...), take turns; returns the median speed of each over `count` rounds."""
     with ExitStack() as stack:
         made = {}
         for name, (make, *args) in works.items():
             made[name] = stack.enter_context(Process(make, tuple(args)))
             made[name].prepare()
-        rounds = [{name: process.speed() for name, process in made.items()} for _ in range(ROUNDS)]
+        rounds = [{name: process.speed() for name, process in made.items()} for _ in range(count)]
     return {name: statistics.median(speeds[name] for speeds in rounds) for name in works}
 
 
