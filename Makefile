@@ -47,6 +47,8 @@ checks: $(VENV)/.installed-test
 	$(CHECK) folders
 	$(CHECK) properties
 	$(CHECK) torture
+	$(BIN)/python -m pip install --quiet --editable ".[tpu]"
+	$(CHECK) tpu
 
 # Beam needs protobuf 6, and so SentencePiece 0.2.2. A separate environment keeps these versions out of the main one.
 test-beam: $(VENV)-beam/.installed

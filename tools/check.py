@@ -22,6 +22,7 @@ CHECKS = (
     "scores",
     "tokenizers",
     "torture",
+    "tpu",
     "vectors",
 )
 
