@@ -28,7 +28,7 @@ from common import MODEL, entities_probe, tiny_pretraining
 
 from bert_jax.config import Pretraining
 
-REPORT = {"picture": False, "columns": ("parameters", "steps", "seconds")}
+REPORT = {"picture": False, "columns": ("parameters", "steps")}
 STEPS = 1000
 CHANGES: dict[str, dict[str, Any]] = {
     "pre-norm": {"norm_position": "pre"},
