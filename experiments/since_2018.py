@@ -6,13 +6,13 @@ two points. No biases and local attention cost nothing; local attention saves no
 too short for it. A gated feed-forward costs time and gains nothing. All together are about as good as rotary positions
 alone at equal steps, and slightly behind them at equal time.
 
-`steps-...` are pre-trained for 1,000 steps, `time-...` for as many as take the time of 1,000 of BERT's, where these are
-other ones. Each is pre-trained with two seeds (-0 and -1). After equal steps, each of these is fine-tuned with five seeds on
-entities (CoNLL-2003). The gated feed-forward is two thirds as wide, so that it has as many parameters. The local layer sees
-eight tokens on each side.
+`steps-...` are pre-trained for 1,000 steps, `time-...` for as many as take the time of 1,000 of BERT's, where these
+are other ones. Each is pre-trained with two seeds (-0 and -1). After equal steps, each of these is fine-tuned with
+five seeds on entities (CoNLL-2003). The gated feed-forward is two thirds as wide, so that it has as many parameters.
+The local layer sees eight tokens on each side.
 
-Time: 22 pre-trainings of 155 s and 15 fine-tunings of five seeds, 330 s each, in seconds of CPU time: about 75 minutes on
-2 quiet CPU cores.
+Time: 22 pre-trainings of 155 s and 15 fine-tunings of five seeds, 330 s each, in seconds of CPU time: about 75 minutes
+on 2 quiet CPU cores.
 
     bert_jax train experiments/since_2018.py --workdir runs/since_2018
 
