@@ -52,7 +52,7 @@ def test_a_file_imports_its_neighbours_from_any_workdir(tmp_path, monkeypatch):
 
 def test_a_recipe_takes_fields_of_the_experiment_and_of_its_task():
     fast = recipe("fast", stores=("store",), sequence_length=128, steps=7)
-    assert (fast.task.stores, fast.task.sequence_length, fast.steps) == (("store",), 64, 7)
+    assert (fast.task.stores, fast.task.sequence_length, fast.steps) == (("store",), 128, 7)
     assert replace(fast, steps=9) == recipe("fast", stores=("store",), sequence_length=128, steps=9)
     with pytest.raises(InputError, match=r"no recipe is called 'slow'; there are bert, fast"):
         recipe("slow")
