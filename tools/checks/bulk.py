@@ -4,16 +4,17 @@
 
 The rows are those of the files, up to `--rows`, or random words; the model is a folder, or a tiny one with random
 weights. A quarter of the rows, and all of them, are embedded in processes of their own, whose peak memory is
-compared. Then the work on all rows is killed with SIGKILL at random moments and begun again each time. With `--turns`,
-it is also timed against `SentenceTransformer.encode` on the same rows, in turn, which needs `pip install
-sentence-transformers` and a model that it loads. Exits with 1 if a byte differs, or if the memory of all rows is more
-than 10 % above that of a quarter of them.
+compared. Then the work on all rows is killed with SIGKILL at random moments and begun again each time, from nothing
+where all of it is done. With `--turns`, it is also timed against `SentenceTransformer.encode` on the same rows, in
+turn, which needs `pip install sentence-transformers` and a model that it loads. Exits with 1 if a byte differs, or if
+the memory of all rows is more than 10 % above that of a quarter of them.
 """
 
 import argparse
 import itertools
 import json
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -126,7 +127,10 @@ def main() -> None:
             time.sleep(moments.uniform(0.3, 0.7) * seconds)
             process.send_signal(signal.SIGKILL)
             process.communicate()
-            print(f"kill {number + 1}: {len(contents(folder / 'killed'))} shards are there", flush=True)
+            done = contents(folder / "killed")
+            print(f"kill {number + 1}: {len(done)} shards are there", flush=True)
+            if number + 1 < options.kills and len(done) == len(contents(folder / "out-rows")):
+                shutil.rmtree(folder / "killed")  # the next kill interrupts work, too
         if begin(options, every, folder / "killed").wait():
             sys.exit("the last run failed")
         expected, killed = contents(folder / "out-rows"), contents(folder / "killed")
