@@ -139,6 +139,5 @@ def _options(shard_rows: int, batch_size: int, on_bad_row: str, several_hosts: b
     if several_hosts:
         from bert_jax import hosts
 
-        hosts.join()
-        part = hosts.number()
+        part = hosts.part()
     return Options(shard_rows, batch_size, on_bad_row == "skip", part)

@@ -2,6 +2,7 @@
 
 import atexit
 import contextlib
+import io
 import json
 import os
 import sys
@@ -18,7 +19,8 @@ from bert_jax.config import differences
 from bert_jax.errors import InputError
 
 FAILED = "bert_jax/failed"  # key under which the hosts of a run find the number and the error of one that failed
-FAREWELL = 10.0  # seconds in which the other hosts must have read it
+FAREWELL = 10.0  # seconds in which all hosts must have read it
+PAUSE = 1.0  # seconds from when the last of them ends until the first host does
 
 
 def join() -> None:
@@ -56,8 +58,23 @@ def together() -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        _tell_of_failure(client, error)
+        known = isinstance(error, InputError)
+        problem = str(error) if known else f"{type(error).__name__}: {error}"
+        with contextlib.suppress(jax.errors.JaxRuntimeError):  # another host failed before, or the first one is gone
+            client.key_value_set(FAILED, f"{jax.process_index()} {problem}")
+        atexit.register(_end, client, 2 if known else 1)  # before JAX's own end, which waits for hosts that go on
         raise
+
+
+def part() -> tuple[int, int]:
+    """Joins the hosts, and returns which of how many parts of the work is this process's.
+
+    From then on the hosts do not wait for each other: one may take hours longer than another.
+    """
+    join()
+    mine = number()
+    jax.distributed.shutdown()
+    return mine
 
 
 def _coordinator() -> Any:
@@ -67,22 +84,8 @@ def _coordinator() -> Any:
     return distributed.global_state.client
 
 
-def _tell_of_failure(client: Any, error: Exception) -> None:
-    """Tells the other hosts of an error here, and lets this process end without waiting for them."""
-    here, count = number()
-    known = isinstance(error, InputError)
-    problem = str(error) if known else f"{type(error).__name__}: {error}"
-    with contextlib.suppress(jax.errors.JaxRuntimeError):  # another one failed before, or the first host is gone
-        client.key_value_set(FAILED, f"{here} {problem}")
-        until = time.monotonic() + FAREWELL
-        for other in set(range(count)) - {here}:
-            client.blocking_key_value_get(f"{FAILED}/{other}", max(1, round(1000 * (until - time.monotonic()))))
-    atexit.register(_end, 2 if known else 1)  # before JAX, which waits for the other hosts
-
-
 def _await_failure(client: Any) -> None:
     """Ends this process when another host fails."""
-    here, _ = number()
     while True:
         try:
             host, _, problem = client.blocking_key_value_get(FAILED, 600_000).partition(" ")
@@ -90,16 +93,26 @@ def _await_failure(client: Any) -> None:
         except jax.errors.JaxRuntimeError as error:
             if "DEADLINE_EXCEEDED" not in str(error):
                 return  # the run is over
-    if int(host) == here:
+    if int(host) == jax.process_index():
         return
-    if here == 0:
-        print(f"error: host {host}: {problem}", file=sys.stderr)
+    if is_first():
+        print(f"error: host {host}: {problem}", file=sys.stderr, flush=True)
+    sys.stderr = io.StringIO()  # what fails from now on fails because hosts end
+    _end(client, 2)
+
+
+def _end(client: Any, code: int) -> None:
+    """Ends this process when all hosts know that they end: a sum would fail where one is gone.
+
+    The first host ends last, because the service is in its process, and JAX aborts the others where that is gone.
+    """
     with contextlib.suppress(jax.errors.JaxRuntimeError):
-        client.key_value_set(f"{FAILED}/{here}", "read")
-    _end(2)
-
-
-def _end(code: int) -> None:
+        client.key_value_set(f"{FAILED}/{jax.process_index()}", "ends")
+        until = time.monotonic() + FAREWELL
+        for host in range(jax.process_count()):
+            client.blocking_key_value_get(f"{FAILED}/{host}", max(1, round(1000 * (until - time.monotonic()))))
+    if is_first():
+        time.sleep(PAUSE)
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(code)

@@ -188,7 +188,8 @@ sys.path.insert(0, sys.argv[3])
 from bert_jax import hosts
 hosts.join()
 from test_devices import train_on_eight
-train_on_eight(Path(sys.argv[1]), Path(sys.argv[2]), "pmap", "mesh")
+with hosts.together():
+    train_on_eight(Path(sys.argv[1]), Path(sys.argv[2]), "pmap", "mesh")
 """
 
 
