@@ -119,7 +119,7 @@ class Embeddings(nn.Module):
             return nn.Embed(
                 rows,
                 c.embedding_width,
-                dtype=jnp.float32,  # in which gradients are added up: GPUs add in bfloat16 a thousand times as slowly
+                dtype=jnp.float32,  # of its gradient: in bfloat16 the sum over a frequent token stops growing
                 param_dtype=self.compute.param_dtype,
                 embedding_init=initializer(c),
             )

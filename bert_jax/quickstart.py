@@ -107,7 +107,7 @@ BLANKS = (
 )
 
 
-def quickstart(workdir: files.Path, minutes: float = 3.2, seed: int = 0) -> dict[str, Any]:
+def quickstart(workdir: files.Path, minutes: float, seed: int) -> dict[str, Any]:
     """Runs all stages in `workdir`, prints the results and returns them. A second call continues an interrupted one."""
     console = Console()
     say = console.print

@@ -21,7 +21,7 @@ def test_a_quickstart_that_is_stopped_while_it_pretrains_tunes_nothing(tmp_path,
 
     monkeypatch.setattr(quickstart, "train", train)
     with pytest.raises(SystemExit, match="Stopped; run the same command to continue"):
-        quickstart.quickstart(tmp_path)
+        quickstart.quickstart(tmp_path, minutes=0.1, seed=0)
     assert trained == ["pretrain"]
 
 

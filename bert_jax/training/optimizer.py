@@ -102,61 +102,65 @@ def scale_by_depth(fields: Optimizer, steps: int, config: BertConfig) -> optax.G
 def scale_by_muon(momentum: float) -> optax.GradientTransformation:
     """Averages gradients, looks one step ahead (Nesterov), and makes each matrix orthogonal.
 
-    The parameters must all be matrices of blocks.
+    The parameters must all be matrices of blocks. Updates and state are those of `optax.contrib.scale_by_muon`, which
+    computes one parameter after the other.
 
     Source: Jordan et al. 2024, https://kellerjordan.github.io/posts/muon.
     """
 
-    def init(params):
-        return optax.EmaState(jnp.zeros([], jnp.int32), optax.tree.zeros_like(params))
-
     def update(updates, state, params=None):
         del params
         count = optax.safe_increment(state.count)
-        mean = optax.tree.update_moment(updates, state.ema, momentum, 1)
+        mean = optax.tree.update_moment(updates, state.mu, momentum, 1)
         next_mean = optax.tree.bias_correction(mean, momentum, count + 1)
         now = optax.tree.bias_correction(updates, momentum, count)
         ahead = jax.tree.map(lambda m, g: momentum * m + (1 - momentum) * g, next_mean, now)
-        return orthogonal(ahead), optax.EmaState(count, mean)
+        return orthogonal(ahead, state.ns_coeffs), state._replace(count=count, mu=mean)
 
-    return optax.GradientTransformation(init, update)
+    return optax.GradientTransformation(optax.contrib.scale_by_muon(beta=momentum).init, update)
 
 
-def orthogonal(updates: optax.Updates) -> optax.Updates:
+def orthogonal(updates: optax.Updates, coefficients: jax.Array) -> optax.Updates:
     """Returns matrices with the singular vectors of `updates`, and singular values of about 1.
 
     All matrices of one shape are computed at once: a model of many layers compiles as soon as one of few.
     """
 
+    def sides(name: str, u: jax.Array) -> tuple[list[int], list[int]]:
+        """The axes in the order (number of the matrix, inputs, outputs), and how large each of the three is."""
+        inputs, outputs = named.matrix_axes(name, u.ndim)
+        others = [axis for axis in range(u.ndim) if axis not in (*inputs, *outputs)]
+        sizes = [math.prod(u.shape[axis] for axis in axes) for axes in (others, inputs, outputs)]
+        return [*others, *inputs, *outputs], sizes
+
     def apart(name: str, u: jax.Array) -> jax.Array:
         """The matrices of one array, [number of them, short side, long side]."""
-        (inputs, outputs), shape = named.matrix_axes(name, u.ndim), u.shape
-        others = [axis for axis in range(u.ndim) if axis not in (*inputs, *outputs)]
-        sizes = [math.prod(shape[axis] for axis in axes) for axes in (others, inputs, outputs)]
-        x = u.transpose(*others, *inputs, *outputs).reshape(sizes)
+        order, sizes = sides(name, u)
+        x = u.transpose(order).reshape(sizes)
         return x if sizes[1] <= sizes[2] else x.mT
 
     def together(name: str, u: jax.Array, x: jax.Array) -> jax.Array:
-        (inputs, outputs), shape = named.matrix_axes(name, u.ndim), u.shape
-        order = [axis for axis in range(u.ndim) if axis not in (*inputs, *outputs)] + [*inputs, *outputs]
-        x = x if math.prod(shape[axis] for axis in inputs) <= math.prod(shape[axis] for axis in outputs) else x.mT
-        return x.reshape([shape[axis] for axis in order]).transpose(sorted(range(u.ndim), key=order.__getitem__))
+        order, sizes = sides(name, u)
+        x = x if sizes[1] <= sizes[2] else x.mT
+        return x.reshape([u.shape[axis] for axis in order]).transpose(np.argsort(order))
 
     stacks, tree = jax.tree.flatten(named.map_named(apart, updates))
     for shape in sorted({x.shape[1:] for x in stacks}):
         same = [i for i, x in enumerate(stacks) if x.shape[1:] == shape]
         ends = np.cumsum([len(stacks[i]) for i in same])[:-1]
-        for i, x in zip(same, jnp.split(_newton_schulz(jnp.concatenate([stacks[i] for i in same])), ends), strict=True):
+        changed = _newton_schulz(jnp.concatenate([stacks[i] for i in same]), coefficients)
+        for i, x in zip(same, jnp.split(changed, ends), strict=True):
             stacks[i] = x
     return named.map_named(together, updates, jax.tree.unflatten(tree, stacks))
 
 
-def _newton_schulz(x: jax.Array) -> jax.Array:
+def _newton_schulz(x: jax.Array, coefficients: jax.Array) -> jax.Array:
     """Returns matrices [..., short side, long side] after five steps towards orthogonal ones."""
     x /= jnp.linalg.norm(x, axis=(-2, -1), keepdims=True) + 1e-8
+    a, b, c = coefficients.astype(x.dtype)
     for _ in range(5):
         square = x @ x.mT
-        x = 3.4445 * x + (-4.7750 * square + 2.0315 * square @ square) @ x
+        x = a * x + (b * square + c * square @ square) @ x
     return x
 
 

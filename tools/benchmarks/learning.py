@@ -7,7 +7,8 @@ other work on the machine slows all of them. Minutes are those of training steps
 and checkpoints. Each is evaluated on held-out rows of its own kind, 15 % masked: with pairs, or single segments.
 
 `bert` is BERT as published, at this size: without dropout, with the learning rate and the initial weights that suit it.
-`pytorch` is the same model and the same rows with `transformers` and PyTorch's AdamW. `fast` is the recipe "fast".
+`pytorch` is the same model and the same rows with `transformers` and PyTorch's AdamW. `fast` is the recipe "fast", with
+its own length of rows.
 
 A second call continues an interrupted one, and adds nothing to a finished one.
 """
@@ -45,7 +46,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--steps", type=int, default=9000, help="of BERT as published, here and in PyTorch")
     parser.add_argument("--fast-steps", type=int, default=2000, help="of the fast recipe")
     parser.add_argument("--turn", type=int, default=500, help="steps of 32 rows between two evaluations")
-    parser.add_argument("--length", type=int, default=32, help="tokens in a row")
+    parser.add_argument("--length", type=int, default=32, help="tokens in a row of BERT, here and in PyTorch")
     parser.add_argument("--eval-sequences", type=int, default=2000)
     parser.add_argument("--accuracies", type=float, nargs="+", default=[0.2, 0.25, 0.3, 0.35])
     parser.add_argument("--figure", type=Path, help="draw accuracy over minutes there, as SVG")
@@ -92,7 +93,7 @@ def experiments(store: Path, options: argparse.Namespace) -> dict[str, Experimen
         return dict.fromkeys(("log_every", "eval_every", "checkpoint_every"), steps)
 
     batch_size = recipe("fast").batch_size
-    fast = recipe("fast", **rows, **turns(batch_size), **length, steps=options.fast_steps)
+    fast = recipe("fast", **rows, **turns(batch_size), steps=options.fast_steps)
     assert fast.model is not None
     model = preset(
         "bert-tiny",
@@ -105,7 +106,7 @@ def experiments(store: Path, options: argparse.Namespace) -> dict[str, Experimen
     adam = AdamW(learning_rate=1e-3, warmup_share=0.05, b2=0.98)
     sizes = {"model": model, "optimizer": adam, "batch_size": 32, "steps": options.steps}
     bert = recipe("bert", **rows, **turns(32), **length, **sizes)
-    every = {"bert": bert, "fast": replace(fast, model=replace(fast.model, **positions | toy)), "pytorch": bert}
+    every = {"bert": bert, "fast": replace(fast, model=replace(fast.model, **toy)), "pytorch": bert}
     if unknown := set(options.only) - every.keys():
         raise SystemExit(f"--only: {', '.join(sorted(unknown))}; there are {', '.join(every)}")
     return {name: every[name] for name in options.only}
