@@ -20,7 +20,9 @@ from bert_jax.errors import InputError
 
 FAILED = "bert_jax/failed"  # key under which the hosts of a run find the number and the error of one that failed
 FAREWELL = 10.0  # seconds in which all hosts must have read it
-PAUSE = 1.0  # seconds from when the last of them ends until the first host does
+PAUSE = 1.0  # seconds from when the last of them ends until the first host does, and between two looks at the key
+DONE = "bert_jax/done"  # where the hosts of a run wait for each other at its end
+DAY = 86_400_000  # milliseconds; a host that is gone ends the others sooner
 
 
 def join() -> None:
@@ -54,9 +56,12 @@ def together() -> Iterator[None]:
     The first host prints the error and the number of its host. Call it after `join`.
     """
     client = _coordinator()
-    threading.Thread(target=_await_failure, args=(client,), daemon=True).start()
+    over = threading.Event()
+    watcher = threading.Thread(target=_await_failure, args=(client, over), daemon=True)
+    watcher.start()
     try:
         yield
+        client.wait_at_barrier(DONE, DAY)  # a host that still works may fail
     except Exception as error:
         known = isinstance(error, InputError)
         problem = str(error) if known else f"{type(error).__name__}: {error}"
@@ -64,6 +69,9 @@ def together() -> Iterator[None]:
             client.key_value_set(FAILED, f"{jax.process_index()} {problem}")
         atexit.register(_end, client, 2 if known else 1)  # before JAX's own end, which waits for hosts that go on
         raise
+    finally:
+        over.set()
+        watcher.join()  # Python aborts where a thread is in JAX's client when it ends
 
 
 def part() -> tuple[int, int]:
@@ -84,15 +92,15 @@ def _coordinator() -> Any:
     return distributed.global_state.client
 
 
-def _await_failure(client: Any) -> None:
-    """Ends this process when another host fails."""
+def _await_failure(client: Any, over: threading.Event) -> None:
+    """Ends this process when another host fails; returns when the run is over."""
     while True:
         try:
-            host, _, problem = client.blocking_key_value_get(FAILED, 600_000).partition(" ")
+            host, _, problem = client.key_value_try_get(FAILED).partition(" ")
             break
         except jax.errors.JaxRuntimeError as error:
-            if "DEADLINE_EXCEEDED" not in str(error):
-                return  # the run is over
+            if "NOT_FOUND" not in str(error) or over.wait(PAUSE):
+                return
     if int(host) == jax.process_index():
         return
     if is_first():
