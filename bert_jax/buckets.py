@@ -10,6 +10,7 @@ import time
 from functools import cache
 from typing import Any
 
+from bert_jax import memory
 from bert_jax.errors import InputError
 
 # Otherwise etils reads gs:// with TensorFlow where that is installed; it takes 10 seconds to import.
@@ -66,6 +67,7 @@ _connected: set[tuple[str, str]] = set()  # buckets that have answered
 
 @cache
 def _set_up(scheme: str) -> None:
+    memory.keep_freed()  # before the libraries start threads
     import fsspec.config
 
     for protocol in ("gcs", "gs", "s3"):

@@ -12,7 +12,7 @@ from flax import linen as nn
 from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
-from bert_jax import flops, runtime
+from bert_jax import flops, memory, runtime
 from bert_jax.data.batch import Arrays
 from bert_jax.errors import InputError
 
@@ -154,7 +154,7 @@ class Devices:
         """
         devices = [device for device in self.mesh.devices.flat if device.process_index == jax.process_index()]
         if devices[0].platform == "cpu":
-            return runtime.peak_memory()
+            return memory.peak()
         stats = [device.memory_stats() for device in devices]
         return max((peaks["peak_bytes_in_use"] for peaks in stats if peaks), default=None)
 

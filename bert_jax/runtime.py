@@ -1,12 +1,9 @@
 """What this process does to its machine: memory allocator, compilation cache, log, pretended devices."""
 
-import ctypes
 import hashlib
 import logging
 import os
 import platform
-import resource
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -17,7 +14,7 @@ import jax
 import jax.numpy as jnp
 from jax.experimental.compilation_cache import compilation_cache
 
-from bert_jax import files
+from bert_jax import files, memory
 
 NOTICE_PAUSE = 1.0  # seconds between two questions to the metadata server of Google Cloud, which itself waits
 
@@ -29,22 +26,11 @@ def set_up() -> None:
     Compiled programs are stored in the user's cache folder, where the next process finds them. The environment variable
     JAX_COMPILATION_CACHE_DIR names another folder; JAX_ENABLE_COMPILATION_CACHE=false stores nothing.
 
-    On Linux, the C library keeps freed memory. XLA allocates all its working memory again at each step, and otherwise
-    the kernel fills it with zeros, page by page: a third of a small model's step on a CPU. Threads that exist before
-    the call have a memory of their own, which is still given back. So call this before anything touches a device.
+    Call it before anything touches a device: see `bert_jax.memory.keep_freed`.
     """
-    _keep_freed_memory()
+    memory.keep_freed()
     _use_compilation_cache()
     logging.getLogger("absl").addFilter(_is_not_from_orbax)
-
-
-def _keep_freed_memory() -> None:
-    libc = ctypes.CDLL(None) if sys.platform == "linux" else None
-    if libc and hasattr(libc, "gnu_get_libc_version"):
-        arena_max, mmap_max, trim_threshold = -8, -4, -1  # of glibc's malloc.h
-        libc.mallopt(arena_max, 1)
-        libc.mallopt(mmap_max, 0)
-        libc.mallopt(trim_threshold, 2**31 - 1)
 
 
 def _use_compilation_cache() -> None:
@@ -145,9 +131,3 @@ def measured_flops(size: int = 1024) -> float:
         multiply(x, x).block_until_ready()
         seconds.append(time.perf_counter() - began)
     return 2 * size**3 / min(seconds)
-
-
-def peak_memory() -> int:
-    """Returns the most bytes that this process has had in memory at one time."""
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit

@@ -34,6 +34,7 @@ def parse(text: str, is_workdir: Callable[[str], bool] | None = None) -> Source:
         WORKDIR@mean:N                           the mean of the weights of its latest N checkpoints
         hf:ORG/NAME                              a model on the Hugging Face hub
         run:NAME, run:NAME@STEP, ...             another run of the same sweep
+        run:NAME/seed-0                          one seed of it, if it has several
         tfds:NAME[/CONFIG][:VERSION][:SPLIT]     a data set of TensorFlow Datasets
 
     Args:

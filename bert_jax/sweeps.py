@@ -71,9 +71,10 @@ def select(sweep: Sweep, name: str | None, path: PathLike) -> Sweep:
 def origin_of(experiment: Experiment, sweep: Sweep) -> Experiment:
     """Follows `run:NAME` through the sweep, and returns the experiment that the chain begins with."""
     source = sources.parse(experiment.branch_from or experiment.init_from or "")
-    if source.kind != "run" or source.name not in sweep:
+    run = source.name.partition("/")[0]  # what follows is the folder of a seed
+    if source.kind != "run" or run not in sweep:
         return experiment
-    return origin_of(sweep[source.name], {name: sweep[name] for name in sweep if name != source.name})
+    return origin_of(sweep[run], {name: sweep[name] for name in sweep if name != run})
 
 
 def model_of(experiment: Experiment, sweep: Sweep) -> BertConfig | None:

@@ -186,6 +186,22 @@ def test_a_run_learns_from_single_texts_and_is_scored_on_pairs(run):
     assert all(loss > 0.01 for loss in losses)  # the same text twice, under other dropout
 
 
+def test_scored_pairs_of_several_sets_have_the_mean_of_their_correlations(run):
+    folder, _ = run
+    bert = bert_jax.load(folder / "run")
+    rows = [json.loads(line) for line in (folder / "dev.jsonl").read_text().splitlines()]
+    rows = [row | {"set": "odd" if number % 2 else "even"} for number, row in enumerate(rows)]
+    parts = {name: [row for row in rows if row["set"] == name] for name in ("odd", "even")}
+    figures = {
+        name: bert.evaluate(write(folder / f"{name}.jsonl", part))["metrics"]
+        for name, part in (parts | {"all": rows}).items()
+    }
+    assert "mean_spearman" not in figures["odd"]
+    assert figures["all"]["mean_spearman"] == pytest.approx(
+        (figures["odd"]["spearman"] + figures["even"]["spearman"]) / 2
+    )
+
+
 def test_a_run_gives_vectors_similarities_and_a_folder_of_sentence_transformers(run, tmp_path):
     folder, _ = run
     bert = bert_jax.load(folder / "run")

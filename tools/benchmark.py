@@ -5,6 +5,7 @@
     python tools/benchmark.py use [--model FOLDER] [--texts FILE]      fine-tuning, inference and start
     python tools/benchmark.py data [--corpus FILE...]      preparing text and making batches
     python tools/benchmark.py bulk --model FOLDER --texts FILE         vectors of many rows
+    python tools/benchmark.py bucket                       a run in a bucket, next to one on a local disk
     python tools/benchmark.py savings                      freezing the lower layers; several seeds in one run
     python tools/benchmark.py sweep EXPERIMENT.py          a step of each model that a sweep pre-trains
     python tools/benchmark.py learning [--figure FILE]     minutes until recipes reach an MLM accuracy: takes hours
@@ -22,7 +23,7 @@ import time
 from pathlib import Path
 
 import jax
-from benchmarks import bulk, data, learning, savings, sweep, training, use
+from benchmarks import bucket, bulk, data, learning, savings, sweep, training, use
 
 # Each has add_options(parser), and run(options), which prints its results and returns them.
 BENCHMARKS = {
@@ -30,6 +31,7 @@ BENCHMARKS = {
     "use": use,
     "data": data,
     "bulk": bulk,
+    "bucket": bucket,
     "savings": savings,
     "sweep": sweep,
     "learning": learning,

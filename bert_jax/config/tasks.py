@@ -412,8 +412,8 @@ class SentenceEmbedding(Labelled, TextVectors):
     """
 
     title = "Sentence embedding"
-    primary_figures = ("spearman", "ndcg_at_10")
-    for_training = Labelled.for_training | {"temperature", "symmetric", "score_weight", "score_range"}
+    primary_figures = ("mean_spearman", "spearman", "ndcg_at_10")
+    for_training = Labelled.for_training | {"temperature", "symmetric", "score_weight", "score_range", "group"}
     in_hugging_face = frozenset({"pooling", "normalized", "prompts", "default_prompt"})
 
     normalized: bool = True  # whether vectors have length 1
@@ -421,6 +421,7 @@ class SentenceEmbedding(Labelled, TextVectors):
     positive: tuple[str, ...] = ("positive", "text_b", "text")  # field of the text that belongs to it
     negatives: str = "negatives"  # field of the list of texts that do not, if a row has one
     score: str = "score"  # field of a pair's score, if it has one; such a pair has no other negatives
+    group: str = "set"  # field with the set of a scored pair; of several sets, figures have the mean of their Spearman
     score_range: tuple[float, float] | None = None  # scores of the cosines 0 and 1; None = 0 to 1, or 0 to 5, by rows
     score_weight: float = 1.0  # weight in the objective of the squared difference of cosines and scores
     similarity: Literal["cosine", "dot"] = "cosine"  # of two vectors

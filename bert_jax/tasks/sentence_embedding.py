@@ -271,15 +271,26 @@ class SentenceEmbeddingTask(LabelledTask):
         for end, size in self._ends().items():
             every = self._comparable(vectors_END[:, :, :size])
             if len(scored):
-                scores = np.array([number_of(rows[int(i)], self.fields.score, RowErrors()) for i in scored])
-                both = metrics.regression(np.sum(every[scored, 0] * every[scored, 1], axis=1), scores)
-                figures |= {name + end: both[name] for name in ("spearman", "pearson")}
+                similarities = np.sum(every[scored, 0] * every[scored, 1], axis=1)
+                correlations = self._correlations(similarities, [rows[int(i)] for i in scored])
+                figures |= {name + end: value for name, value in correlations.items()}
             if judged:
                 figures |= {name + end: value for name, value in self._retrieval(every[:, 0], judged).items()}
         first = {"vectors": vectors_END[scored[:EXAMPLES]]}
         shown = [rows[int(i)] for i in scored[:EXAMPLES]]
         answers = [{"similarity": similarity} for similarity in self._similarities(first["vectors"])]
         return Evaluation(figures, {}, {}, with_answers(shown, answers))
+
+    def _correlations(self, similarities: np.ndarray, rows: Sequence[Row]) -> dict[str, float]:
+        """Returns the correlations of similarities with the scores of rows; of several sets, also the mean."""
+        scores = np.array([number_of(row, self.fields.score, RowErrors()) for row in rows])
+        both = metrics.regression(similarities, scores)
+        figures = {name: both[name] for name in ("spearman", "pearson")}
+        sets = np.array([str(row.values.get(self.fields.group, "")) for row in rows])
+        if len(names := np.unique(sets)) > 1:
+            each = [metrics.regression(similarities[sets == name], scores[sets == name])["spearman"] for name in names]
+            figures["mean_spearman"] = float(np.mean(each))
+        return figures
 
     def _retrieval(self, vectors: np.ndarray, judged: Sequence[tuple[int, Row]]) -> dict[str, float]:
         texts = [(i, row) for i, row in judged if isinstance(row, retrieval.JudgedText)]

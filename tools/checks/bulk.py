@@ -39,10 +39,10 @@ MOST = 1.1  # times the memory of a quarter of the rows
 PROGRAM = """
 import sys
 from bert_jax.bulk import Options, embed_files
-from bert_jax.runtime import peak_memory
+from bert_jax import memory
 model, rows, out, shard_rows = sys.argv[1:]
 embed_files(model, [rows], out, Options(int(shard_rows), 64), say=lambda line: None)
-print(peak_memory())
+print(memory.peak())
 """
 THEIRS = """
 import json, sys, time
