@@ -211,6 +211,13 @@ def test_a_step_that_the_compiler_refuses_does_not_fit_and_other_errors_are_rais
         topologies.analyse(Refused("INTERNAL: no"), thorough=True)
 
 
+def test_a_model_with_cudnns_attention_is_planned_where_cudnn_is_not_installed(data, monkeypatch):
+    monkeypatch.setattr(plan, "kept_each", lambda run, batch, devices, remat: Kept(10 if remat else 5000, 300))
+    fused = pretraining(data, model=QUIET, compute=Compute(dtype="bfloat16", attention="cudnn"))
+    explicit = plan.resolve(replace(fused, compute=Compute()))
+    assert plan.plan(fused, "t4").parameters == plan.count_parameters(explicit)
+
+
 def test_an_unknown_accelerator_is_refused(data):
     with pytest.raises(InputError, match=r"--accelerator: must be one of h200, h100, .* or cpu, got abacus"):
         plan.plan(pretraining(data), "abacus")
