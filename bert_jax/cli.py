@@ -153,9 +153,7 @@ class _Plan:
     accelerator: str = "cpu"  # such as h100, a100, v4, v5e; cpu means this machine
     devices: int = 1  # number of accelerators
     mfu: float = 0.4  # expected share of their peak operations per second
-    effort: Literal["none", "low", "full"] = (
-        "low"  # of the compiler for TPUs, where libtpu is installed; none: not used
-    )
+    effort: Literal["none", "low", "full"] = "low"  # of the compiler for TPUs; none: no compiler for TPUs or GPUs
 
     def __post_init__(self):
         check_range("--devices", self.devices, COUNT)
@@ -174,9 +172,10 @@ run:NAME. Every field of the experiment is a flag, such as --model.num-layers 4;
 PLAN_USAGE = """usage: bert_jax plan EXPERIMENT.py --accelerator NAME --devices N [--mfu SHARE] [--effort WORD] [FLAGS]
 
 Estimates what a run will take, without running it: parameters, memory on each device, operations and hours. For TPUs
-(v4, v5e, v5p, v6e) their own compiler is used as well, if `libtpu` is installed. That takes minutes with --effort low,
-up to an hour with --effort full, which is how a run is compiled; with --effort none it is not used. The other flags
-are those of `bert_jax train`; the command `bert_jax plan EXPERIMENT.py --help` lists them."""
+(v4, v5e, v5p, v6e) and GPUs (a100, h100, h200) their own compiler is used as well, if the extra `tpu` or `cuda` is
+installed. For TPUs that takes minutes with --effort low, up to an hour with --effort full, which is how a run is
+compiled; for GPUs it takes minutes with both. With --effort none no compiler is used. The other flags are those of
+`bert_jax train`; the command `bert_jax plan EXPERIMENT.py --help` lists them."""
 
 
 def train(args: Sequence[str]) -> int:

@@ -3,7 +3,7 @@
 import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -14,6 +14,7 @@ from bert_jax.config import Experiment
 from bert_jax.devices import Devices
 from bert_jax.errors import InputError
 from bert_jax.losses import Keys
+from bert_jax.topologies import Target
 from bert_jax.training import optimizer
 from bert_jax.training.budget import TRIAL_STEPS
 from bert_jax.training.run import Run, batch_sizes, random_state, resolve, step_options
@@ -21,9 +22,9 @@ from bert_jax.training.step import train_step
 
 SAMPLED_BATCHES = 8
 
-Effort = Literal["none", "low", "full"]  # of the compiler for TPUs
+Effort = Literal["none", "low", "full"]  # of the accelerators' own compiler
 
-ESTIMATED = "estimated from what the backward pass reads: compilers need up to 30 % more or less"
+ESTIMATED = "estimated: compilers need up to 30 % more or less, for several GPUs up to 75 % more"
 COMPILED = "as XLA compiles the step for a CPU"
 
 # For a CPU, XLA removes the barriers that make remat compute blocks twice, and so needs the memory of a step without
@@ -81,28 +82,36 @@ class Plan:
             "fsdp  remat   parameters    optimizer  activations        total",
         ]
         for m in self.layouts:
-            parts = (m.parameters, m.optimizer, m.activations, m.total)
+            parts = [_bytes(x) for x in (m.parameters, m.optimizer, m.activations, m.total)]
             fits = "" if m.compiled else "fits" if self.fits(m) else "does not fit"
-            lines.append(f"{_layout(m)}{''.join(f'{_bytes(x):>13}' for x in parts)}  {fits}".rstrip())
+            lines.append(f"{_layout(m)}{_cells(parts)}  {fits}".rstrip())
         return "\n".join(lines + self._compiled())
 
     def _compiled(self) -> list[str]:
         """Returns the table with the figures of the devices' own compiler."""
         lines = ["", self.compiler] if self.compiler else []
         compiled = [(m, m.compiled) for m in self.layouts if m.compiled]
+        counted = any(own.flops is not None for _, own in compiled)  # the compiler for GPUs does not
         if compiled:
-            lines.append("fsdp  remat       memory   operations     accessed     compiled")
+            names = ("memory", "operations", "accessed", "compiled") if counted else ("memory", "compiled")
+            lines.append(f"fsdp  remat{_cells(names)}")
         for m, own in compiled:
             if own.memory is None:
                 lines.append(f"{_layout(m)}  does not fit: {own.refusal}")
                 continue
-            cells = (_bytes(own.memory), f"{own.flops:.3g}", _bytes(own.bytes_accessed), f"{own.seconds:.0f} s")
-            lines.append(f"{_layout(m)}{''.join(f'{cell:>13}' for cell in cells)}  fits")
+            cells = [_bytes(own.memory), f"{own.seconds:.0f} s"]
+            if own.flops is not None and own.bytes_accessed is not None:
+                cells[1:1] = [f"{own.flops:.3g}", _bytes(own.bytes_accessed)]
+            lines.append(f"{_layout(m)}{_cells(cells)}  fits")
         return lines
 
 
 def _layout(memory: Memory) -> str:
     return f"{memory.fsdp:4}  {'yes' if memory.remat else 'no':5}"
+
+
+def _cells(texts: Sequence[str]) -> str:
+    return "".join(f"{text:>13}" for text in texts)
 
 
 def _bytes(count: float) -> str:
@@ -126,15 +135,15 @@ def plan(
 ) -> Plan:
     """Returns what `experiment` needs on a number of devices, without taking a step.
 
-    Memory on accelerators is estimated. Where `libtpu` is installed, the compiler for TPUs can compile it too. For
-    "cpu" the step is compiled, for the same number of simulated devices. Call `runtime.pretend_devices` before JAX
-    first looks for devices.
+    Memory on accelerators is estimated. Where the compiler for TPUs or for GPUs is installed, it can compile the step
+    too. For "cpu" the step is compiled, for the same number of simulated devices. Call `runtime.pretend_devices` before
+    JAX first looks for devices.
 
     Args:
       accelerator: a name in `flops.ACCELERATORS`, or "cpu" for this machine.
       mfu: share of the accelerator's peak that the run is expected to reach.
-      effort: how much the compiler for TPUs optimizes: "full" as for a run, "low" takes a fraction of the time, and
-        with "none" it is not used.
+      effort: how much the compiler for TPUs optimizes: "full" as for a run, "low" takes a fraction of the time. For
+        GPUs both are the same. With "none" neither compiler is used.
       progress: is called with each layout that is compiled.
 
     Raises:
@@ -177,30 +186,26 @@ def plan(
     )
 
 
-def _compiler(accelerator: str, devices: int, effort: Effort, attention: str) -> tuple["Own | None", str]:
-    """Returns the compiler of the accelerators themselves, if there is one here, and what `plan` prints about it."""
-    if effort == "none" or accelerator not in topologies.SLICES:
+def _compiler(accelerator: str, devices: int, effort: Effort, attention: str) -> tuple[Target | None, str]:
+    """Returns the accelerators for their own compiler, if there is one here, and what `plan` prints about it."""
+    if effort == "none" or accelerator not in topologies.KINDS:
         return None, ""
-    reason = topologies.why_not(accelerator, devices)
-    if attention == "cudnn":
-        reason = "cuDNN runs on NVIDIA GPUs only; choose --compute.attention pallas or explicit"
+    reason = topologies.why_not(accelerator, devices, attention)
     if reason:
         return None, f"the compiler for {accelerator} was not used: {reason}"
-    how = (
-        "" if effort == "full" else ", with little optimization (--effort full: as for a run, but it takes much longer)"
-    )
-    note = (
-        f"the same by the compiler for {accelerator}{how};\n"
-        "memory includes the batch, operations and bytes accessed are those of a step on each device:"
-    )
-    return Own(topologies.tpus(accelerator, devices), effort == "full"), note
-
-
-class Own(NamedTuple):
-    """The accelerators of a plan, for which their own compiler can compile."""
-
-    devices: Sequence[jax.Device]
-    thorough: bool  # whether it optimizes as for a run
+    own = topologies.target(accelerator, devices, effort == "full")
+    if accelerator in topologies.GPUS:
+        note = (
+            f"the same by the compiler for {accelerator}, which tries out no kernels here: a run needs about as much;\n"
+            f"memory includes the batch, and JAX takes {own.limit / 1e9:.1f} GB of each GPU:"
+        )
+    else:
+        little = ", with little optimization (--effort full: as for a run, but it takes much longer)"
+        note = (
+            f"the same by the compiler for {accelerator}{little if effort == 'low' else ''};\n"
+            "memory includes the batch, operations and bytes accessed are those of a step on each device:"
+        )
+    return own, note
 
 
 def this_machine(devices: int) -> flops.Accelerator:
@@ -226,7 +231,7 @@ def layouts(
     batch: dict[str, np.ndarray],
     devices: int,
     progress: Callable[[str], None],
-    own: Own | None = None,
+    own: Target | None = None,
     compiled: bool = False,
 ) -> Iterator[Memory]:
     """Yields the memory of each layout: with and without FSDP, with and without remat.
@@ -245,7 +250,7 @@ def layouts(
             layout = estimate(run, here, remat, reads) if reads else memory(run, batch, here, remat)
             if own:
                 _, traced = _traced(run, batch, Devices("mesh", rows, here.fsdp, own.devices), remat)
-                layout = replace(layout, compiled=topologies.analyse(traced, own.thorough))
+                layout = replace(layout, compiled=own.analyse(traced))
             yield layout
 
 

@@ -1,6 +1,7 @@
 """The planned cost of a run is its real cost."""
 
 from dataclasses import replace
+from unittest.mock import ANY, MagicMock
 
 import jax
 import jax.extend
@@ -162,15 +163,27 @@ def test_remat_microbatches_and_fused_attention_keep_less_for_the_backward_pass(
     assert kept(microbatches=2, dtype="bfloat16", attention="pallas") < 0.3 * whole
 
 
-def test_the_figures_of_the_compiler_for_tpus_follow_the_estimate():
+def planned_with(*analyses: topologies.Analysis) -> plan.Plan:
+    layouts = tuple(plan.Memory(1, bool(number), 1, 1, 1, own) for number, own in enumerate(analyses))
+    return plan.Plan(1, 1, 1, 1, 1.0, 1.0, layouts, flops.ACCELERATORS["v5e"], "", compiler="NOTE")
+
+
+def test_the_figures_of_the_accelerators_own_compiler_follow_the_estimate():
     fits = topologies.Analysis(2_805_000_000, "", flops=2.266e12, bytes_accessed=16.26e9, seconds=171)
-    refused = topologies.Analysis(None, "needs 22.7 GB of 16.9 GB", 0, 0, 88)
-    layouts = tuple(plan.Memory(1, remat, 1, 1, 1, own) for remat, own in ((True, fits), (False, refused)))
-    planned = plan.Plan(1, 1, 1, 1, 1.0, 1.0, layouts, flops.ACCELERATORS["v5e"], "", compiler="NOTE")
+    refused = topologies.Analysis(None, "needs 22.7 GB of 16.9 GB", None, None, 88)
+    planned = planned_with(fits, refused)
     after = str(planned).split("NOTE")[1]
-    assert "   1  yes        2.81 GB     2.27e+12      16.3 GB        171 s  fits" in after
-    assert "   1  no     does not fit: needs 22.7 GB of 16.9 GB" in after
-    assert [planned.fits(layout) for layout in layouts] == [True, False]
+    assert "   1  no         2.81 GB     2.27e+12      16.3 GB        171 s  fits" in after
+    assert "   1  yes    does not fit: needs 22.7 GB of 16.9 GB" in after
+    assert [planned.fits(layout) for layout in planned.layouts] == [True, False]
+
+
+def test_operations_that_a_compiler_does_not_count_are_left_out():
+    after = str(planned_with(topologies.Analysis(2_805_000_000, "", None, None, 71))).split("NOTE")[1]
+    assert after.splitlines()[1:] == [
+        "fsdp  remat       memory     compiled",
+        "   1  no         2.81 GB         71 s  fits",
+    ]
 
 
 @pytest.mark.parametrize(
@@ -179,8 +192,9 @@ def test_the_figures_of_the_compiler_for_tpus_follow_the_estimate():
         (("v5e", 6, "low", "explicit"), "there are no slices of 6 v5e, only of 1, 4, 8, 16"),
         (("v5e", 8, "low", "cudnn"), "choose --compute.attention pallas or explicit"),
         (("v5e", 8, "full", "pallas"), "pip install 'bert_jax[tpu]'"),
+        (("h100", 6, "low", "cudnn"), "pip install 'bert_jax[cuda]'"),
         (("v5e", 8, "none", "explicit"), ""),
-        (("h100", 8, "low", "cudnn"), ""),
+        (("t4", 8, "low", "explicit"), ""),
     ],
 )
 def test_a_plan_names_the_reason_why_no_compiler_was_asked(arguments, note, monkeypatch):
@@ -191,24 +205,66 @@ def test_a_plan_names_the_reason_why_no_compiler_was_asked(arguments, note, monk
     assert bool(note) == bool(printed)
 
 
-def test_a_step_that_the_compiler_refuses_does_not_fit_and_other_errors_are_raised():
-    class Refused:
-        def __init__(self, message):
-            self.message = message
+class Compiler:
+    """A traced step, a lowered and a compiled one, as far as `Target.analyse` reads them."""
 
-        def lower(self, **_):
-            return self
+    argument_size_in_bytes, temp_size_in_bytes = 50_000_000_000, 20_000_000_000
+    output_size_in_bytes = alias_size_in_bytes = 40_000_000_000
 
-        def compile(self, options):
+    def __init__(self, message: str = ""):
+        self.message = message
+        self.platforms = ()
+
+    def lower(self, lowering_platforms):
+        self.platforms = lowering_platforms
+        return self
+
+    def compile(self, options):
+        if self.message:
             raise jax.errors.JaxRuntimeError(self.message)
+        return self
 
-    analysis = topologies.analyse(
-        Refused("RESOURCE_EXHAUSTED: (21.17G) exceeds available HBM (15.75G)"), thorough=False
-    )
+    def memory_analysis(self):
+        return self
+
+    def cost_analysis(self):
+        return {}
+
+
+def test_a_step_that_the_compiler_refuses_does_not_fit_and_other_errors_are_raised():
+    tpus = topologies.Target("tpu", ())
+    analysis = tpus.analyse(Compiler("RESOURCE_EXHAUSTED: (21.17G) exceeds available HBM (15.75G)"))
     assert not analysis.fits
     assert analysis.refusal == "needs 22.7 GB of 16.9 GB"
     with pytest.raises(jax.errors.JaxRuntimeError, match="INTERNAL"):
-        topologies.analyse(Refused("INTERNAL: no"), thorough=True)
+        tpus.analyse(Compiler("INTERNAL: no"))
+
+
+@pytest.mark.parametrize(("share", "refusal"), [("", "needs 70.0 GB of 63.7 GB"), ("0.9", "")])
+def test_a_step_for_gpus_fits_into_the_share_of_memory_that_jax_takes(share, refusal, monkeypatch):
+    options = {}
+    monkeypatch.setattr(
+        topologies.topologies, "get_topology_desc", lambda **kwargs: options.update(kwargs) or MagicMock()
+    )
+    monkeypatch.setattr(topologies.importlib.util, "find_spec", lambda name: name)
+    monkeypatch.setenv("XLA_PYTHON_CLIENT_MEM_FRACTION", share)
+    own, note = plan._compiler("h100", 6, "low", "cudnn")
+    step = Compiler()
+    assert own.analyse(step) == topologies.Analysis(None if refusal else 70_000_000_000, refusal, None, None, ANY)
+    assert f"JAX takes {own.limit / 1e9:.1f} GB of each GPU" in note
+    assert (own.platform, step.platforms, options["platform"], options["topology"]) == (
+        "cuda",
+        ("cuda",),
+        "cuda",
+        "1x1x6",
+    )
+
+
+def test_a_share_of_a_gpu_that_is_not_a_number_is_refused(monkeypatch):
+    monkeypatch.setattr(topologies.topologies, "get_topology_desc", MagicMock())
+    monkeypatch.setenv("XLA_PYTHON_CLIENT_MEM_FRACTION", "most")
+    with pytest.raises(InputError, match=r"XLA_PYTHON_CLIENT_MEM_FRACTION must be a share .* got most"):
+        topologies.target("h100", 1, thorough=False)
 
 
 def test_a_model_with_cudnns_attention_is_planned_where_cudnn_is_not_installed(data, monkeypatch):

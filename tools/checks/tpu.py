@@ -1,5 +1,7 @@
 """The training step compiles for every kind of TPU, and needs the memory that is documented. No TPU is needed.
 
+Where the compiler for GPUs is installed (the extra `cuda`), it compiles for an H100 as well.
+
     python tools/check.py tpu [--kinds v5e v6e] [--layers 1] [--effort low]
 
 The step is that of pre-training with packed rows on 8 devices, in bfloat16: BERT-base (256 rows of 128) with mesh and
@@ -89,12 +91,13 @@ def packed(length: int) -> dict[str, np.ndarray]:
 def analyse(case: Case, thorough: bool) -> tuple[topologies.Analysis, int]:
     """Returns the compiler's figures, and the memory that `plan` estimates."""
     run, batch = case.run(), packed(case.length)
-    devices = Devices(case.sharding, ROWS, 1, topologies.tpus(case.kind, DEVICES))
+    target = topologies.target(case.kind, DEVICES, thorough)
+    devices = Devices(case.sharding, ROWS, 1, target.devices)
     transformation = optimizer.make(run.experiment.optimizer, run.experiment.steps, run.experiment.model)
     state = devices.shapes(jax.eval_shape(lambda: random_state(run, transformation)))
     step = devices.wrap(train_step, **step_options(run, state.params))
     reads = {remat: plan.kept_each(run, batch, DEVICES, remat) for remat in (False, True)}
-    return topologies.analyse(step.trace(state, batch), thorough), plan.estimate(run, devices, False, reads).total
+    return target.analyse(step.trace(state, batch)), plan.estimate(run, devices, False, reads).total
 
 
 def problems(case: Case, analysis: topologies.Analysis, estimate: int) -> str:
@@ -112,16 +115,20 @@ def problems(case: Case, analysis: topologies.Analysis, estimate: int) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--kinds", nargs="+", choices=topologies.SLICES, default=list(topologies.SLICES))
+    parser.add_argument("--kinds", nargs="+", choices=topologies.KINDS, default=[*topologies.SLICES, "h100"])
     parser.add_argument("--layers", type=int, default=1, help="of all steps but the last one")
     parser.add_argument("--effort", choices=("low", "full"), default="low")
     options = parser.parse_args()
-    reason = topologies.why_not(options.kinds[0], DEVICES)
-    if reason:
-        sys.exit(f"the compiler for TPUs cannot be used: {reason}")
+    reasons = {kind: topologies.why_not(kind, DEVICES) for kind in options.kinds}
+    for kind, reason in reasons.items():
+        if reason:
+            print(f"the compiler for {kind} cannot be used: {reason}")
+    kinds = [kind for kind, reason in reasons.items() if not reason]
+    if not kinds:
+        sys.exit(1)
     runtime.pretend_devices(1)
-    cases = [Case(kind, *step, options.layers) for kind in options.kinds for step in EVERYWHERE]
-    if "v5e" in options.kinds:
+    cases = [Case(kind, *step, options.layers) for kind in kinds for step in EVERYWHERE]
+    if "v5e" in kinds:
         cases += [Case("v5e", *step, options.layers) for step in ON_V5E]
         cases.append(Case("v5e", "mesh", "explicit", "bert-large", 512, 0, fits=False))
     wrong = 0
@@ -136,8 +143,9 @@ def main() -> None:
         problem = problems(case, analysis, estimate)
         wrong += bool(problem)
         need = f"{analysis.memory / 1e9:6.2f} GB" if analysis.memory else analysis.refusal
+        accessed = f", {analysis.bytes_accessed / 1e9:.1f} GB accessed" if analysis.bytes_accessed else ""
         print(
-            f"{case}  {need}, estimate {estimate / 1e9:.2f} GB, {analysis.bytes_accessed / 1e9:.1f} GB accessed; "
+            f"{case}  {need}, estimate {estimate / 1e9:.2f} GB{accessed}; "
             f"traced in {time.perf_counter() - began - analysis.seconds:.0f} s, compiled in {analysis.seconds:.0f} s"
             + (f"  WRONG: {problem}" if problem else ""),
             flush=True,
