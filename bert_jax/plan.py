@@ -24,7 +24,7 @@ SAMPLED_BATCHES = 8
 
 Effort = Literal["none", "low", "full"]  # of the accelerators' own compiler
 
-ESTIMATED = "estimated: compilers need up to 30 % more or less, for several GPUs up to 75 % more"
+ESTIMATED = "estimated: compilers need up to 30 % more or less, for GPUs up to 80 % more"
 COMPILED = "as XLA compiles the step for a CPU"
 
 # For a CPU, XLA removes the barriers that make remat compute blocks twice, and so needs the memory of a step without

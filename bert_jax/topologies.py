@@ -51,6 +51,7 @@ GPUS = {
     "a100": Gpu("NVIDIA A100-SXM4-80GB", 8, 108, 64, 167_936, 40 * 2**20, 2_039 * 10**9, 1.41, 85_100_068_864),
 }
 KINDS = (*SLICES, *GPUS)
+_CUDA = ("jax_plugins.xla_cuda12", "jax_cuda12_plugin", "nvidia.cuda_nvcc")  # the compiler, kernels, the assembler
 
 
 @dataclass(frozen=True)
@@ -103,11 +104,9 @@ def why_not(accelerator: str, count: int, attention: str = "explicit") -> str:
     if accelerator not in KINDS:
         return f"there is no compiler here for {accelerator}"
     if accelerator in GPUS:
-        if not (_is_installed("jax_cuda12_plugin") and _is_installed("jax_plugins.xla_cuda12")):
-            return "it is not installed: pip install 'bert_jax[cuda]'"
-        if attention == "cudnn" and not _is_installed("nvidia.cudnn"):
-            return "cuDNN is not installed: pip install 'bert_jax[cuda]'"
-        return ""
+        modules = (*_CUDA, "nvidia.cudnn") if attention == "cudnn" else _CUDA
+        missing = [module for module in modules if not _is_installed(module)]
+        return f"{missing[0]} is not installed: pip install 'bert_jax[cuda]'" if missing else ""
     if count not in SLICES[accelerator]:
         sizes = ", ".join(map(str, SLICES[accelerator]))
         return f"there are no slices of {count} {accelerator}, only of {sizes}"

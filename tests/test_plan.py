@@ -192,7 +192,7 @@ def test_operations_that_a_compiler_does_not_count_are_left_out():
         (("v5e", 6, "low", "explicit"), "there are no slices of 6 v5e, only of 1, 4, 8, 16"),
         (("v5e", 8, "low", "cudnn"), "choose --compute.attention pallas or explicit"),
         (("v5e", 8, "full", "pallas"), "pip install 'bert_jax[tpu]'"),
-        (("h100", 6, "low", "cudnn"), "pip install 'bert_jax[cuda]'"),
+        (("h100", 6, "low", "explicit"), "jax_plugins.xla_cuda12 is not installed: pip install 'bert_jax[cuda]'"),
         (("v5e", 8, "none", "explicit"), ""),
         (("t4", 8, "low", "explicit"), ""),
     ],
@@ -203,6 +203,12 @@ def test_a_plan_names_the_reason_why_no_compiler_was_asked(arguments, note, monk
     assert own is None
     assert note in printed
     assert bool(note) == bool(printed)
+
+
+def test_a_plan_names_the_part_of_the_compiler_for_gpus_that_is_missing(monkeypatch):
+    monkeypatch.setattr(topologies.importlib.util, "find_spec", lambda name: None if name == "nvidia.cudnn" else name)
+    assert topologies.why_not("a100", 3) == ""
+    assert topologies.why_not("a100", 3, "cudnn").startswith("nvidia.cudnn is not installed")
 
 
 class Compiler:
