@@ -54,6 +54,7 @@ class Document:
 
     library: str
     text: str  # one paragraph a line
+    name: str = ""  # of the function, class or module
 
     @cached_property
     def description(self) -> str:
@@ -107,8 +108,8 @@ def documents(workers: int = 1) -> list[Document]:
             texts = list(pool.map(_texts, every, chunksize=64))
     by_text: dict[str, Document] = {}
     for (library, _), of_file in zip(named, texts, strict=True):
-        for text in of_file:
-            by_text.setdefault(text, Document(library, text))
+        for name, text in of_file:
+            by_text.setdefault(text, Document(library, text, name))
     return list(by_text.values())
 
 
@@ -119,21 +120,23 @@ def _python_files(folder: files.Path) -> list[files.Path]:
     return [path for path in paths if not others & set(path.relative_to(folder).parts)]
 
 
-def _texts(path: files.Path) -> list[str]:
-    """Returns the prose of each docstring of a Python file, where there is enough of it."""
-    texts = [prose(docstring) for docstring in _docstrings(path)]
-    return [text for text in texts if len(text) >= SHORTEST]
+def _texts(path: files.Path) -> list[tuple[str, str]]:
+    """Returns (name, prose) of each docstring of a Python file, where there is enough of it."""
+    texts = [(name, prose(docstring)) for name, docstring in _docstrings(path)]
+    return [(name, text) for name, text in texts if len(text) >= SHORTEST]
 
 
-def _docstrings(path: files.Path) -> list[str]:
+def _docstrings(path: files.Path) -> list[tuple[str, str]]:
     with _without_garbage_collection():
         try:
             tree = ast.parse(path.read_bytes())
         except (SyntaxError, ValueError):  # a file that is not valid Python on purpose
             return []
         kinds = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef, ast.Module)
-        docstrings = [ast.get_docstring(node, clean=False) for node in _statements(tree) if isinstance(node, kinds)]
-        return [docstring for docstring in docstrings if docstring]
+        nodes = [node for node in _statements(tree) if isinstance(node, kinds)]
+        module = path.parent.name if path.stem == "__init__" else path.stem
+        docstrings = [(getattr(node, "name", module), ast.get_docstring(node, clean=False)) for node in nodes]
+        return [(name, docstring) for name, docstring in docstrings if docstring]
 
 
 @contextmanager

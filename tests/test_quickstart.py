@@ -30,10 +30,13 @@ def test_the_sample_texts_do_not_depend_on_the_number_of_processes(tmp_path, mon
         text = f"Adds the number {number} to all that was there before, and returns it, as it was asked to do."
         (tmp_path / f"module_{number}.py").write_text(f'"""{text}"""\n\n\ndef add():\n    """{text}"""\n')
     (tmp_path / "broken.py").write_text("def (")
+    half = "Returns the half 3 of what it reads, and zero if it has read nothing at all before this."
+    (tmp_path / "module_3.py").write_text(f'def half():\n    """{half}"""\n')
     monkeypatch.setattr(samples, "LIBRARIES", {})
     monkeypatch.setattr(sysconfig, "get_paths", lambda: {"stdlib": str(tmp_path), "purelib": str(tmp_path)})
     alone = samples.documents()
-    assert [document.text.split()[3] for document in alone] == ["0", "1", "2"]
+    assert [document.text.split()[3] for document in alone] == ["0", "1", "2", "3"]
+    assert [document.name for document in alone] == ["module_0", "module_1", "module_2", "half"]
     assert samples.documents(workers=2) == alone
 
 
