@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
-from bert_jax import flags, sweeps
+from bert_jax import flags, memory, sweeps
 from bert_jax.bulk_commands import Path, Paths, SourceArgument, TaskFlags, embed, predict, say_on_stderr
 from bert_jax.config import Experiment
 from bert_jax.config.ranges import COUNT, POSITIVE, RANGES, Range, check_range
@@ -432,6 +432,7 @@ def run(args: Sequence[str]) -> int:
 
 def main() -> None:
     """The console script `bert_jax`."""
+    memory.keep_freed()  # before any library starts threads
     try:
         code = run(sys.argv[1:])
         sys.stdout.flush()

@@ -21,7 +21,7 @@ from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 
-from bert_jax import files, storage, tokenizers
+from bert_jax import files, memory, storage, tokenizers
 from bert_jax.data import corpus, duplicates
 from bert_jax.data.encode import COUNTS, SCRATCH, TextChunk, encode_documents
 from bert_jax.data.store import ARRAYS, FORMAT, array_dtypes, read_header
@@ -77,6 +77,7 @@ def prepare(
     Raises:
       InputError: a source cannot be read (see `corpus.documents`); `out` holds other files; the disk is full.
     """
+    memory.keep_freed()  # before the tokenizer starts threads
     texts = corpus.find_files(sources)
     tokenizer = tokenizers.load(tokenizer_folder)
     recipe = recipe_of(texts, tokenizer, drop_duplicates)

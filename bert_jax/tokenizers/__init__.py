@@ -5,7 +5,7 @@ from importlib import import_module
 from types import ModuleType
 from typing import Literal
 
-from bert_jax import files
+from bert_jax import files, memory
 from bert_jax.errors import InputError
 from bert_jax.tokenizers import base, bytelevel, coverage, library, options, wordpiece
 from bert_jax.tokenizers.base import Encoding, Tokenizer, in_line, split_at_mask
@@ -117,6 +117,7 @@ def train(
     Raises:
       InputError: `kind` is unknown, there is no text, or too little text for `vocab_size` pieces.
     """
+    memory.keep_freed()  # before the library starts threads
     least = base.MIN_VOCAB_SIZE
     if vocab_size < least:
         raise InputError(
