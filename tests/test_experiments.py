@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from bert_jax import sweeps
-from bert_jax.config import PRESETS, Experiment, recipe
+from bert_jax.config import PRESETS, Experiment, Pretraining, preset, recipe
 from bert_jax.errors import InputError
 
 FOLDER = Path(__file__).parent.parent / "experiments"
@@ -66,3 +66,10 @@ def test_bert_is_as_published():
     assert bert.optimizer.warmup_share * bert.steps == 10_000
     assert replace(bert.model, vocab_size=30522) == PRESETS["bert-base"]
     assert (bert.task.pairs, bert.task.mask_rate, bert.task.last_mask_rate) == ("nsp", 0.15, None)
+
+
+def test_a_run_that_begins_with_one_seed_of_another_is_planned_like_it_and_trained_from_its_folder():
+    first = Experiment(Pretraining(("store",)), model=preset("bert-tiny"), steps=3, seeds=2)
+    sweep = {"first": first, "second": replace(first, model=None, init_from="run:first/seed-1")}
+    assert sweeps.for_planning(sweep["second"], sweep) == replace(first, init_from=None, tokenizer="store/tokenizer")
+    assert sweeps.for_training(sweep["second"], "runs").init_from == "runs/first/seed-1"

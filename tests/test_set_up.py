@@ -114,7 +114,7 @@ def test_a_step_of_training_gets_no_new_memory_from_the_kernel(data):
 
 
 def test_the_allocator_is_set_up_before_libraries_start_threads(tmp_path, monkeypatch):
-    """A thread that exists before keeps an allocator of its own, which cost a fifth of the steps after `prepare`."""
+    """A thread that exists before keeps memory of its own, which is given back at each step."""
 
     class SetUpError(Exception):
         pass

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from bert_jax import files
-from bert_jax.data.rows import read_rows, stream_rows
+from bert_jax.data.rows import Row, read_rows, stream_rows
 
 SENTENCES = 40_000
 MOST = 250  # pairs of a set
@@ -87,7 +87,7 @@ def questions(path: Path) -> list[dict[str, str]]:
     return [{"query": values["question"], "positive": values["context"]} for values in rows]
 
 
-def _rows(data: Path, name: str) -> Any:
+def _rows(data: Path, name: str) -> list[Row]:
     return read_rows(str(data / f"{name}.jsonl.gz"))
 
 

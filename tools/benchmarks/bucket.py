@@ -19,6 +19,7 @@ sys.path.insert(0, str(Path(__file__).parents[2] / "tests"))
 from helpers import gcs
 
 STARTED = 100  # step at which the clock starts, after compiling
+BUCKET = "gs://bucket"
 TURN = 4.0  # seconds in which one run goes on and the other is stopped
 
 
@@ -49,9 +50,6 @@ def run(options: argparse.Namespace) -> list[dict[str, Any]]:
     return [
         {"work": "a run in a bucket", "local disk": local, "bucket": bucket, "ratio": bucket / local, "wanted": 0.97}
     ]
-
-
-BUCKET = "gs://bucket"
 
 
 class Turns:
