@@ -109,7 +109,11 @@ class Devices:
 
     def make(self, function: Callable, *args: Any) -> Any:
         """Returns function(*args), each array computed on its own devices: no device ever holds all of it."""
-        return jax.jit(function, out_shardings=self.placement(jax.eval_shape(function, *args)))(*args)
+        return self.maker(function, *args)(*args)
+
+    def maker(self, function: Callable, *args: Any) -> Callable:
+        """Returns what does the same for arguments like `args`, and is compiled once."""
+        return jax.jit(function, out_shardings=self.placement(jax.eval_shape(function, *args)))
 
     def place(self, tree: Any) -> Any:
         """Moves arrays, which are the same on every host, to their devices."""

@@ -223,7 +223,7 @@ def _shapes(run: Run) -> Any:
     # cuDNN's attention cannot even be traced where cuDNN is not installed; the state does not depend on it.
     run = run.with_compute(replace(run.experiment.compute, attention="explicit"))
     transformation = optimizer.make(run.experiment.optimizer, run.experiment.steps or TRIAL_STEPS, run.experiment.model)
-    return jax.eval_shape(lambda: random_state(run, transformation))
+    return jax.eval_shape(lambda: random_state(run, transformation, run.experiment.seed))
 
 
 def layouts(

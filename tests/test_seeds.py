@@ -20,7 +20,7 @@ from bert_jax.losses import Mean, Outcome
 from bert_jax.predict import load
 from bert_jax.runs.checkpoint import load_params
 from bert_jax.tasks import Evaluation
-from bert_jax.training import hooks, optimizer
+from bert_jax.training import hooks, optimizer, run
 from bert_jax.training.loop import stack_seeds
 from bert_jax.training.step import TrainState, several_steps, train_step
 from helpers.corpora import WORDS
@@ -72,6 +72,18 @@ def test_each_seed_gives_what_its_own_run_gives(experiment, tmp_path):
     again = evaluate_source(str(tmp_path / "many"))
     assert again["metrics"] == pytest.approx(result["metrics"], rel=1e-5)
     assert again["spread"]["loss"] == pytest.approx(result["spread"]["loss"], rel=1e-3)
+
+
+def test_random_weights_are_compiled_once_for_all_seeds(experiment, monkeypatch):
+    traced = []
+    monkeypatch.setattr(run, "random_state", lambda *args, whole=run.random_state: traced.append(0) or whole(*args))
+    random = run.random_states(run.resolve(experiment), Devices("single", 2))
+    seeds = (0, 1, 2**31 - 1)
+    states = [random(seed) for seed in seeds]
+    assert len(traced) == 2  # for the shapes, and to compile
+    for seed, state in zip(seeds, states, strict=True):
+        assert (jax.random.key_data(state.key) == jax.random.key_data(jax.random.key(seed))).all()
+    assert len({float(jax.tree.leaves(jax.tree.map(jnp.std, state.params))[-1]) for state in states}) == len(seeds)
 
 
 def test_another_file_is_scored_in_full_and_leaves_the_runs_own_score(experiment, tmp_path):

@@ -38,7 +38,7 @@ def steps_within(run: Run, seeds: int, devices: Devices, say: Callable[[str], No
         host=devices.host,
         hosts=devices.hosts,
     )
-    state = devices.make(lambda: random_state(run, optimizer.make(e.optimizer, TRIAL_STEPS, e.model)))
+    state = devices.make(lambda: random_state(run, optimizer.make(e.optimizer, TRIAL_STEPS, e.model), e.seed))
     step = devices.wrap(train_step, **step_options(run, state.params))
     sampled = [batches(int(number)) for number in np.linspace(0, TRIAL_STEPS - 1, SAMPLES)]
     for batch in sampled:

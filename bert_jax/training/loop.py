@@ -1,7 +1,6 @@
 """The loop that takes the steps of a run, and the hooks that it calls between them."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from typing import Any
 
 import jax
@@ -17,7 +16,7 @@ from bert_jax.runs.checkpoint import Checkpoints, load_state
 from bert_jax.runs.workdir import Workdir
 from bert_jax.training.evaluate import add
 from bert_jax.training.progress import Stop, Throughput
-from bert_jax.training.run import Run, batch_sizes, check_sizes, initial_state, step_options
+from bert_jax.training.run import Run, batch_sizes, check_sizes, initial_state, random_states, step_options
 from bert_jax.training.step import TrainState, several_steps, train_step
 
 # Steps whose figures may stay on the device before the loop reads them.
@@ -42,11 +41,18 @@ class Hook:
 class SeedRun:
     """One seed of a run: its weights, its batches, its workdir and its figures so far."""
 
-    def __init__(self, run: Run, workdir: Workdir, devices: Devices, say: Callable[[str], None]):
+    def __init__(
+        self,
+        run: Run,
+        workdir: Workdir,
+        devices: Devices,
+        random: Callable[[int], TrainState],
+        say: Callable[[str], None],
+    ):
         e = run.experiment
         self.experiment, self.workdir, self.seed, self.start = e, workdir, e.seed, 0
         self.first = run.branch.step if run.branch else 0  # the step before the first one that this run takes
-        self._run, self._devices, self._say = run, devices, say
+        self._run, self._devices, self._random, self._say = run, devices, random, say
         batches = run.task.train_batches(
             batch_size=batch_sizes(e, e.steps),
             steps=e.steps,
@@ -83,11 +89,9 @@ class SeedRun:
         branch = self._run.branch
         self.start = step or self.first
         if step is None and branch is None:
-            self.state = initial_state(self._run, self._devices, self._say)
+            self.state = initial_state(self._run, self._devices, self._random, self._say)
             return
-        like = self._devices.shapes(
-            jax.eval_shape(lambda: initial_state(replace(self._run, source=None), self._devices, print))
-        )
+        like = self._devices.shapes(jax.eval_shape(self._random, self.seed))
         if step is None and branch is not None:
             step, where = branch.step, self.experiment.branch_from
             params, opt_state, self.meta = load_state(branch.checkpoints, step, like.params, like.opt_state)
@@ -167,8 +171,9 @@ class Loop:
         e = runs[0].experiment
         check_sizes(e, devices.count)
         self.experiment, self.task, self.devices, self._say = e, runs[0].task, devices, say
+        random = random_states(runs[0], devices)
         self.seed_runs = [
-            SeedRun(run, workdir, devices, say if run is runs[0] else lambda _: None)
+            SeedRun(run, workdir, devices, random, say if run is runs[0] else lambda _: None)
             for run, workdir in zip(runs, workdirs, strict=True)
         ]
         self.start = self._begin()

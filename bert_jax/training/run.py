@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from bert_jax import files, pretrained, sources, tasks, tokenizers
@@ -180,13 +181,26 @@ def _find_tokenizer(experiment: Experiment, source: Weights | None) -> Tokenizer
     raise InputError("experiment: give `tokenizer` (a folder written by `bert_jax tokenizer`) or `init_from`")
 
 
-def initial_state(run: Run, devices: Devices, say: Callable[[str], None]) -> TrainState:
-    """Returns the state before the first step: the weights of `init_from`, and random ones for the other parameters."""
+def random_states(run: Run, devices: Devices) -> Callable[[int], TrainState]:
+    """Returns the function that makes the random state of a seed; it is compiled once for all seeds."""
     e = run.experiment
     assert e.model is not None
-    state = devices.make(partial(random_state, run, optimizer.make(e.optimizer, e.steps, e.model)))
+    return devices.maker(partial(random_state, run, optimizer.make(e.optimizer, e.steps, e.model)), np.int32(0))
+
+
+def initial_state(
+    run: Run, devices: Devices, random: Callable[[int], TrainState], say: Callable[[str], None]
+) -> TrainState:
+    """Returns the state before the first step: the weights of `init_from`, and random ones for the other parameters.
+
+    Args:
+      random: what `random_states` returns.
+    """
+    e = run.experiment
+    state = random(e.seed)
     if run.source is None:
         return state
+    assert e.model is not None
     reinitialised = pretrained.top_layers(e.model, e.reinit_layers)
     params, report = pretrained.fit(state.params, run.source, reinitialised, e.task.output_names)
     say(str(report))
@@ -194,14 +208,14 @@ def initial_state(run: Run, devices: Devices, say: Callable[[str], None]) -> Tra
     return state.replace(params=params, opt_state=devices.make(state.optimizer.init, params))
 
 
-def random_state(run: Run, transformation: optax.GradientTransformation) -> TrainState:
+def random_state(run: Run, transformation: optax.GradientTransformation, seed: jax.typing.ArrayLike) -> TrainState:
     """Returns the state before the first step with random weights only."""
-    key = jax.random.fold_in(jax.random.key(run.experiment.seed), 0x1717)
+    key = jax.random.fold_in(jax.random.key(seed), 0x1717)
     params = run.task.model.init(key, run.task.dummy_batch())["params"]
     return TrainState(
         step=jnp.zeros((), jnp.int32),
         params=params,
         opt_state=transformation.init(params),
-        key=jax.random.key(run.experiment.seed),
+        key=jax.random.key(seed),
         optimizer=transformation,
     )
