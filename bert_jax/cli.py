@@ -420,6 +420,9 @@ def run(args: Sequence[str]) -> int:
     if args[0] not in COMMANDS:
         raise InputError(f"no command is called {args[0]!r}; the commands are {', '.join(COMMANDS)}")
     command = COMMANDS[args[0]]
+    if command in (tokenizer, prepare):
+        memory.computes_nothing()
+    memory.keep_freed()  # before any library starts threads
     if command in (train, plan):
         return command(args[1:]) or 0
     rest = list(args[1:])
@@ -432,7 +435,6 @@ def run(args: Sequence[str]) -> int:
 
 def main() -> None:
     """The console script `bert_jax`."""
-    memory.keep_freed()  # before any library starts threads
     try:
         code = run(sys.argv[1:])
         sys.stdout.flush()

@@ -114,7 +114,8 @@ def quickstart(workdir: files.Path, minutes: float, seed: int) -> dict[str, Any]
     files.make_folder(workdir)
 
     say("[bold]1. Text[/]: the documentation inside the installed Python packages")
-    documents = samples.documents(workers=min(4, os.cpu_count() or 1))
+    workers = min(4, os.cpu_count() or 1)
+    documents = samples.documents(workers)
     sets = samples.labelled_sets(documents, TRAIN_PER_LABEL)
     labelled_texts = {d.text for documents in sets.values() for d in documents}
     corpus = workdir / "corpus.jsonl"
@@ -127,7 +128,7 @@ def quickstart(workdir: files.Path, minutes: float, seed: int) -> dict[str, Any]
     say(f"[bold]2. Vocabulary[/]: {VOCAB_SIZE:,} WordPieces, and the text as a token store")
     if not (workdir / "tokenizer").exists():
         tokenizers.train("wordpiece", texts, VOCAB_SIZE).save(workdir / "tokenizer")
-    prepare([str(corpus)], workdir / "tokenizer", workdir / "store")
+    prepare([str(corpus)], workdir / "tokenizer", workdir / "store", workers=workers)
 
     experiment = pretraining(workdir / "store", minutes, seed)
     say(f"[bold]3. Pre-training[/]: {experiment.steps:,} steps of MLM, about {minutes:g} minutes on two cores")

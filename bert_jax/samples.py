@@ -9,6 +9,7 @@ import concurrent.futures
 import gc
 import hashlib
 import inspect
+import itertools
 import multiprocessing
 import re
 import sysconfig
@@ -99,31 +100,32 @@ def documents(workers: int = 1) -> list[Document]:
     folders = [(name, files.Path(paths["purelib"]) / folder) for folder, name in LIBRARIES.items()]
     folders.append((STANDARD_LIBRARY, files.Path(paths["stdlib"])))
     named = [(library, path) for library, folder in folders for path in _python_files(folder)]
-    every = [path for _, path in named]
     if workers == 1:
-        texts = list(map(_texts, every))
+        files_read = list(map(_of_file, *zip(*named, strict=True)))
     else:
         spawn = multiprocessing.get_context("spawn")  # a fork of a process with threads, as of JAX, can hang
         with concurrent.futures.ProcessPoolExecutor(workers, spawn) as pool:
-            texts = list(pool.map(_texts, every, chunksize=64))
+            files_read = list(pool.map(_of_file, *zip(*named, strict=True), chunksize=64))
     by_text: dict[str, Document] = {}
-    for (library, _), of_file in zip(named, texts, strict=True):
-        for name, text in of_file:
-            by_text.setdefault(text, Document(library, text, name))
+    for document in itertools.chain.from_iterable(files_read):
+        by_text.setdefault(document.text, document)
     return list(by_text.values())
 
 
 def _python_files(folder: files.Path) -> list[files.Path]:
     """Returns the Python files in a folder, tests excepted."""
-    paths = sorted(path / name for path, names in files.walk(folder) for name in names if name.endswith(".py"))
     others = {"test", "tests", "site-packages", "idlelib", "lib2to3"}
-    return [path for path in paths if not others & set(path.relative_to(folder).parts)]
+    walked = files.walk(folder, skip=others.__contains__)
+    return sorted(path / name for path, names in walked for name in names if name.endswith(".py"))
 
 
-def _texts(path: files.Path) -> list[tuple[str, str]]:
-    """Returns (name, prose) of each docstring of a Python file, where there is enough of it."""
-    texts = [(name, prose(docstring)) for name, docstring in _docstrings(path)]
-    return [(name, text) for name, text in texts if len(text) >= SHORTEST]
+def _of_file(library: str, path: files.Path) -> list[Document]:
+    """Returns the prose of each docstring of a Python file, where there is enough of it."""
+    documents = [Document(library, prose(docstring), name) for name, docstring in _docstrings(path)]
+    documents = [document for document in documents if len(document.text) >= SHORTEST]
+    for document in documents:
+        document.description  # noqa: B018  # found here, by a worker, and kept
+    return documents
 
 
 def _docstrings(path: files.Path) -> list[tuple[str, str]]:

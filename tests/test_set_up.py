@@ -4,7 +4,9 @@ import os
 import shutil
 import subprocess
 import sys
+import types
 
+import jax
 import pytest
 
 from bert_jax import cli, memory, tokenizers
@@ -113,20 +115,63 @@ def test_a_step_of_training_gets_no_new_memory_from_the_kernel(data):
     assert int(faults[2]) - int(faults[1]) < 28_000, faults
 
 
-def test_the_allocator_is_set_up_before_libraries_start_threads(tmp_path, monkeypatch):
-    """A thread that exists before keeps memory of its own, which is given back at each step."""
+class SetUpError(Exception):
+    pass
 
-    class SetUpError(Exception):
-        pass
 
+@pytest.fixture
+def set_up_raises(monkeypatch):
     def keep_freed():
         raise SetUpError
 
     monkeypatch.setattr(memory, "keep_freed", keep_freed)
-    monkeypatch.setattr(sys, "argv", ["bert_jax", "no-such-command"])
+
+
+def test_the_allocator_is_set_up_before_libraries_start_threads(tmp_path, set_up_raises):
+    """A thread that exists before keeps memory of its own, which is given back at each step."""
     with pytest.raises(SetUpError):
-        cli.main()
+        cli.run(["embed"])
     with pytest.raises(SetUpError):
         tokenizers.train("wordpiece", [], 0)
     with pytest.raises(SetUpError):
         prepare(["no file"], tmp_path / "no folder", tmp_path)
+
+
+MMAP_MAX, TRIM_THRESHOLD, ARENA_MAX = -4, -1, -8  # of glibc's malloc.h
+KEPT = [MMAP_MAX, TRIM_THRESHOLD, ARENA_MAX]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="malloc is set up on Linux only")
+@pytest.mark.parametrize(
+    ("command", "device", "imported", "env", "calls", "tokenizer_threads", "asynchronous"),
+    [
+        ("embed", "", "", {}, KEPT, "false", True),
+        ("embed", "", "", {"TOKENIZERS_PARALLELISM": "true"}, KEPT, "true", True),
+        ("embed", "", "ipykernel", {}, [MMAP_MAX, TRIM_THRESHOLD], None, False),
+        ("embed", "/dev/accel0", "", {}, [], None, True),
+        ("embed", "/dev/accel0", "", {"JAX_PLATFORMS": "cpu"}, KEPT, "false", True),
+        ("embed", "", "", {"JAX_PLATFORMS": "cuda,cpu"}, [], None, True),
+        ("prepare", "", "", {}, [], None, True),
+        ("tokenizer", "", "", {}, [], None, True),
+    ],
+)
+def test_memory_is_kept_where_the_cpu_computes(
+    command, device, imported, env, calls, tokenizer_threads, asynchronous, monkeypatch
+):
+    called, updates = [], {}
+    libc = types.SimpleNamespace(gnu_get_libc_version=None, mallopt=lambda option, value: called.append(option))
+    monkeypatch.setattr(memory.ctypes, "CDLL", lambda name: libc)
+    monkeypatch.setattr(memory.os, "access", lambda path, mode: path == device)
+    monkeypatch.setattr(memory, "keep_freed", memory.keep_freed.__wrapped__)
+    monkeypatch.setattr(memory, "_computes", True)
+    monkeypatch.setitem(sys.modules, imported or "no module", types.ModuleType("imported"))
+    for name in ("JAX_PLATFORMS", "TOKENIZERS_PARALLELISM"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in env.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(type(jax.config), "update", lambda config, name, value: updates.update({name: value}))
+    with pytest.raises(SystemExit):
+        cli.run([command, "--help"])
+    assert called == calls
+    assert os.environ.get("TOKENIZERS_PARALLELISM") == tokenizer_threads
+    assert updates.get("jax_cpu_enable_async_dispatch", True) == asynchronous
