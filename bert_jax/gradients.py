@@ -1,5 +1,6 @@
-"""A product with its own gradient, because XLA's is slow on GPUs; its value is the plain one."""
+"""Products with their own gradients, because XLA's are slow; their values are the plain ones."""
 
+from functools import partial
 from typing import Any
 
 import jax
@@ -35,3 +36,38 @@ def _scores_backward(residuals: Any, g_BPV: jax.Array) -> Any:
 
 
 _bfloat16_scores.defvjp(_scores_forward, _scores_backward)
+
+
+@jax.custom_vjp
+def product(x: jax.Array, kernel_DF: jax.Array) -> jax.Array:
+    """Returns the product of x [..., D] and a matrix, [..., F].
+
+    The gradient of the matrix sums over all axes of x but the last. On a CPU this is written as a product of two
+    matrices: otherwise XLA transposes x first, and a step of bert-tiny takes a fifth longer. On TPUs a step of
+    BERT-base would access a tenth more memory.
+    """
+    return x @ kernel_DF
+
+
+def _product_forward(x: jax.Array, kernel_DF: jax.Array) -> Any:
+    return x @ kernel_DF, (x, kernel_DF)
+
+
+def _product_backward(residuals: Any, g: jax.Array) -> Any:
+    x, kernel_DF = residuals
+    inputs, outputs = kernel_DF.shape
+    rows = tuple(range(x.ndim - 1))
+    kernel_gradient = jax.lax.platform_dependent(
+        x,
+        g,
+        cpu=lambda x, g: _sum_over((0,), x.reshape(-1, inputs), g.reshape(-1, outputs)),
+        default=partial(_sum_over, rows),
+    )
+    return jax.lax.dot_general(g, kernel_DF, (((x.ndim - 1,), (1,)), ((), ()))), kernel_gradient
+
+
+def _sum_over(axes: tuple[int, ...], x: jax.Array, y: jax.Array) -> jax.Array:
+    return jax.lax.dot_general(x, y, ((axes, axes), ((), ())))
+
+
+product.defvjp(_product_forward, _product_backward)

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from flax.linen.spmd import with_logical_constraint
 
-from bert_jax import fused, views
+from bert_jax import fused, gradients, views
 from bert_jax.config import BertConfig, Compute
 from bert_jax.views import Batch, View
 
@@ -39,7 +39,8 @@ def initializer(config: BertConfig) -> nn.initializers.Initializer:
 class Dense(nn.Module):
     """A linear layer with BERT's initializer, from the last axes of x to `outputs`.
 
-    It is computed as a matrix product: with nn.DenseGeneral, over several axes, XLA transposes every gradient.
+    It is computed as a product of two matrices: with nn.DenseGeneral, over several axes, XLA transposes every gradient,
+    and on a CPU a product of [B, T, D] and a matrix makes a step of bert-tiny a fifth slower.
     """
 
     config: BertConfig
@@ -55,7 +56,7 @@ class Dense(nn.Module):
         shape = (*x.shape[x.ndim - self.inputs :], *self.outputs)
         kernel = self.param("kernel", initializer(self.config), shape, param_dtype).astype(dtype)
         rows = x.shape[: x.ndim - self.inputs]
-        y = x.reshape(*rows, -1).astype(dtype) @ kernel.reshape(-1, math.prod(self.outputs))
+        y = gradients.product(x.reshape(*rows, -1).astype(dtype), kernel.reshape(-1, math.prod(self.outputs)))
         if self.biased:
             start = jnp.asarray(self.bias or 0.0, param_dtype)
             bias = self.param("bias", lambda _: jnp.broadcast_to(start, self.outputs))
