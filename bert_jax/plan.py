@@ -24,7 +24,7 @@ SAMPLED_BATCHES = 8
 
 Effort = Literal["none", "low", "full"]  # of the accelerators' own compiler
 
-ESTIMATED = "estimated: compilers need up to 30 % more or less, for GPUs up to 80 % more"
+ESTIMATED = "estimated: compilers need up to 30 % more or less; for GPUs, and for FSDP with remat, up to 80 % more"
 COMPILED = "as XLA compiles the step for a CPU"
 
 # For a CPU, XLA removes the barriers that make remat compute blocks twice, and so needs the memory of a step without
@@ -280,7 +280,7 @@ def estimate(run: Run, devices: Devices, remat: bool, reads: dict[bool, activati
 
     In addition to the state, these are the gradients and what the backward pass reads, with remat the larger of the two
     and one block; the gradient of the largest array; with FSDP, the parameters as they are gathered; and with
-    microbatches, the sum of gradients. `docs/performance.md` compares this with the compiler for TPUs.
+    microbatches, the sum of gradients. `docs/performance.md` compares this with the compilers for TPUs and GPUs.
 
     Args:
       reads: what the backward pass reads, without and with remat.

@@ -13,7 +13,7 @@ fit without remat.
 Exits with 1 where a step does not compile, does not fit although it should, or fits although it should not, and where
 the estimate of `bert_jax plan` is more than 30 % away from the compiler's memory (mesh and explicit attention only).
 
-It needs the extra `tpu`, and about 7 minutes of one quiet core. With pmap, memory includes the state twice: what is
+It needs the extra `tpu`, and about 15 minutes of one core. With pmap, memory includes the state twice: what is
 compiled here reuses none of it, unlike a run.
 """
 
