@@ -12,7 +12,7 @@ def test_a_quickstart_that_is_stopped_while_it_pretrains_tunes_nothing(tmp_path,
     monkeypatch.setattr(samples, "documents", lambda workers: documents)
     monkeypatch.setattr(quickstart, "write_tfds", lambda folder, sets: folder)
     (tmp_path / "tokenizer").mkdir()  # as if the vocabulary had been made
-    monkeypatch.setattr(quickstart, "prepare", lambda *_: None)
+    monkeypatch.setattr(quickstart, "prepare", lambda *_, **workers: None)
     trained = []
 
     def train(experiment, workdir, say):

@@ -51,6 +51,7 @@ ORDER = (
     "film_tags",
     "squad",
     "multiple_choice",
+    "sentence_embedding",
 )
 DEFAULTS: dict[str, Any] = {"picture": True, "figures": None, "columns": (), "curves": None, "x": ""}
 VERDICTS = ("confirmed", "refuted", "undecided", "measured")  # measured: nothing was expected
