@@ -43,7 +43,7 @@ def product(x: jax.Array, kernel_DF: jax.Array) -> jax.Array:
     """Returns the product of x [..., D] and a matrix, [..., F].
 
     The gradient of the matrix sums over all axes of x but the last. On a CPU this is written as a product of two
-    matrices: otherwise XLA transposes x first, and a step of bert-tiny takes a fifth longer. On TPUs a step of
+    matrices: otherwise XLA transposes x first, and a step of a tiny model takes a fifth longer. On TPUs a step of
     BERT-base would access a tenth more memory.
     """
     return x @ kernel_DF
