@@ -1,13 +1,13 @@
 """The floating-point operations of a step, counted, and the peak rates of well-known accelerators."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from bert_jax.config import BertConfig
 
 
-def forward(config: BertConfig, rows: int, length: int, predictions: int = 0) -> int:
+def forward(config: BertConfig, rows: int, length: int, predictions: int = 0, read: int | None = None) -> int:
     """Returns the operations of one forward pass: multiplications and additions of its matrix products.
 
     Positions of padding, and keys in a chunk but outside a window, are computed and therefore count. Elementwise work,
@@ -16,35 +16,45 @@ def forward(config: BertConfig, rows: int, length: int, predictions: int = 0) ->
     Args:
       rows, length: B and T.
       predictions: P, positions per row at which the vocabulary is scored; 0 = no MLM head.
+      read: positions per row that heads read, where alone the last layer is computed; None = all.
 
     Source: Narayanan et al. 2021, "Efficient Large-Scale Language Model Training on GPU Clusters", appendix.
     """
     width, embedding = config.hidden_size, config.embedding_width
     tokens = rows * length
     feed_forward = (3 if config.feed_forward == "glu" else 2) * width * config.intermediate_size
-    linear = 2 * tokens * (4 * width * width + feed_forward)
+    after = width * width + feed_forward  # attention's output and the feed-forward, of one token
+    last = length if read is None else read
+    linear = config.num_layers * 3 * width * width * length + after * ((config.num_layers - 1) * length + last)
     chunk = config.chunk(length)
-    in_chunks = -(-length // chunk) * chunk * 3 * chunk if chunk else length * length  # pairs of tokens in a row
-    pairs = sum(in_chunks if config.is_local(layer) else length * length for layer in range(config.num_layers))
-    blocks = config.num_layers * linear + 4 * rows * pairs * width
+    pairs = 0  # of tokens in a row, over all layers
+    for layer in range(config.num_layers):
+        local = chunk and config.is_local(layer)
+        queries = last if layer == config.num_layers - 1 else length
+        pairs += -(-length // chunk) * chunk * 3 * chunk if local else queries * length
+    blocks = 2 * rows * linear + 4 * rows * pairs * width
     projection = 0 if config.embedding_size is None else 2 * tokens * embedding * width
     mlm = 2 * rows * predictions * (width * embedding + embedding * config.vocab_size)
     return blocks + projection + mlm
 
 
-def training_step(config: BertConfig, batch: Mapping[str, Any], generator: BertConfig | None = None) -> int:
+def training_step(
+    config: BertConfig, batch: Mapping[str, Any], generator: BertConfig | None = None, read: Sequence[str] = ()
+) -> int:
     """Returns the operations of forward and backward pass over a batch; blocks that remat computes twice count once.
 
     Args:
       batch: arrays, or anything with a shape: input_ids [B, T] and, for MLM, masked_positions [B, P].
       generator: the encoder that fills masks in replaced-token detection, where `config` scores every token.
+      read: names of the arrays [B, P] with the positions that heads read; empty = all tokens.
     """
     rows, length = batch["input_ids"].shape
     predictions = batch["masked_positions"].shape[1] if "masked_positions" in batch else 0
     if generator is None:
-        return 3 * forward(config, rows, length, predictions)
+        positions = sum(batch[name].shape[1] for name in read) if read else None
+        return 3 * forward(config, rows, length, predictions, positions)
     scores = 2 * rows * length * (config.hidden_size**2 + config.hidden_size)
-    return 3 * (forward(config, rows, length) + scores + forward(generator, rows, length, predictions))
+    return 3 * (forward(config, rows, length) + scores + forward(generator, rows, length, predictions, predictions))
 
 
 @dataclass(frozen=True)

@@ -10,12 +10,26 @@ from flax import linen as nn
 from bert_jax import gradients
 from bert_jax.config import BertConfig, Compute, TextVectors
 from bert_jax.model import ACTIVATIONS, Bert, Dense, Dropout, by_rows, mean_state, normalization
-from bert_jax.views import Batch
+from bert_jax.views import Batch, take
 
 
-def pooled(bert: Bert, x_BTD: jax.Array, batch: Batch, deterministic: bool) -> jax.Array:
+def pooled(bert: Bert, batch: Batch, deterministic: bool) -> jax.Array:
     """Returns the summary of each sequence of the batch, [B, N, D]."""
-    return bert.pool(x_BTD, batch["cls_positions"], batch["sequence_ids"], deterministic)
+    none_B0 = batch["cls_positions"][:, :0]
+    return masked_and_pooled(bert, batch, none_B0, deterministic)[1]
+
+
+def masked_and_pooled(
+    bert: Bert, batch: Batch, masked_BP: jax.Array, deterministic: bool
+) -> tuple[jax.Array, jax.Array]:
+    """Returns the states at positions, [B, P, D], and the summary of each sequence of the batch, [B, N, D]."""
+    cls_BN = batch["cls_positions"]
+    if bert.config.pooling == "cls":
+        read = masked_BP.shape[1]
+        x_BRD = bert(batch, deterministic, at_BP=jnp.concatenate([masked_BP, cls_BN], axis=1))
+        return x_BRD[:, :read], bert.summarise(by_rows(x_BRD[:, read:]), deterministic)
+    x_BTD = bert(batch, deterministic)
+    return take(x_BTD, masked_BP), bert.pool(x_BTD, cls_BN, batch["sequence_ids"], deterministic)
 
 
 def of_tokens(bert: Bert, batch: Batch, deterministic: bool) -> jax.Array:
@@ -31,15 +45,18 @@ def text_vectors(how: TextVectors, x_BTD: jax.Array, batch: Batch, pooled_BND: j
       how: pooling, and whether vectors get the length 1.
       pooled_BND: states through the pooler; read only if `how` needs them.
     """
-    x_BTD = x_BTD.astype(jnp.float32)
     if how.pooling == "pooler":
         assert pooled_BND is not None
-        vectors_BND = pooled_BND.astype(jnp.float32)
-    elif how.pooling == "cls":
-        vectors_BND = jnp.take_along_axis(x_BTD, batch["cls_positions"][:, :, None], axis=1)
-    else:
-        vectors_BND = mean_state(x_BTD, batch["cls_positions"], batch["sequence_ids"])
-    return unit_length(vectors_BND) if how.normalized else vectors_BND
+        return finished(how, pooled_BND)
+    if how.pooling == "cls":
+        return finished(how, take(x_BTD, batch["cls_positions"]))
+    return finished(how, mean_state(x_BTD.astype(jnp.float32), batch["cls_positions"], batch["sequence_ids"]))
+
+
+def finished(how: TextVectors, x_BND: jax.Array) -> jax.Array:
+    """Returns vectors as `how` wants them, float32 [B, N, D]."""
+    x_BND = x_BND.astype(jnp.float32)
+    return unit_length(x_BND) if how.normalized else x_BND
 
 
 def unit_length(vectors: jax.Array) -> jax.Array:
@@ -117,12 +134,11 @@ class BertForPreTraining(nn.Module):
             self.pair = ClassHead(self.config, 2, dropout=False, compute=self.compute)
 
     def __call__(self, batch: Batch, deterministic: bool = True) -> dict[str, jax.Array]:
-        x_BTD = self.bert(batch, deterministic)
-        x_BPD = jnp.take_along_axis(x_BTD, batch["masked_positions"][:, :, None], axis=1)
-        logits = {"mlm": self.mlm(x_BPD, self.bert.word_table())}
-        if self.pairs:
-            logits["pair"] = self.pair(pooled(self.bert, x_BTD, batch, deterministic), deterministic)
-        return logits
+        masked_BP, table_VE = batch["masked_positions"], self.bert.word_table
+        if not self.pairs:
+            return {"mlm": self.mlm(self.bert(batch, deterministic, at_BP=masked_BP), table_VE())}
+        x_BPD, x_BND = masked_and_pooled(self.bert, batch, masked_BP, deterministic)
+        return {"mlm": self.mlm(x_BPD, table_VE()), "pair": self.pair(x_BND, deterministic)}
 
 
 class BertForReplacedTokenDetection(nn.Module):
@@ -160,8 +176,7 @@ class BertWithGenerator(nn.Module):
     def generate(self, batch: Batch, deterministic: bool = True) -> jax.Array:
         """Returns what the generator fills masks with; see the class."""
         x_BTE = self.bert.look_up(batch, deterministic) if self.shared else None
-        x_BTD = self.generator(batch, deterministic, x_BTE)
-        x_BPD = jnp.take_along_axis(x_BTD, batch["masked_positions"][:, :, None], axis=1)
+        x_BPD = self.generator(batch, deterministic, x_BTE, batch["masked_positions"])
         return self.generator_mlm(x_BPD, (self.bert if self.shared else self.generator).word_table())
 
     def discriminate(self, batch: Batch, deterministic: bool = True) -> jax.Array:
@@ -185,8 +200,7 @@ class BertForSequenceClassification(nn.Module):
         self.sequence = ClassHead(self.config, self.num_classes, bias=self.bias, compute=self.compute)
 
     def __call__(self, batch: Batch, deterministic: bool = True) -> jax.Array:
-        x_BTD = self.bert(batch, deterministic)
-        return self.sequence(pooled(self.bert, x_BTD, batch, deterministic), deterministic)
+        return self.sequence(pooled(self.bert, batch, deterministic), deterministic)
 
 
 class BertForTextVectors(nn.Module):
@@ -200,11 +214,11 @@ class BertForTextVectors(nn.Module):
         self.bert = Bert(self.config, self.compute)
 
     def __call__(self, batch: Batch, deterministic: bool = True) -> jax.Array:
-        x_BTD = self.bert(batch, deterministic)
-        by_pooler = self.how.pooling == "pooler"
-        return text_vectors(
-            self.how, x_BTD, batch, pooled(self.bert, x_BTD, batch, deterministic) if by_pooler else None
-        )
+        if self.how.pooling == "pooler":
+            return finished(self.how, pooled(self.bert, batch, deterministic))
+        if self.how.pooling == "cls":
+            return finished(self.how, self.bert(batch, deterministic, at_BP=batch["cls_positions"]))
+        return text_vectors(self.how, self.bert(batch, deterministic), batch, None)
 
 
 class BertForTokenClassification(nn.Module):
@@ -247,5 +261,4 @@ class BertForMultipleChoice(nn.Module):
         self.choice = ClassHead(self.config, 1, compute=self.compute)
 
     def __call__(self, batch: Batch, deterministic: bool = True) -> jax.Array:
-        x_BTD = self.bert(batch, deterministic)
-        return self.choice(pooled(self.bert, x_BTD, batch, deterministic), deterministic)[..., 0]
+        return self.choice(pooled(self.bert, batch, deterministic), deterministic)[..., 0]

@@ -167,9 +167,10 @@ class Attention(nn.Module):
         q_BTHK, k_BSHK, v_BSHK = (qkv_BT3HK[:, :, i] for i in range(3))
         if view.rotation is not None:
             q_BTHK, k_BSHK = views.rotate(q_BTHK, view.rotation), views.rotate(k_BSHK, view.rotation)
-        q_BTHK *= c.head_size**-0.5
+        q_BTHK = view.queries(q_BTHK) * c.head_size**-0.5
         if view.allowed is None:
-            return out(fused.attend(self.compute.attention, q_BTHK, k_BSHK, v_BSHK, view.sequence_ids, view.single))
+            ids, kind = view.sequence_ids, self.compute.attention
+            return out(view.mixed(fused.attend(kind, q_BTHK, k_BSHK, v_BSHK, ids, view.single)))
         if view.chunk:
             q_BTHK = views.in_chunks(q_BTHK, view.chunk)
             k_BSHK, v_BSHK = (views.in_chunks(x, view.chunk, neighbours=True) for x in (k_BSHK, v_BSHK))
@@ -181,7 +182,7 @@ class Attention(nn.Module):
         mixed_BTHK = jnp.einsum("BHTS,BSHK->BTHK", probs_BHTS, v_BSHK)
         if view.chunk:
             mixed_BTHK = views.out_of_chunks(mixed_BTHK, *x_BTD.shape[:2])
-        return out(mixed_BTHK)
+        return out(view.mixed(mixed_BTHK))
 
 
 class FeedForward(nn.Module):
@@ -223,7 +224,7 @@ class Block(nn.Module):
         feed_forward_norm = normalization(c, self.compute, "feed_forward_norm")
         h_BTD = attention_norm(x_BTD) if pre and not first else x_BTD
         a_BTD = Attention(c, self.compute, name="attention")(h_BTD, view, deterministic)
-        x_BTD = x_BTD + dropout(a_BTD, deterministic)
+        x_BTD = views.take(x_BTD, view.at) + dropout(a_BTD, deterministic)
         x_BTD = by_rows(x_BTD if pre else attention_norm(x_BTD))
         h_BTD = feed_forward_norm(x_BTD) if pre else x_BTD
         f_BTD = FeedForward(c, self.compute, name="feed_forward")(h_BTD)
@@ -248,6 +249,9 @@ class Bert(nn.Module):
     [B, T, D]; the last one after the final norm, if there is one), and in each block `attention` [B, H, T, S], a shared
     block's in the order of its uses. Dropout needs the rng "dropout" where `deterministic` is False. With x_BTE, the
     embeddings of another encoder, it has no tables of its own.
+
+    With at_BP, the last layer is computed at these positions of each row alone, and [B, P, D] is returned: the same
+    states in less time, for heads that read few tokens. Only the random numbers of the layer's dropout are others.
     """
 
     config: BertConfig
@@ -266,20 +270,27 @@ class Bert(nn.Module):
             self.pooler_norm = normalization(c, self.compute)
             self.pooler_dropout = Dropout(c.classifier_dropout if c.pooler_dropout else 0.0)
 
-    def __call__(self, batch: Batch, deterministic: bool = True, x_BTE: jax.Array | None = None) -> jax.Array:
+    def __call__(
+        self,
+        batch: Batch,
+        deterministic: bool = True,
+        x_BTE: jax.Array | None = None,
+        at_BP: jax.Array | None = None,
+    ) -> jax.Array:
         c = self.config
         whole = self.is_mutable_collection("intermediates")  # the attention of whole rows is returned
-        of_global = views.make(c, self.compute, batch, local=False, whole=whole)
-        of_local = views.make(c, self.compute, batch, local=True, whole=whole) if c.local_attention else of_global
+        local = [c.is_local(layer) for layer in range(c.num_layers)]
+        of_kind = {kind: views.make(c, self.compute, batch, kind, whole) for kind in set(local)}
+        seen = [of_kind[kind] for kind in local]
+        seen[-1] = seen[-1].reading(None if whole else at_BP)
         x_BTD = self.embeddings.project(self.look_up(batch, deterministic) if x_BTE is None else x_BTE)
-        for layer in range(c.num_layers):
+        for layer, view in enumerate(seen):
             self.sow("intermediates", "hidden", x_BTD)
-            view = of_local if c.is_local(layer) else of_global
             x_BTD = self.blocks[c.group(layer)](x_BTD, view, layer == 0, deterministic)
         if c.norm_position == "pre":
             x_BTD = by_rows(self.final_norm(x_BTD))
         self.sow("intermediates", "hidden", x_BTD)
-        return x_BTD
+        return views.take(x_BTD, at_BP if whole else None)
 
     def pool(
         self,
@@ -295,7 +306,7 @@ class Bert(nn.Module):
         """
         c = self.config
         if c.pooling == "cls":
-            x_BND = jnp.take_along_axis(x_BTD, cls_positions_BN[:, :, None], axis=1)
+            x_BND = views.take(x_BTD, cls_positions_BN)
         else:
             assert ids_BT is not None
             x_BND = mean_state(x_BTD, cls_positions_BN, ids_BT)

@@ -165,8 +165,8 @@ def plan(
     sampled = [batches(int(step)) for step in np.linspace(0, length - 1, SAMPLED_BATCHES)]
     widest = max(sampled, key=lambda batch: batch["input_ids"].size)
     model = run.task.config
-    generator = run.task.fields.generator(model)
-    each = float(np.mean([flops.training_step(model, batch, generator) for batch in sampled]))
+    generator, read = run.task.fields.generator(model), run.task.fields.read(model)
+    each = float(np.mean([flops.training_step(model, batch, generator, read) for batch in sampled]))
     rate = devices * device.flops * mfu
     steps = run.experiment.steps or max(1, round(experiment.minutes * 60 * rate / each))
     operations = round(each * steps)

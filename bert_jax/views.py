@@ -4,6 +4,7 @@ Local layers read long rows in chunks, so that their cost grows with the length 
 """
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 import jax
 import jax.numpy as jnp
@@ -27,6 +28,28 @@ class View:
     rotation: Rotation | None  # cosines and sines, float32 [B, T, 1, K / 2]; None = no rotary positions
     chunk: int = struct.field(pytree_node=False)  # C; 0 = attention over whole rows
     single: bool = struct.field(pytree_node=False)  # whether a row holds one sequence, for cuDNN
+    at: jax.Array | None = None  # int32 [B, P], the tokens whose states are computed, P in place of T; None = all
+
+    def reading(self, at_BP: jax.Array | None) -> "View":
+        """Returns the view of a layer whose states are computed at positions alone; of all tokens if they are None."""
+        if at_BP is None or self.allowed is None or self.chunk:
+            return replace(self, at=at_BP)
+        return replace(self, at=at_BP, allowed=take(self.allowed[:, 0], at_BP)[:, None])
+
+    def queries(self, x_BT: jax.Array) -> jax.Array:
+        """Returns the tokens that attend: those at `at`, but all of them in chunks and in fused kernels."""
+        return take(x_BT, None if self.chunk or self.allowed is None else self.at)
+
+    def mixed(self, x_BT: jax.Array) -> jax.Array:
+        """Returns what attention gives for the tokens at `at`; undoes what `queries` had in excess."""
+        return take(x_BT, self.at if self.chunk or self.allowed is None else None)
+
+
+def take(x_BT: jax.Array, at_BP: jax.Array | None) -> jax.Array:
+    """Returns [B, P, ...], the entries of [B, T, ...] at positions; all if they are None."""
+    if at_BP is None:
+        return x_BT
+    return jnp.take_along_axis(x_BT, at_BP.reshape(*at_BP.shape, *(1,) * (x_BT.ndim - 2)), axis=1)
 
 
 def make(config: BertConfig, compute: Compute, batch: Batch, local: bool, whole: bool) -> View:

@@ -149,6 +149,34 @@ def test_local_layers_give_the_same_in_chunks_and_over_whole_rows(name):
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4)
 
 
+LAST = {
+    "post": (replace(BASE, **FEW_PARAMETERS), "explicit"),
+    "pre, shared": (replace(CONFIGS["pre, shared"], **FEW_PARAMETERS), "explicit"),
+    "last layer in chunks": (CONFIGS["modern"], "explicit"),
+    "fused": (replace(BASE, attention_dropout=0.0, positions="rotary", **FEW_PARAMETERS), "pallas"),
+}
+
+
+@pytest.mark.parametrize("name", LAST)
+def test_the_last_layer_at_some_positions_gives_the_same_states_and_gradients(name):
+    config, attention = LAST[name]
+    model = Bert(config, Compute(attention=attention))
+    batch = batch_of([27, 60], PACKED, length=128)
+    params = random_params(model, batch)
+    at_BP = np.array([[86, 3, 3, 27, 0], [50, 31, 32, 26, 4]], np.int32)
+
+    def value(params, early, mutable=False):
+        out = model.apply({"params": params}, batch, at_BP=at_BP if early else None, mutable=mutable)
+        x_BTD = out[0] if mutable else out
+        return jnp.sum(jnp.sin(x_BTD if early else jnp.take_along_axis(x_BTD, at_BP[:, :, None], axis=1)))
+
+    gradient = jax.jit(jax.value_and_grad(value), static_argnums=(1, 2))
+    expected = gradient(params, False)
+    for actual in (gradient(params, True), gradient(params, True, "intermediates")):
+        for a, b in zip(jax.tree.leaves(actual), jax.tree.leaves(expected), strict=True):
+            np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4)
+
+
 def test_a_local_layer_reads_half_a_window_on_each_side_and_a_global_layer_everything():
     config = replace(BASE, local_attention=16, positions="none", num_layers=2, global_every=2)
     batch = batch_of([60])

@@ -161,6 +161,7 @@ def test_the_operations_of_a_step_count_both_encoders():
     task, batch = make_task(), uneven_batch()
     generator = task.fields.generator(task.config)
     assert (generator.hidden_size, generator.embedding_width, generator.num_heads) == (8, 16, 1)
-    small = flops.forward(generator, *batch["input_ids"].shape, batch["masked_positions"].shape[1])
+    predictions = batch["masked_positions"].shape[1]
+    small = flops.forward(generator, *batch["input_ids"].shape, predictions, read=predictions)
     large = flops.forward(task.config, *batch["input_ids"].shape)
     assert flops.training_step(task.config, batch, generator) > 3 * (small + large)

@@ -9,7 +9,7 @@ from typing import ClassVar, Literal, Self
 from bert_jax import sources
 from bert_jax.config.model import BertConfig
 from bert_jax.config.ranges import check_ranges, check_schedule
-from bert_jax.config.vectors import TextVectors
+from bert_jax.config.vectors import BY_POOLER, TextVectors
 from bert_jax.errors import InputError
 
 __all__ = [  # noqa: RUF022 (in the order of this file)
@@ -80,6 +80,10 @@ class TaskBase:
         """Returns the config of the second encoder that learns together with `model`, if there is one."""
         return None
 
+    def read(self, model: BertConfig) -> tuple[str, ...]:
+        """Returns the arrays of a batch with the positions that heads read; () = they read every token."""
+        return ()
+
     def check_length(self, longest: int) -> None:
         """Raises InputError if rows have more tokens than `longest`, for which the model has positions."""
         name, length = self.longest_row
@@ -94,6 +98,11 @@ class TaskBase:
     def from_hugging_face(cls, names: tuple[str, ...], problem_type: str | None, max_length: int) -> Self:
         """Returns the fields of a model of transformers, as far as its config.json has them."""
         raise NotImplementedError
+
+
+def _summaries(model: BertConfig) -> tuple[str, ...]:
+    """Returns what the summaries of whole sequences read; see `TaskBase.read`."""
+    return ("cls_positions",) if model.pooling == "cls" else ()
 
 
 @dataclass(frozen=True)
@@ -153,6 +162,11 @@ class Pretraining(TaskBase):
     def generator(self, model: BertConfig) -> BertConfig | None:
         return model.narrowed(self.generator_share) if self.objective == "rtd" else None
 
+    def read(self, model: BertConfig) -> tuple[str, ...]:
+        if self.pairs == "none":
+            return ("masked_positions",)
+        return ("masked_positions", *_summaries(model)) if _summaries(model) else ()
+
     @property
     def longest_row(self) -> tuple[str, int]:
         if self.length_schedule:
@@ -172,6 +186,9 @@ class MlmDistillation(Pretraining):
     teacher_weight: float = 5.0  # of the distance to the teacher's predictions at masked positions, in the objective
     mlm_weight: float = 2.0  # of the MLM loss
     cosine_weight: float = 1.0  # of 1 - the cosine between both models' last states of each token
+
+    def read(self, model: BertConfig) -> tuple[str, ...]:
+        return ()  # the cosines
 
     def with_sources(self, resolved: Callable[[str], str]) -> Self:
         return replace(self, teacher=resolved(self.teacher))
@@ -263,6 +280,9 @@ class SequenceClassification(Labelled):
     @property
     def problem_type(self) -> str | None:
         return _PROBLEM_TYPES[self.target]
+
+    def read(self, model: BertConfig) -> tuple[str, ...]:
+        return _summaries(model)
 
     @property
     def label_fields(self) -> tuple[str, ...]:
@@ -394,6 +414,9 @@ class MultipleChoice(Labelled):
     label: str = "label"  # field of the right choice: its number or letter
     first_choice: Literal[0, 1] | None = None  # number of the first choice; None = decided by the training rows
 
+    def read(self, model: BertConfig) -> tuple[str, ...]:
+        return _summaries(model)
+
     @property
     def unknown_to_hugging_face(self) -> list[str]:
         return [_cut_at(self.max_length)]
@@ -442,6 +465,9 @@ class SentenceEmbedding(Labelled, TextVectors):
     @property
     def text_field(self) -> str:
         return "text" if "text" in self.query else self.query[0]
+
+    def read(self, model: BertConfig) -> tuple[str, ...]:
+        return {"mean": (), "cls": ("cls_positions",), BY_POOLER: _summaries(model)}[self.pooling]
 
 
 TaskFields = (

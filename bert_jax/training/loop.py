@@ -300,5 +300,6 @@ class Loop:
         """Returns the positions in the whole batch, and the operations that a step on it takes."""
         model, hosts = self.experiment.model, self.devices.hosts
         assert model is not None
-        operations = flops.training_step(model, batch, self.experiment.task.generator(model))
+        task = self.experiment.task
+        operations = flops.training_step(model, batch, task.generator(model), task.read(model))
         return hosts * batch["sequence_ids"].size, hosts * operations

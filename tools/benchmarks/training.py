@@ -92,7 +92,9 @@ def measure(case: Case, options: argparse.Namespace, gpu: bool) -> dict[str, Any
         "tokens/s",
         speeds,
         wanted=case.ratio,
-        rate=flops.training_step(config, batch) * speeds["ours"] / batch["input_ids"].size,
+        rate=flops.training_step(config, batch, read=Pretraining().read(config))
+        * speeds["ours"]
+        / batch["input_ids"].size,
         peak=peak,
         wanted_share=case.share,
     )

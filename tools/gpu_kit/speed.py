@@ -13,6 +13,7 @@ import jax
 from benchmarks import timing, training
 
 from bert_jax import flops
+from bert_jax.config import Pretraining
 
 ROUNDS, SECONDS = 5, 0.6
 MEASURING = 11  # seconds that measuring a size may take
@@ -77,7 +78,7 @@ def measure(cases: list[training.Case], product: timing.Process, options: Any):
             small, config, compute = training.of_case(case, gpu=True, toy=options.toy)
             batch = training.random_batch(config, small.rows, small.length)
             result = {"work": name, "attention": compute.attention, "unit": "tokens/s", "ready_after": prepared[name]}
-            operations = flops.training_step(config, batch) / batch["input_ids"].size
+            operations = flops.training_step(config, batch, read=Pretraining().read(config)) / batch["input_ids"].size
             yield result | speeds({"matmul": product} | running, operations)
 
 
