@@ -150,9 +150,15 @@ def test_scores_of_pytorch_and_changed_flags_have_columns():
     one = ONE | {"figures": {"f1": [0.5, 0.7]}}
     runs = {"a": one | {"flags": {"task.eval_limit": 700}, "pytorch": {"f1": [0.4, 0.4]}}, "b": one}
     assert page.table({"runs": runs})[2:] == [
-        "| a | F1 60.0 ± 14.1 % | 2 | F1 40.0 ± 0.0 % | `--task.eval-limit 700` |",
-        "| b | F1 60.0 ± 14.1 % | 2 |  |  |",
+        "| a | F1 60.0 ± 14.1 % | 2 | F1 40.0 ± 0.0 % | 20.0 (-107.1 to 147.1) | `--task.eval-limit 700` |",
+        "| b | F1 60.0 ± 14.1 % | 2 |  |  |  |",
     ]
+
+
+def test_the_difference_to_pytorch_is_that_of_the_same_seeds():
+    """Student's t for two degrees of freedom is 4.303; the differences 1, 2 and 3 have the standard error 0.577."""
+    run = {"figures": {"f1": [0.51, 0.62, 0.73]}, "pytorch": {"f1": [0.50, 0.60, 0.70]}}
+    assert page.differences(run)["f1"] == pytest.approx((2.0, 2 - 4.303 * 0.57735, 2 + 4.303 * 0.57735), abs=1e-3)
 
 
 def write_experiment(data, folder, monkeypatch, text):

@@ -17,7 +17,9 @@ import statistics
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import results_pictures
+from scipy import stats
 
 Results = dict[str, Any]  # a file of results, or one of its runs
 
@@ -49,6 +51,7 @@ ORDER = (
     "named_entities",
     "chemprot",
     "film_tags",
+    "beside_pytorch",
     "squad",
     "multiple_choice",
     "sentence_embedding",
@@ -101,6 +104,21 @@ def figures(values: dict[str, list[float]]) -> str:
     return ", ".join(f"{results_pictures.label(name)} {shown(seeds, name)}" for name, seeds in values.items())
 
 
+def differences(run: Results) -> dict[str, tuple[float, float, float]]:
+    """Returns how much higher each share is here than in PyTorch: the mean, and the ends of its 95 % interval, x 100.
+
+    A seed has the same rows in the same order in both, so it is the mean over seeds of their differences.
+    """
+    points = {}
+    for name, theirs in run.get("pytorch", {}).items():
+        ours = run["figures"].get(name, [])
+        if len(ours) == len(theirs) > 1 and not name.endswith("loss"):
+            each = 100 * (np.array(ours) - np.array(theirs))
+            low, high = stats.ttest_1samp(each, 0).confidence_interval(0.95)
+            points[name] = (float(each.mean()), float(low), float(high))
+    return points
+
+
 def row(cells: list[str]) -> str:
     """Returns a line of a Markdown table."""
     return f"| {' | '.join(cells)} |"
@@ -140,6 +158,7 @@ def measurements(results: Results) -> set[str]:
         start = {name: [value] for name, value in run.get("start", {}).items()}
         for some in (run["figures"], run.get("pytorch", {}), start):
             texts |= {shown(values, name).removesuffix(" %") for name, values in some.items()}
+        texts |= {f"{abs(value):.1f}" for three in differences(run).values() for value in three}
     return texts | {text.partition(" ± ")[0] for text in texts}
 
 
@@ -207,13 +226,15 @@ def table(results: Results, more: tuple[str, ...] = ()) -> list[str]:
     columns = ["run", "figures", "seeds", *more]
     with_flags = any(run.get("flags") for run in runs.values())
     with_pytorch = any("pytorch" in run for run in runs.values())
-    columns += ["the same in PyTorch"] * with_pytorch + ["changed flags"] * with_flags
+    columns += ["the same in PyTorch", "higher here by (95 % interval)"] * with_pytorch
+    columns += ["changed flags"] * with_flags
     lines = [row(columns), row(["---"] * len(columns))]
     for name, run in runs.items():
         start = {figure: [value] for figure, value in run.get("start", {}).items()}
         cells = [name, figures(run["figures"]) + (f"; before fine-tuning: {figures(start)}" if start else "")]
         cells += [str(len(next(iter(run["figures"].values())))), *(f"{run[column]:,.0f}" for column in more)]
-        cells += [figures(run.get("pytorch", {}))] * with_pytorch
+        gaps = [f"{mean:.1f} ({low:.1f} to {high:.1f})" for mean, low, high in differences(run).values()]
+        cells += [figures(run.get("pytorch", {})), ", ".join(gaps)] if with_pytorch else []
         flags = " ".join(f"`--{flag.replace('_', '-')} {value}`" for flag, value in run.get("flags", {}).items())
         lines.append(row([*cells, *[flags] * with_flags]))
     return lines
