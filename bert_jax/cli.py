@@ -373,7 +373,7 @@ def report(
     print(f"wrote {out}")
 
 
-def quickstart(workdir: Path = "runs/quickstart", minutes: float = 3.2, seed: int = 0) -> None:
+def quickstart(workdir: Path = "runs/quickstart", minutes: float = 2, seed: int = 0) -> None:
     """Pre-trains and fine-tunes a small BERT on text that every machine has, and shows what pre-training gains.
 
     Args:

@@ -27,7 +27,7 @@ TRAIN_PER_LABEL = 16  # descriptions of each library to learn from
 VOCAB_SIZE = 4096
 LENGTH = 32  # tokens of a description that are read
 # Steps per minute on two cores. A run is repeatable because it counts steps, not seconds.
-STEPS_PER_MINUTE = 320
+STEPS_PER_MINUTE = 600
 
 
 def write_tfds(folder: files.Path, sets: dict[str, list[Document]]) -> files.Path:

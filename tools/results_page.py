@@ -28,7 +28,7 @@ RESULTS = EXPERIMENTS / "results"
 README = EXPERIMENTS / "README.md"
 BEGIN, END = "<!-- written by `make results` -->", "<!-- end -->"
 QUICKSTART = "quickstart"  # a command of its own, without an experiment file
-QUICKSTART_DOCSTRING = """What do three minutes of pre-training gain?
+QUICKSTART_DOCSTRING = """What do two minutes of pre-training gain?
 
 Expected: nothing was written down before the run.
 
