@@ -8,9 +8,20 @@ import jax.extend
 import numpy as np
 import pytest
 
-from bert_jax import flops, plan, topologies
+from bert_jax import flops, heads, plan, topologies
 from bert_jax.activations import Kept
-from bert_jax.config import AdamW, BertConfig, Compute, Pretraining, preset
+from bert_jax.config import (
+    AdamW,
+    BertConfig,
+    Compute,
+    MultipleChoice,
+    Pretraining,
+    SentenceEmbedding,
+    SequenceClassification,
+    TextVectors,
+    TokenClassification,
+    preset,
+)
 from bert_jax.devices import Devices
 from bert_jax.errors import InputError
 from bert_jax.tasks.pretraining import PretrainingTask
@@ -21,6 +32,8 @@ from helpers.experiments import fine_tuning, pretraining
 from helpers.losses import NO_DROPOUT
 from helpers.models import MODEL, QUIET
 from helpers.steps import FEW_PARAMETERS, KEEP_GRADIENT, ROWS, NoTokenizer, make_state, uneven_batch
+
+SMALL = preset("bert-tiny", vocab_size=56, hidden_dropout=0.0, attention_dropout=0.0)
 
 
 def products(jaxpr) -> int:
@@ -58,6 +71,32 @@ def test_operations_are_those_of_the_matrix_products(name, length):
     both = products(jax.make_jaxpr(jax.grad(loss))(params).jaxpr)
     assert both - 2 * bias == 3 * forward
     assert 3 * forward == flops.training_step(config, batch, read=task.fields.read(config))
+
+
+@pytest.mark.parametrize(
+    ("fields", "model"),
+    [
+        (SequenceClassification(), heads.BertForSequenceClassification(SMALL, 3)),
+        (MultipleChoice(), heads.BertForMultipleChoice(SMALL)),
+        (SentenceEmbedding(pooling="cls"), heads.BertForTextVectors(SMALL, TextVectors("cls"))),
+        (SentenceEmbedding(pooling="pooler"), heads.BertForTextVectors(SMALL, TextVectors("pooler"))),
+        (SentenceEmbedding(pooling="mean"), heads.BertForTextVectors(SMALL, TextVectors("mean"))),
+        (TokenClassification(), heads.BertForTokenClassification(SMALL, 3)),
+        (Pretraining(), heads.BertForPreTraining(SMALL)),
+    ],
+    ids=lambda one: type(one).__name__,
+)
+def test_the_last_layer_is_computed_and_counted_where_heads_read_it(fields, model):
+    """What a head multiplies itself, for one token, is a small part."""
+    batch = uneven_batch()
+    params = jax.eval_shape(lambda: model.init(jax.random.key(0), batch))
+    computed = products(jax.make_jaxpr(model.apply)(params, batch).jaxpr)
+    rows, length = batch["input_ids"].shape
+    read = sum(batch[name].shape[1] for name in fields.read(SMALL)) or None
+    predictions = batch["masked_positions"].shape[1] if "mlm" in params["params"] else 0
+    counted = flops.forward(SMALL, rows, length, predictions, read)
+    assert counted <= computed < 1.1 * counted
+    assert flops.training_step(SMALL, batch, read=fields.read(SMALL)) == 3 * flops.forward(SMALL, rows, length, 4, read)
 
 
 def activations(config: BertConfig, compute: Compute) -> int:
