@@ -86,7 +86,11 @@ class MlmHead(nn.Module):
 
 
 class ClassHead(nn.Module):
-    """Scores of `num_classes` classes for each vector, in float32, after dropout as in BERT's classifiers."""
+    """Scores of `num_classes` classes for each vector, in float32, after dropout as in BERT's classifiers.
+
+    It starts as in `transformers`, from a normal distribution that is not truncated. Small learning rates hardly change
+    a head's size, so one that starts smaller learns less from few labels; docs/performance.md has the figures.
+    """
 
     config: BertConfig
     num_classes: int
@@ -99,7 +103,8 @@ class ClassHead(nn.Module):
         c = self.config
         if self.dropout:
             x_BND = Dropout(c.classifier_dropout)(x_BND, deterministic)
-        scores = Dense(c, (self.num_classes,), bias=self.bias, compute=self.compute, name="out")
+        start = nn.initializers.normal(c.initializer_range)
+        scores = Dense(c, (self.num_classes,), bias=self.bias, initial=start, compute=self.compute, name="out")
         return by_rows(scores(x_BND).astype(jnp.float32))
 
 

@@ -47,13 +47,14 @@ class Dense(nn.Module):
     inputs: int = 1  # number of axes of x
     biased: bool = True  # whether it has a bias
     bias: tuple[float, ...] = ()  # what the bias starts at; empty = zeros
+    initial: nn.initializers.Initializer | None = None  # of the kernel; None = BERT's
     compute: Compute = Compute()
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         dtype, param_dtype = self.compute.dtype, jnp.dtype(self.compute.param_dtype)
         shape = (*x.shape[x.ndim - self.inputs :], *self.outputs)
-        kernel = self.param("kernel", initializer(self.config), shape, param_dtype).astype(dtype)
+        kernel = self.param("kernel", self.initial or initializer(self.config), shape, param_dtype).astype(dtype)
         rows = x.shape[: x.ndim - self.inputs]
         y = gradients.product(x.reshape(*rows, -1).astype(dtype), kernel.reshape(-1, math.prod(self.outputs)))
         if self.biased:

@@ -219,6 +219,18 @@ def test_bfloat16_computes_in_bfloat16_from_float32_parameters_to_float32_logits
     assert not np.array_equal(low, full)
 
 
+def test_a_new_head_starts_as_in_transformers_and_the_encoder_as_in_bert():
+    """Untruncated, a normal distribution has 4.6 % of its values outside of two standard deviations."""
+    config = replace(TINY, hidden_size=256, num_layers=1, initializer_range=0.1)
+    batch = batch_of(random_ids(2), length=2)
+    params = jax.jit(BertForSequenceClassification(config, num_classes=40).init)(jax.random.key(0), batch)["params"]
+    head, pooler = params["sequence"]["out"]["kernel"], params["bert"]["pooler"]["kernel"]
+    assert np.std(head) == pytest.approx(0.1, rel=0.03)
+    assert 0.04 < np.mean(np.abs(head) > 0.2) < 0.052
+    assert np.std(pooler) == pytest.approx(0.088, rel=0.03)
+    assert np.abs(pooler).max() <= 0.2
+
+
 def test_dropout_needs_its_key_and_changes_the_output():
     model, params = encoder()
     batch = batch_of(random_ids(8), length=8)
