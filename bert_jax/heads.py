@@ -89,7 +89,7 @@ class ClassHead(nn.Module):
     """Scores of `num_classes` classes for each vector, in float32, after dropout as in BERT's classifiers.
 
     It starts as in `transformers`, from a normal distribution that is not truncated. Small learning rates hardly change
-    a head's size, so one that starts smaller learns less from few labels; docs/performance.md has the figures.
+    a head's size, so one that starts smaller learns less from few labels: experiments/beside_pytorch.py.
     """
 
     config: BertConfig
