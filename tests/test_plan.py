@@ -83,6 +83,7 @@ def test_operations_are_those_of_the_matrix_products(name, length):
         (SentenceEmbedding(pooling="mean"), heads.BertForTextVectors(SMALL, TextVectors("mean"))),
         (TokenClassification(), heads.BertForTokenClassification(SMALL, 3)),
         (Pretraining(), heads.BertForPreTraining(SMALL)),
+        (Pretraining(objective="rtd", pairs="none"), heads.BertForReplacedTokenDetection(SMALL)),
     ],
     ids=lambda one: type(one).__name__,
 )

@@ -163,6 +163,8 @@ class Pretraining(TaskBase):
         return model.narrowed(self.generator_share) if self.objective == "rtd" else None
 
     def read(self, model: BertConfig) -> tuple[str, ...]:
+        if self.objective == "rtd":
+            return ()  # whether each token was replaced
         if self.pairs == "none":
             return ("masked_positions",)
         return ("masked_positions", *_summaries(model)) if _summaries(model) else ()
