@@ -10,6 +10,7 @@ import hashlib
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any, Literal, NamedTuple
 
 import jax
@@ -277,7 +278,7 @@ class Bulk:
     def predictions(self, batches: RowBatches) -> dict[str, np.ndarray]:
         """Returns the predictions for all rows of the batches, in their order."""
         by_length = ByLength(batches, self._batch_size, self._most_tokens, self._count, BUCKETS)
-        return run(self._step, self._params, by_length)[2]
+        return run(partial(self._step.over, self._params), by_length)[2]
 
 
 def fingerprint(bert: PretrainedBert) -> str:

@@ -4,7 +4,7 @@ import dataclasses
 import itertools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any, NamedTuple, cast
 
 import jax
@@ -21,7 +21,7 @@ from bert_jax.data.masked_copies import MaskedCopies
 from bert_jax.data.row_errors import BadRowsError, RowErrors
 from bert_jax.data.rows import Row, text_of
 from bert_jax.data.summary import Summary
-from bert_jax.devices import Devices
+from bert_jax.devices import Devices, WrappedStep, computed
 from bert_jax.errors import InputError
 from bert_jax.heads import BertForPreTraining, text_vectors
 from bert_jax.model import Bert, attention_probabilities
@@ -115,7 +115,7 @@ class PretrainedBert:
         ids, _ = self.tokenizer.frame.join(text_ids)
         if len(ids) > self._longest:
             raise InputError(f"fill_mask: the text has {len(ids)} tokens, and the model takes at most {self._longest}")
-        ((batch, _),) = self._batches([ids])
+        batch = self._batches([ids])(0)
         masks = np.flatnonzero(batch["input_ids"][0] == self.tokenizer.mask_id)
         # One slot for each position, so that another number of masks compiles nothing again.
         slots = np.zeros_like(batch["input_ids"])
@@ -162,8 +162,11 @@ class PretrainedBert:
         maps: list[Any] = [None] * count
         pooled = np.zeros((count, width), np.float32) if named.has_pooler(self.params) else None
         vectors = None if self.vectors is None else np.zeros((count, width), np.float32)
-        for batch, rows in self._batches(ids):
-            arrays = jax.device_get(self._encode(self.params[named.ENCODER], batch, layers, attentions))
+
+        def encode(batch: Arrays) -> Any:
+            return self._encode(self.params[named.ENCODER], batch, layers, attentions)
+
+        for arrays, rows in self._results(encode, ids):
             last, pools, units, states, attention = jax.tree.map(lambda x: x.astype(np.float32), arrays)
             for slot, row in enumerate(rows):
                 length = len(ids[row])
@@ -213,12 +216,8 @@ class PretrainedBert:
             return Scores(np.zeros(0), [], [])
         copies = MaskedCopies(ids, self.tokenizer, within_word=within_word)
         flat = np.zeros(copies.num_examples, np.float32)
-        pending: list[tuple[int, jax.Array]] = []  # one batch is made while the one before it is computed
-        for step, batch in enumerate(prefetch(copies, 0, copies.num_steps)):
-            pending.append((step, self._likelihood(self.params, batch)))
-            if len(pending) > 1:
-                copies.put(flat, *pending.pop(0))
-        for step, log_probs in pending:
+        made = prefetch(copies, 0, copies.num_steps)
+        for step, log_probs in enumerate(computed(partial(self._likelihood, self.params), made)):
             copies.put(flat, step, log_probs)
         each = [flat[start:end] for start, end in itertools.pairwise(copies.starts)]
         totals = np.array([log_probs.sum(dtype=np.float64) for log_probs in each])
@@ -249,7 +248,7 @@ class PretrainedBert:
             if not skip:
                 raise
             return [], Summary(skipped=error.errors)  # all of them
-        _, _, predictions = run(self._predict, self.params, batches)
+        _, _, predictions = run(partial(self._predict.over, self.params), batches)
         return task.decode(predictions, batches.features, batches.table), batches.summary
 
     def evaluate(self, data: str | None = None, say: Callable[[str], None] = print) -> dict[str, Any]:
@@ -272,7 +271,9 @@ class PretrainedBert:
             say(note)
         rows = len(batches.table) if isinstance(batches, RowBatches) else batches.num_examples
         progress = in_lines("evaluating", say)
-        return {"rows": rows} | evaluate(self._task, self._predict, self.params, batches, progress)._asdict()
+        return {"rows": rows} | evaluate(
+            self._task, partial(self._predict.over, self.params), batches, progress
+        )._asdict()
 
     def _check_mlm(self, name: str) -> None:
         if named.MLM not in self.params:
@@ -300,16 +301,20 @@ class PretrainedBert:
         """Rows in a batch for `count` inputs: a power of two, so that few shapes are compiled."""
         return min(self.batch_size, 1 << (count - 1).bit_length())
 
-    def _batches(self, ids: list[np.ndarray]) -> Iterator[tuple[Arrays, list[int]]]:
-        """Yields batches of the sequences and which of them each row holds."""
-        if not ids:
-            return
+    def _batches(self, ids: list[np.ndarray]) -> RowBatches:
+        """Batches of one or more sequences."""
         flat = np.concatenate(ids)
         starts = np.concatenate([[0], np.cumsum([len(i) for i in ids])])
         features = Features(flat, np.zeros_like(flat), starts, {}, first_position=self.tokenizer.frame.first_position)
-        batches = RowBatches(features, ids, batch_size=self._rows(len(ids)), max_length=self._longest)
-        for step in range(batches.num_steps):
-            yield batches(step), [int(row) for row in batches.rows(step) if row >= 0]
+        return RowBatches(features, ids, batch_size=self._rows(len(ids)), max_length=self._longest)
+
+    def _results(self, step: Callable[[Arrays], Any], ids: list[np.ndarray]) -> Iterator[tuple[Any, list[int]]]:
+        """Yields step(batch) for batches of the sequences, and which of them each row holds."""
+        if not ids:
+            return
+        batches = self._batches(ids)
+        for number, result in enumerate(computed(step, map(batches, range(batches.num_steps)))):
+            yield result, [int(row) for row in batches.rows(number) if row >= 0]
 
     @cached_property
     def _task(self) -> tasks.Task:
@@ -323,7 +328,7 @@ class PretrainedBert:
         return tasks.make(self.task, self.config, self.tokenizer, self.compute)
 
     @cached_property
-    def _predict(self) -> Callable:
+    def _predict(self) -> WrappedStep:
         return Devices("single", self.batch_size).wrap(evaluate_step, returns_state=False, loss_fn=self._task.loss_fn)
 
     @cached_property

@@ -6,15 +6,17 @@ import re
 import socket
 import subprocess
 import sys
+import threading
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from bert_jax import hosts, tokenizers, train
+from bert_jax import devices, hosts, tokenizers, train
 from bert_jax.config import AdamW, BertConfig, Compute, Experiment, Pretraining, preset
 from bert_jax.data.prepare import prepare
 from bert_jax.devices import Devices
@@ -183,6 +185,7 @@ def test_a_process_without_a_coordinator_is_refused_with_the_missing_variable(mo
 
 HOST = """
 import sys
+import threading
 from pathlib import Path
 sys.path.insert(0, sys.argv[3])
 from bert_jax import hosts
@@ -255,3 +258,37 @@ def test_two_hosts_of_four_devices_train_the_run_of_one_with_eight(tmp_path):
 
 def figures(workdir: Path) -> list[dict]:
     return [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+
+
+def test_a_cpu_computes_several_batches_at_once_and_gives_their_results_in_order():
+    together = threading.Barrier(2, timeout=60)
+
+    def step(batch):
+        if batch < 2:
+            together.wait()  # the first one goes on only when the second one runs too
+        return jnp.asarray(batch * 10)
+
+    results = list(devices.computed(step, iter(range(9))))
+    assert results == [0, 10, 20, 30, 40, 50, 60, 70, 80]
+    assert all(isinstance(result, np.ndarray) for result in results)
+
+
+def test_several_devices_are_sent_their_batches_in_order_and_by_one_thread():
+    sent = []
+
+    def step(batch):
+        sent.append((batch, threading.get_ident()))
+        return jnp.asarray(batch)
+
+    for result in devices.computed(step, range(5), devices=2):
+        assert len(sent) == min(result + 2, 5)  # the next batch is sent before a result is waited for
+    assert sent == [(batch, threading.get_ident()) for batch in range(5)]
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_an_error_in_a_step_reaches_the_caller(count):
+    def step(batch):
+        raise ValueError(f"batch {batch}")
+
+    with pytest.raises(ValueError, match="batch 0"):
+        list(devices.computed(step, range(5), devices=count))

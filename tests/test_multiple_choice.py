@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from functools import partial
 
 import jax
 import numpy as np
@@ -48,9 +49,8 @@ def test_rows_may_have_different_numbers_of_choices(tokenizer):
     rows = [Row({"context": "red", "choices": NAMES[:n]}, f"f:{n}") for n in (2, 9, 3)]
     params = random_weights(task.model, task.dummy_batch())
     batches = task.predict_batches(rows, batch_size=4)
-    _, _, predictions = run(
-        Devices("single", 4).wrap(evaluate_step, returns_state=False, loss_fn=task.loss_fn), params, batches
-    )
+    step = Devices("single", 4).wrap(evaluate_step, returns_state=False, loss_fn=task.loss_fn)
+    _, _, predictions = run(partial(step.over, params), batches)
     answers = task.decode(predictions, batches.features, rows)
     for row, answer in zip(rows, answers, strict=True):
         assert len(answer["probabilities"]) == len(row.values["choices"])

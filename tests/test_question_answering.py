@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from functools import partial
 
 import jax.numpy as jnp
 import numpy as np
@@ -134,9 +135,8 @@ def test_a_model_answers_with_scores_and_positions(tokenizer):
     rows = [question(context_of(n, n), [], str(n)) for n in (3, 40, 90)]
     params = random_weights(task.model, task.dummy_batch())
     batches = task.predict_batches(rows, batch_size=4)
-    _, _, predictions = run(
-        Devices("single", 4).wrap(evaluate_step, returns_state=False, loss_fn=task.loss_fn), params, batches
-    )
+    step = Devices("single", 4).wrap(evaluate_step, returns_state=False, loss_fn=task.loss_fn)
+    _, _, predictions = run(partial(step.over, params), batches)
     for row, answer in zip(rows, task.decode(predictions, batches.features, rows), strict=True):
         assert row.values["context"][answer["start"] : answer["end"]] == answer["answer"] != ""
         assert len(answer["candidates"]) == 5

@@ -158,7 +158,8 @@ def test_an_evaluation_decodes_once_and_answers_the_first_rows(name, decoder, ro
     task = tasks.resolve(fields, replace(MODEL, vocab_size=tokenizer.vocab_size), tokenizer)
     batches = task.eval_batches(batch_size=5)
     params = random_weights(task.model, task.dummy_batch())
-    _, _, predictions = run(jax.jit(partial(evaluate_step, loss_fn=task.loss_fn)), params, batches)
+    step = jax.jit(partial(evaluate_step, loss_fn=task.loss_fn))
+    _, _, predictions = run(partial(map, partial(step, params)), batches)
     calls = counted(type(task), decoder)
     evaluation = task.evaluate(predictions, batches)
     assert len(calls) == 1

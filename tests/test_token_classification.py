@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
@@ -102,16 +103,14 @@ def test_a_model_answers_for_every_word_of_every_sentence(tokenizer):
     rows = [sentence(n, n) for n in (5, 400, 1, 17, 60)]
     params = random_weights(task.model, task.dummy_batch())
     batches = task.predict_batches(rows, batch_size=8)
-    _, _, predictions = run(
-        Devices("single", 8).wrap(evaluate_step, returns_state=False, loss_fn=task.loss_fn), params, batches
-    )
+    step = Devices("single", 8).wrap(evaluate_step, returns_state=False, loss_fn=task.loss_fn)
+    _, _, predictions = run(partial(step.over, params), batches)
     answers = task.decode(predictions, batches.features, rows)
     assert [len(answer["words"]) for answer in answers] == [5, 400, 1, 17, 60]
     # Computed alone, and so without padding, a sentence gets the same tags with the same probabilities.
     alone = task.predict_batches(rows[3:4], batch_size=1)
-    _, _, predictions = run(
-        Devices("single", 1).wrap(evaluate_step, returns_state=False, loss_fn=task.loss_fn), params, alone
-    )
+    step = Devices("single", 1).wrap(evaluate_step, returns_state=False, loss_fn=task.loss_fn)
+    _, _, predictions = run(partial(step.over, params), alone)
     (expected,) = task.decode(predictions, alone.features, rows[3:4])
     assert [word["tag"] for word in answers[3]["words"]] == [word["tag"] for word in expected["words"]]
     probabilities = [[word["probability"] for word in answer["words"]] for answer in (answers[3], expected)]

@@ -2,8 +2,7 @@
 
 import math
 import statistics
-from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import Any
 
@@ -17,6 +16,8 @@ from bert_jax.tasks import Batches, Evaluation, Task
 from bert_jax.training.step import evaluate_step
 
 Sums = dict[str, tuple[float, float]]
+# Yields ((losses, metrics), predictions) for each of the batches, in order; such as `WrappedStep.over` with parameters.
+Compute = Callable[[Iterable[Arrays]], Iterable[Any]]
 
 
 def add(sums: Sums, more: dict[str, Mean]) -> None:
@@ -33,18 +34,17 @@ def divide(sums: Sums) -> dict[str, float]:
 
 def evaluate(
     task: Task,
-    step: Callable,
-    params: Any,
+    compute: Compute,
     batches: Batches,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Evaluation:
     """Runs all of `batches` once and scores the predictions.
 
     Args:
-      step: `training.step.evaluate_step` with the task's loss function, wrapped by `Devices.wrap`.
+      compute: what gives the results of `training.step.evaluate_step` with the task's loss function for each batch.
       progress: called with (batches done, batches in all).
     """
-    losses, metrics, predictions = run(step, params, batches, progress)
+    losses, metrics, predictions = run(compute, batches, progress)
     means = divide(losses)
     evaluation = task.evaluate(predictions, batches)
     total = {"loss": sum(means.values())} if losses else {}
@@ -59,7 +59,7 @@ def figure_names(task: Task, params: Any, batches: Batches) -> list[str]:
     """
     outputs: dict[Any, Any] = {}  # by the shapes of a batch: to trace the model takes time
 
-    def blank(params: Any, batch: Arrays) -> Any:
+    def blank(batch: Arrays) -> Any:
         shapes = tuple((name, x.shape) for name, x in batch.items())
         if shapes not in outputs:
             sums, predictions = jax.eval_shape(partial(evaluate_step, loss_fn=task.loss_fn), params, batch)
@@ -67,12 +67,11 @@ def figure_names(task: Task, params: Any, batches: Batches) -> list[str]:
             outputs[shapes] = ones, jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), predictions)
         return outputs[shapes]
 
-    return list(evaluate(task, blank, params, batches).metrics)
+    return list(evaluate(task, partial(map, blank), batches).metrics)
 
 
 def run(
-    step: Callable,
-    params: Any,
+    compute: Compute,
     batches: Batches,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> tuple[Sums, Sums, Arrays]:
@@ -80,21 +79,12 @@ def run(
     losses: Sums = {}
     metrics: Sums = {}
     parts: list[Arrays] = []
-    waiting: deque[Any] = deque()  # a batch is sent to the device before the results of the one before it are read
-
-    def read() -> None:
-        (batch_losses, batch_metrics), predictions = jax.device_get(waiting.popleft())
+    made = prefetch(batches, 0, batches.num_steps)
+    for (batch_losses, batch_metrics), predictions in compute(made):
         add(losses, batch_losses)
         add(metrics, batch_metrics)
         parts.append(predictions)
         progress(len(parts), batches.num_steps)
-
-    for batch in prefetch(batches, 0, batches.num_steps):
-        waiting.append(step(params, batch))
-        if len(waiting) > 1:
-            read()
-    while waiting:
-        read()
     return losses, metrics, _in_order(parts, batches)
 
 

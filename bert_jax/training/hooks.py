@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterable
+from functools import partial
 from typing import Any
 
 import jax
@@ -130,7 +131,9 @@ class Evaluate(Hook):
             evaluation = Evaluation({}, {}, {}, [])
             if self._batches is not None:
                 try:
-                    evaluation = evaluate(loop.task, self._step, seed_run.state.params, self._batches, watch)
+                    evaluation = evaluate(
+                        loop.task, partial(self._step.over, seed_run.state.params), self._batches, watch
+                    )
                 except InterruptedEvaluationError:
                     return
                 seed_run.workdir.write_figures(step, "eval", evaluation.metrics)
