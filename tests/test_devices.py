@@ -1,5 +1,6 @@
 """A step gives the same result on any layout of devices and hosts."""
 
+import itertools
 import json
 import os
 import re
@@ -17,7 +18,7 @@ import numpy as np
 import pytest
 
 from bert_jax import devices, hosts, tokenizers, train
-from bert_jax.config import AdamW, BertConfig, Compute, Experiment, Pretraining, preset
+from bert_jax.config import AdamW, BertConfig, Compute, Experiment, Pretraining, SentenceEmbedding, preset
 from bert_jax.data.prepare import prepare
 from bert_jax.devices import Devices
 from bert_jax.errors import InputError
@@ -199,12 +200,20 @@ with hosts.together():
 def train_on_eight(folder: Path, out: Path, *ways: str) -> None:
     """Trains on eight devices; with several hosts, every process calls it."""
     assert jax.device_count() == 8
-    for way in ways:
+    tasks = {
+        "words": Pretraining(
+            (str(folder / "store"),), pairs="none", sequence_length=16, held_out=0.2, eval_sequences=20
+        ),
+        # A row's negatives are the rows of all devices.
+        "pairs": SentenceEmbedding(
+            train="pairs.jsonl", eval="scored.jsonl", folder=str(folder), max_length=16, symmetric=True
+        ),
+    }
+    for (name, task), way in itertools.product(tasks.items(), ways):
         experiment = Experiment(
-            task=Pretraining(
-                (str(folder / "store"),), pairs="none", sequence_length=16, held_out=0.2, eval_sequences=20
-            ),
+            task=task,
             model=replace(CONFIG, vocab_size=0, **FEW_PARAMETERS),
+            tokenizer=str(folder / "tokenizer") if name == "pairs" else None,
             batch_size=8,
             steps=2,
             log_every=1,
@@ -212,7 +221,7 @@ def train_on_eight(folder: Path, out: Path, *ways: str) -> None:
             checkpoint_every=1,
             compute=Compute(sharding=way),
         )
-        train(experiment, out / way, say=lambda text: None)
+        train(experiment, out / name / way, say=lambda text: None)
 
 
 def start_host(number: int, port: int, folder: Path) -> subprocess.Popen:
@@ -234,6 +243,11 @@ def test_two_hosts_of_four_devices_train_the_run_of_one_with_eight(tmp_path):
     tokenizers.train("wordpiece", texts, 36).save(tmp_path / "tokenizer")
     (tmp_path / "corpus.txt").write_text("\n\n".join(texts))
     prepare([str(tmp_path / "corpus.txt")], tmp_path / "tokenizer", tmp_path / "store")
+    lines = [line for text in texts for line in text.split("\n")]
+    pairs = [{"query": first, "positive": second} for first, second in zip(lines[:64:2], lines[1:64:2], strict=True)]
+    scored = [{"text_a": a, "text_b": b, "score": n / 20} for n, (a, b) in enumerate(itertools.pairwise(lines[-20:]))]
+    for name, rows in (("pairs", pairs), ("scored", scored)):
+        (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -248,8 +262,8 @@ def test_two_hosts_of_four_devices_train_the_run_of_one_with_eight(tmp_path):
         logs = [(tmp_path / f"host-{number}.log").read_text() for number in range(2)]
         print(*logs, sep="\n----\n")  # pytest shows it where the test fails
     assert [host.returncode for host in hosts] == [0, 0]
-    for way in ("pmap", "mesh"):
-        one, two = figures(tmp_path / "one/mesh"), figures(tmp_path / "two" / way)
+    for name, way in itertools.product(("words", "pairs"), ("pmap", "mesh")):
+        one, two = figures(tmp_path / "one" / name / "mesh"), figures(tmp_path / "two" / name / way)
         assert [line.keys() for line in two] == [line.keys() for line in one]
         for expected, actual in zip(one, two, strict=True):
             for name, value in expected.items():
