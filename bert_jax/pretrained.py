@@ -276,6 +276,7 @@ def write_source(source: Weights, target: files.Path, to: str = "huggingface") -
     if target.exists() and any(target.iterdir()):
         raise InputError(f"{target}: is not empty; name a new folder")
     source.check_task()
+    files.make_folder(target)
     params, set_aside = source.read_params()
     notes = [*set_aside.notes, *source.notes]
     vectors = source.vectors

@@ -38,6 +38,8 @@ def score_file(
     Raises:
       InputError: the source has no MLM head, or a row is wrong; it is named by file and line.
     """
+    if out is not None:
+        files.check_can_be_written(out)
     if input == "-":
         rows = [row for arrived in read_json_lines(files.standard_input(), "stdin") for row in arrived]
     else:

@@ -13,7 +13,7 @@ import jax
 import numpy as np
 import pytest
 
-from bert_jax import cli, pretrained, tokenizers
+from bert_jax import cli, predict, pretrained, tokenizers
 from bert_jax.data.rows import Row
 from bert_jax.errors import InputError
 from bert_jax.predict import load
@@ -498,3 +498,26 @@ def test_an_output_that_holds_something_else_is_refused_and_left_as_it_is(folder
     assert sorted((path.name, path.read_text()) for path in tmp_path.iterdir()) == others
     again = ["tokenizer", *corpus, "--out", folder / "tokenizer", "--vocab-size", 60, "--kind"]
     assert (run(*again, "wordpiece"), run(*again, "sentencepiece")) == (0, 2)  # two in one folder would be read as one
+
+
+def test_an_output_that_cannot_be_written_is_one_error_before_the_work(folder, tmp_path, capsys, monkeypatch):
+    (tmp_path / "file").write_text("mine")
+    (tmp_path / "rows.jsonl").write_text('{"text": "cat"}\n')
+    monkeypatch.setattr(predict.PretrainedBert, "score", None)  # fails where a text is scored before the check
+    below, corpus, model = tmp_path / "file" / "out", ["--corpus", folder / "a.txt"], folder / "sweep/slow"
+    rows = ["--input", tmp_path / "rows.jsonl"]
+    for command in (
+        ["tokenizer", *corpus, "--out", below, "--vocab-size", 60],
+        ["prepare", *corpus, "--tokenizer", folder / "tokenizer", "--out", below],
+        ["train", folder / "pretrain.py", "--workdir", below],
+        ["convert", model, below],
+        ["extend", model, below, *corpus, "--num-tokens", 1],
+        ["predict", model, *rows, "--out", below],
+        ["embed", model, *rows, "--out", below],
+        ["score", model, *rows, "--out", below],
+        ["score", model, *rows, "--out", tmp_path],
+        ["report", model, "--out", below],
+    ):
+        assert run(*command) == 2, command
+        assert str(tmp_path) in capsys.readouterr().err, command
+    assert (tmp_path / "file").read_text() == "mine"

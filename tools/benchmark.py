@@ -48,6 +48,9 @@ def main() -> None:
         command.add_argument("--json", type=Path, default=argparse.SUPPRESS, help="write the results there")
         module.add_options(command)
     options = parser.parse_args()
+    for path in (options.json, getattr(options, "figure", None)):
+        if path:
+            path.parent.mkdir(parents=True, exist_ok=True)  # now, not after hours of measuring
     machine = describe()
     print("\n".join(f"{name}: {value}" for name, value in machine.items()), flush=True)
     chosen = {options.command: options} if options.command else {name: parser.parse_args([name]) for name in DEFAULT}

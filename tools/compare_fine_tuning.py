@@ -158,6 +158,7 @@ def main() -> None:
     rows = task.train_batches(batch_size=e.batch_size, steps=1, seed=e.seed).num_examples
     e = replace(e, steps=e.steps or round((args.epochs or e.epochs) * rows / e.batch_size))
     count = args.seeds or e.seeds
+    args.out.parent.mkdir(parents=True, exist_ok=True)  # now, not after a seed was trained
     lines = args.out.read_text().splitlines() if args.out.exists() else []
     runs = {run["seed"]: run["metrics"] for run in map(json.loads, lines)}
     for seed in sorted(set(range(count)) - set(runs)):

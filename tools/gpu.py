@@ -126,6 +126,7 @@ def main() -> None:
     if options.section:
         run_section(options)
         return
+    options.json.parent.mkdir(parents=True, exist_ok=True)  # now, not after minutes of work
     carried = sum(path.stat().st_size for path in CARRIED.rglob("*") if path.is_file())
     print(f"carried in {CARRIED.name}: {carried / 1e6:.1f} MB", flush=True)
     began, answers = time.monotonic(), {}
