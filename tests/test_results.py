@@ -120,20 +120,25 @@ def test_a_checkpoint_has_its_figures_next_to_what_was_tuned_from_it(tmp_path):
         {"step": 10, "split": split, "loss": 9.0, "mlm_loss": 5.5, "pair_accuracy": 0.6} for split in ("train", "eval")
     ]
     (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    begun = results.start(f"{tmp_path}@10")
-    assert begun == {"mlm_loss": 5.5, "pair_accuracy": 0.6}
+    assert results.start(f"{tmp_path}@10") == {"mlm_loss": 5.5, "pair_accuracy": 0.6}
     assert results.start(f"{tmp_path}@20") == results.start(str(tmp_path)) == results.start("") == {}
+    (tmp_path / "pairs").mkdir()
+    (tmp_path / "pairs/10.json").write_text('{"accuracy": 0.625, "pairs": 8}')
+    begun = results.start(f"{tmp_path}@10", tmp_path / "pairs")
+    assert begun == {"mlm_loss": 5.5, "pair_accuracy": 0.6, "pairs_preferred": 0.625}
     runs = {"sst2-after-0": ONE | {"figures": {"accuracy": [0.5]}}}
     runs["sst2-after-10"] = ONE | {"figures": {"accuracy": [0.6]}, "start": begun}
     runs["entities-after-10"] = ONE | {"figures": {"f1": [0.5]}, "start": begun}
     some = of("what_the_weights_learn", runs)
-    assert "| sst2-after-10 | accuracy 60.0 %; before fine-tuning: MLM loss 5.50, pair accuracy 60.0 % | 1 |" in (
-        page.section(some)
-    )
+    before = "MLM loss 5.50, pair accuracy 60.0 %, minimal pairs 62.5 %"
+    assert f"| sst2-after-10 | accuracy 60.0 %; before fine-tuning: {before} | 1 |" in page.section(some)
     report = page.report_of("what_the_weights_learn")
     pictures.draw(some, tmp_path / "a.svg", report["curves"], report["x"])
     drawn = (tmp_path / "a.svg").read_text()
-    assert all(f"<!-- {text} -->" in drawn for text in ("sst2", "entities", "MLM loss", "pair accuracy (%)"))
+    assert all(
+        f"<!-- {text} -->" in drawn
+        for text in ("sst2", "entities", "MLM loss", "pair accuracy (%)", "minimal pairs (%)")
+    )
 
 
 def test_pre_trainings_of_a_sweep_are_drawn_as_curves(tmp_path):

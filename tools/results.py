@@ -3,12 +3,14 @@
     python tools/results.py collect runs/freezing    # reads a sweep's workdir, writes experiments/results/freezing.json
     python tools/results.py collect runs/glue --pytorch pytorch    # and pytorch/glue-sst2.jsonl next to its run sst2
     python tools/results.py collect runs/quickstart    # which has no file in experiments/
+    python tools/results.py collect runs/ten_million_words --pairs pairs    # and pairs/335.json for checkpoint 335
     python tools/results.py collect --add runs/masking    # keeps the file's other runs, those of another machine
     python tools/results.py                          # what `make results` does: page and pictures, without any run
 
 A workdir has the name of its experiment file. A file of results holds, for each finished run, the score of every seed,
-what it cost and which flags were changed, and the scores of tools/compare_fine_tuning.py if there are any. What is
-written in it by hand (see HAND_WRITTEN) is kept when it is collected again.
+what it cost and which flags were changed, the scores of tools/compare_fine_tuning.py if there are any, and what
+`bert_jax score` printed for minimal pairs and the checkpoint that the run starts from. What is written in it by hand
+(see HAND_WRITTEN) is kept when it is collected again.
 """
 
 import argparse
@@ -44,12 +46,13 @@ def experiment_file(workdir: Path) -> Path:
     return path
 
 
-def collect(workdir: Path, pytorch: Path | None = None, add: bool = False) -> Path:
+def collect(workdir: Path, pytorch: Path | None = None, add: bool = False, pairs: Path | None = None) -> Path:
     """Writes the finished runs in `workdir` into the experiment's file of results, and returns its path.
 
     Args:
       pytorch: folder of compare_fine_tuning.py's EXPERIMENT-RUN.jsonl.
       add: keep the file's runs that the workdir lacks.
+      pairs: folder of what `bert_jax score` printed for the pairs and each checkpoint, STEP.json.
     """
     name = workdir.name
     path = page.RESULTS / f"{name}.json"
@@ -64,7 +67,7 @@ def collect(workdir: Path, pytorch: Path | None = None, add: bool = False) -> Pa
     for entry, experiment in experiments.items():
         label = entry or name
         if entry in finished:
-            runs[label] = summary(finished[entry], experiment, figures)
+            runs[label] = summary(finished[entry], experiment, figures, pairs)
             if pytorch is not None and (theirs := pytorch / f"{name}-{label}.jsonl").exists():
                 lines = [json.loads(line) for line in theirs.read_text().splitlines()]
                 scores = [line["metrics"] for line in sorted(lines, key=lambda line: line["seed"])]
@@ -95,7 +98,12 @@ def finished_runs(workdir: Path, experiments: list[str]) -> dict[str, list[RunRe
     return {entry: sorted(runs, key=lambda run: run.experiment["seed"]) for entry, runs in seeds.items()}
 
 
-def summary(runs: list[RunRecord], experiment: Experiment | None, figures: tuple[str, ...] | None) -> Results:
+def summary(
+    runs: list[RunRecord],
+    experiment: Experiment | None,
+    figures: tuple[str, ...] | None,
+    pairs: Path | None = None,
+) -> Results:
     """Returns the figures of each seed in order of the seeds, the mean cost of a seed, and the changed flags."""
     first = runs[0]
     scores = [run.scores for run in runs]
@@ -107,7 +115,7 @@ def summary(runs: list[RunRecord], experiment: Experiment | None, figures: tuple
     more: Results = {}
     if curve := first.figures.get(("mlm_loss", "eval"), {}):
         more["curve"] = {str(step): round(loss, 4) for step, loss in curve.items()}
-    if start_figures := start(first.experiment.get("init_from") or ""):
+    if start_figures := start(first.experiment.get("init_from") or "", pairs):
         more["start"] = start_figures
     return {
         "kind": first.kind,
@@ -121,13 +129,19 @@ def summary(runs: list[RunRecord], experiment: Experiment | None, figures: tuple
     }
 
 
-def start(source: str) -> dict[str, float]:
-    """Returns the figures of a pre-training run WORKDIR@STEP at that step; nothing for any other source."""
+def start(source: str, pairs: Path | None = None) -> dict[str, float]:
+    """Returns the figures of a pre-training run WORKDIR@STEP at that step; nothing for any other source.
+
+    Args:
+      pairs: see `collect`.
+    """
     origin = sources.parse(source, lambda path: Path(path, layout.METRICS).exists())
     if origin.step is None:
         return {}
     curves = find_runs([Path(origin.name)])[0][0].figures
     figures = {name: curves.get((name, "eval"), {}).get(origin.step) for name in Pretraining.primary_figures}
+    if pairs is not None and (scores := pairs / f"{origin.step}.json").exists():
+        figures["pairs_preferred"] = json.loads(scores.read_text())["accuracy"]
     return {name: round(value, 5) for name, value in figures.items() if value is not None}
 
 
@@ -146,10 +160,11 @@ def main() -> None:
     parser.add_argument("command", nargs="?", choices=["collect"], help="read the workdirs of sweeps first")
     parser.add_argument("workdirs", nargs="*", type=Path)
     parser.add_argument("--pytorch", type=Path, help="the folder of compare_fine_tuning.py's EXPERIMENT-RUN.jsonl")
+    parser.add_argument("--pairs", type=Path, help="the folder of what `bert_jax score` printed, STEP.json")
     parser.add_argument("--add", action="store_true", help="keep the file's runs that the workdir lacks")
     arguments = parser.parse_intermixed_args()
     for workdir in arguments.workdirs:
-        print(f"wrote {collect(workdir, arguments.pytorch, arguments.add)}")
+        print(f"wrote {collect(workdir, arguments.pytorch, arguments.add, arguments.pairs)}")
     page.rebuild()
 
 

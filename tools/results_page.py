@@ -40,6 +40,7 @@ ORDER = (
     QUICKSTART,
     "from_scratch_or_pretrained",
     "what_the_weights_learn",
+    "ten_million_words",
     "in_domain_or_general",
     "masking",
     "albert_choices",

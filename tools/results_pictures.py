@@ -13,7 +13,7 @@ import matplotlib.pyplot as plt
 
 LABELS = {"f1": "F1", "f1_micro": "micro F1", "exact_match": "exact match"}
 LABELS |= {"matthews": "Matthews", "pearson": "Pearson", "spearman": "Spearman"}
-LABELS |= {"mean_spearman": "Spearman", "ndcg_at_10": "nDCG@10"}
+LABELS |= {"mean_spearman": "Spearman", "ndcg_at_10": "nDCG@10", "pairs_preferred": "minimal pairs"}
 
 
 def label(figure: str) -> str:
