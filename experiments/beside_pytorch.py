@@ -20,12 +20,13 @@ from dataclasses import replace
 
 from film_tags import plain
 from glue import PAIR, glue
+from named_entities import entities
 
 from bert_jax.config import Experiment
 
 REPORT = {
     "picture": False,
-    "figures": ("accuracy", "pearson", "spearman", "f1_micro", "mean_average_precision"),
+    "figures": ("accuracy", "f1", "pearson", "spearman", "f1_micro", "mean_average_precision"),
 }
 
 
@@ -37,5 +38,12 @@ def small(experiment: Experiment, limit: int, seeds: int = 20, **fields: int) ->
 sweep = {
     "sst2": small(glue(), 1000, seeds=40),
     "stsb": small(glue(target="regression", label="score", **PAIR), 3000),
+    "conll2003": small(
+        entities(
+            "hf:google-bert/bert-base-cased", folder="data/conll2003", train="conll:eng.train", eval="conll:eng.testa"
+        ),
+        1000,
+        eval_limit=1000,
+    ),
     "film_tags": small(plain, 1000, eval_limit=1000, max_length=128),
 }
