@@ -17,6 +17,8 @@ from bert_jax.data.row_errors import RowErrors
 from bert_jax.data.rows import stream_rows
 from bert_jax.runtime import set_up
 
+THEIRS = "SentenceTransformer"
+
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Adds the options of this benchmark."""
@@ -33,9 +35,9 @@ def run(options: argparse.Namespace) -> list[dict[str, Any]]:
     results = []
     for size in options.batch_size:
         arguments = (options.model, options.texts, options.rows, size)
-        works = {"ours": (ours, *arguments), "theirs": (theirs, *arguments)}
+        works = {timing.OURS: (ours, *arguments), THEIRS: (theirs, *arguments)}
         work = f"vectors of {options.rows:,} rows, batch {size}"
-        results.append(timing.result(work, "rows/s", timing.alternate(works, options.rounds), wanted=1.5))
+        results.append(timing.result(work, "rows/s", timing.alternate(works, options.rounds), {THEIRS: 1.5}))
     return results
 
 

@@ -46,7 +46,7 @@ def run(options: argparse.Namespace) -> list[dict[str, Any]]:
 def freezing(folder: Path, texts: str) -> dict[str, Any]:
     """Measures tokens a second with the embeddings and the lower half of six layers frozen, and with none frozen."""
     works = {"none": (use.our_steps, folder, texts), "half": (use.our_steps, folder, texts, 3)}
-    speeds = timing.alternate(works)
+    speeds = {name: speed.median for name, speed in timing.alternate(works).items()}
     times = speeds["half"] / speeds["none"]
     print(
         f"fine-tuning, tokens a second: {speeds['none']:,.0f}; with the embeddings and 3 of 6 layers frozen "

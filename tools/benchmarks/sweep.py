@@ -30,7 +30,7 @@ def run(options: argparse.Namespace) -> list[dict[str, Any]]:
             works[name] = (training.our_step, config, experiment.compute, batch)
     if not works:
         raise SystemExit(f"{options.experiment}: expected at least one pre-training with a model")
-    speeds = timing.alternate(works)
+    speeds = {name: speed.median for name, speed in timing.alternate(works).items()}
     first = next(iter(speeds.values()))
     for name, speed in speeds.items():
         print(f"{name}: {speed:,.0f} tokens/s, {speed / first:.2f} times the first")

@@ -1,13 +1,14 @@
-"""Shared by the benchmarks: works that take turns in processes of their own, and a result as one line of a table."""
+"""Shared by the benchmarks: works that take turns in processes of their own, and a result as rows of a table."""
 
 import multiprocessing
 import statistics
+import sys
 import time
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from contextlib import ExitStack, nullcontext
 from multiprocessing.connection import Connection
-from typing import Any
+from typing import Any, NamedTuple
 
 ROUNDS = 7
 SECONDS = 1.5  # for each work in each round; at least one call
@@ -84,65 +85,66 @@ def _serve(connection: Connection, make: Maker, arguments: tuple[Any, ...], alon
         connection.send(traceback.format_exc())
 
 
-def alternate(works: Mapping[str, tuple[Any, ...]], count: int = ROUNDS) -> dict[str, float]:
-    """Lets works, each (maker, arguments...), take turns; returns the median speed of each over `count` rounds."""
+class Speed(NamedTuple):
+    """The amount a second over rounds."""
+
+    median: float
+    least: float
+    most: float
+
+
+def alternate(
+    works: Mapping[str, tuple[Any, ...]], count: int = ROUNDS, optional: Collection[str] = ()
+) -> dict[str, Speed]:
+    """Lets works, each (maker, arguments...), take turns for `count` rounds.
+
+    Args:
+      optional: works that are left out, with a line about the reason, where they cannot be made.
+    """
     with ExitStack() as stack:
         made = {}
         for name, (make, *args) in works.items():
-            made[name] = stack.enter_context(Process(make, tuple(args)))
-            made[name].prepare()
+            process = stack.enter_context(Process(make, tuple(args)))
+            try:
+                process.prepare()
+            except RuntimeError as error:
+                if name not in optional:
+                    raise
+                print(f"{name}: left out, because it failed: {str(error).strip().splitlines()[-1]}", flush=True)
+                continue
+            made[name] = process
         rounds = [{name: process.speed() for name, process in made.items()} for _ in range(count)]
-    return {name: statistics.median(speeds[name] for speeds in rounds) for name in works}
+    each = {name: [speeds[name] for speeds in rounds] for name in made}
+    return {name: Speed(statistics.median(speeds), min(speeds), max(speeds)) for name, speeds in each.items()}
+
+
+OURS = "bert_jax"
+HEADER = "| work | | speed: median (least to most) | bert_jax is times as fast | wanted |\n|---|---|---|---|---|"
 
 
 def result(
-    work: str,
-    unit: str,
-    speeds: Mapping[str, float],
-    wanted: float,
-    rate: float | None = None,
-    peak: float | None = None,
-    wanted_share: float | None = None,
+    work: str, unit: str, speeds: Mapping[str, Speed], wanted: Mapping[str, float], shares: Mapping[str, float] = {}
 ) -> dict[str, Any]:
-    """Prints one measurement and returns it.
+    """Prints one measurement as rows of HEADER's table, and returns it.
 
     Args:
-      speeds: "ours", and "theirs" and "keras" where PyTorch and keras-hub were measured.
-      wanted: the ratio of ours to PyTorch's that is the aim.
-      rate, peak, wanted_share: floating-point operations a second of ours and of a matrix product, and the aim.
+      speeds: of OURS and of each other side.
+      wanted: how many times as fast as a side bert_jax should be, and the aims for `shares`.
+      shares: parts of what the machine could do that bert_jax reached, by name.
     """
-    measured: dict[str, Any] = {"work": work, "unit": unit, **speeds, "wanted": wanted}
-    if "theirs" in speeds:
-        measured["ratio"] = speeds["ours"] / speeds["theirs"]
-    if rate is not None and peak is not None:
-        measured |= {"flops": rate, "peak": peak, "share": rate / peak, "wanted_share": wanted_share}
-    print(line(measured), flush=True)
-    return measured
-
-
-HEADER = (
-    "| work | unit | bert_jax | PyTorch | ratio | wanted | keras-hub | GFLOP/s | of matmul | wanted |\n"
-    "|---|---|---|---|---|---|---|---|---|---|"
-)
-
-
-def line(measured: Mapping[str, Any]) -> str:
-    """Returns a result as a row of a Markdown table."""
-
-    def shown(name: str, form: str) -> str:
-        return format(measured[name], form) if measured.get(name) is not None else ""
-
-    gigaflops = f"{measured['flops'] / 1e9:,.0f}" if "flops" in measured else ""
-    cells = [
-        measured["work"],
-        measured["unit"],
-        shown("ours", ".3g" if measured["ours"] < 100 else ",.0f"),
-        shown("theirs", ",.0f"),
-        shown("ratio", ".2f"),
-        shown("wanted", ".3g"),
-        shown("keras", ",.0f"),
-        gigaflops,
-        shown("share", ".0%"),
-        shown("wanted_share", ".0%"),
-    ]
-    return "| " + " | ".join(cells) + " |"
+    ratios = {side: speeds[OURS].median / speed.median for side, speed in speeds.items() if side != OURS}
+    for side, speed in speeds.items():
+        median, *ends = (f"{value:,.3g}" if value < 100 else f"{value:,.0f}" for value in speed)
+        ratio = f"{ratios[side]:.2f}" if side in ratios else ""
+        print(f"| {work} | {side} | {median} ({' to '.join(ends)}) {unit} | {ratio} | {wanted.get(side, '')} |")
+    for name, share in shares.items():
+        print(f"| {work} | of {name} | {share:.0%} | | {f'{wanted[name]:.0%}' if name in wanted else ''} |")
+    sys.stdout.flush()
+    return {
+        "work": work,
+        "unit": unit,
+        "speeds": {side: speed._asdict() for side, speed in speeds.items()},
+        "ratios": ratios,
+        "shares": dict(shares),
+        "wanted": dict(wanted),
+    }

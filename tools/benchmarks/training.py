@@ -5,6 +5,7 @@ import importlib.util
 import os
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -15,7 +16,7 @@ from benchmarks import timing
 from bert_jax import flops
 from bert_jax.config import AdamW, BertConfig, Compute, Pretraining, preset
 from bert_jax.data.batch import make_batch
-from bert_jax.devices import Devices
+from bert_jax.devices import Devices, WrappedStep
 from bert_jax.interop import huggingface
 from bert_jax.tasks.pretraining import PretrainingTask
 from bert_jax.training import optimizer
@@ -34,10 +35,13 @@ class Case(NamedTuple):
 
 
 CPU = [
-    Case("bert-tiny", 64, 128, 0.1, 5, 0.55),
-    Case("bert-mini", 32, 128, 0.1, 3, 0.65),
-    Case("bert-base", 8, 128, 0.1, 1.4, 0.80),
+    Case("bert-tiny", 64, 128, 0.1, 8, 0.55),
+    Case("bert-mini", 32, 128, 0.1, 5, 0.65),
+    Case("bert-base", 8, 128, 0.1, 2.5, 0.80),
 ]
+COMPILED, KERAS, BFLOAT16 = "PyTorch, torch.compile", "keras-hub", "PyTorch, bfloat16"
+AIMS = {COMPILED: 1.5, KERAS: 2.0}
+ROOFLINE = 0.8  # of the bound by memory and products: the aim
 # 32,768 tokens a step for bert-base and 16,384 for bert-large. The most telling ones come first, because tools/gpu.py
 # measures as many as its time allows.
 GPU = [
@@ -79,25 +83,39 @@ def measure(case: Case, options: argparse.Namespace, gpu: bool) -> dict[str, Any
     """Measures one case."""
     case, config, compute = of_case(case, gpu, options.toy)
     batch = random_batch(config, case.rows, case.length)
-    works = works_of(config, compute, batch, gpu) | {"matmul": (matmul, compute.dtype)}
+    sides = works_of(config, compute, batch, gpu)
+    works: dict[str, Any] = {timing.OURS: sides["ours"], "PyTorch": sides["theirs"]}
+    if not gpu:
+        works[COMPILED] = (their_step, config, batch, gpu, 1, "compile")
+        if "avx512_bf16" in processor_flags():
+            works[BFLOAT16] = (their_step, config, batch, gpu, 1, "bfloat16")
     if options.without_torch:
-        del works["theirs"]
+        works = {timing.OURS: sides["ours"]}
     if importlib.util.find_spec("keras_hub"):
-        works["keras"] = (keras_step, config, compute, batch)
-    speeds = timing.alternate(works)
-    peak = speeds.pop("matmul")
+        works[KERAS] = (keras_step, config, compute, batch)
+    machine = {"product": (matmul, compute.dtype), "copy": (copy,)}
+    speeds = timing.alternate(works | machine, optional=[COMPILED, BFLOAT16, KERAS])
+    product, bandwidth = speeds.pop("product").median, speeds.pop("copy").median
+    per_token = flops.training_step(config, batch, read=Pretraining().read(config)) / batch["input_ids"].size
+    accessed = bytes_accessed(config, compute, batch) / batch["input_ids"].size
+    rate, bound = speeds[timing.OURS].median, 1 / max(per_token / product, accessed / bandwidth)
+    shares = {"a product's rate": rate * per_token / product, "the roofline's bound": rate / bound}
+    aims = {"PyTorch": case.ratio, **AIMS, "a product's rate": case.share, "the roofline's bound": ROOFLINE}
     dropout = f", dropout {case.dropout}" if gpu else ""
-    return timing.result(
-        f"{case.preset} {case.rows}x{case.length}{dropout}",
-        "tokens/s",
-        speeds,
-        wanted=case.ratio,
-        rate=flops.training_step(config, batch, read=Pretraining().read(config))
-        * speeds["ours"]
-        / batch["input_ids"].size,
-        peak=peak,
-        wanted_share=case.share,
-    )
+    result = timing.result(f"{case.preset} {case.rows}x{case.length}{dropout}", "tokens/s", speeds, aims, shares)
+    return result | {
+        "flops_per_token": per_token,
+        "bytes_per_token": accessed,
+        "product_flops_per_second": product,
+        "copied_bytes_per_second": bandwidth,
+    }
+
+
+def processor_flags() -> list[str]:
+    """Returns the names of what the processor can do, as Linux lists them; nothing on other systems."""
+    path = Path("/proc/cpuinfo")
+    lines = path.read_text().splitlines() if path.exists() else []
+    return next((line.split(":")[1].split() for line in lines if line.startswith("flags")), [])
 
 
 def of_case(case: Case, gpu: bool, toy: bool) -> tuple[Case, BertConfig, Compute]:
@@ -143,16 +161,8 @@ def our_step(
     fields: Pretraining = Pretraining(),
 ) -> Callable[[], int]:
     """Returns `steps` steps as `bert_jax train` takes them; the first call compiles."""
-    task = PretrainingTask(fields, config, None, compute)  # type: ignore[arg-type]
-    devices = Devices("single", len(batch["input_ids"]))
-    change = optimizer.make(AdamW(), 1000, config)
-
-    def start() -> TrainState:
-        params = task.model.init(jax.random.key(0), jax.tree.map(lambda x: x[:1, :1], batch))["params"]
-        return TrainState(jnp.zeros((), jnp.int32), params, change.init(params), jax.random.key(0), change)
-
+    start, compiled, devices = _our_parts(config, compute, len(batch["input_ids"]), batch, fields)
     state = devices.make(start)
-    compiled = devices.wrap(train_step, loss_fn=task.loss_fn, counts=task.counts)
 
     def step() -> int:
         nonlocal state
@@ -164,20 +174,51 @@ def our_step(
     return step
 
 
-def their_step(config: BertConfig, batch: dict[str, np.ndarray], gpu: bool, steps: int = 1) -> Callable[[], int]:
-    """The same with PyTorch: eager in float32 on a CPU; compiled, with SDPA and bfloat16 autocast, on a GPU."""
+def _our_parts(
+    config: BertConfig, compute: Compute, rows: int, batch: dict[str, np.ndarray], fields: Pretraining
+) -> tuple[Callable[[], TrainState], WrappedStep, Devices]:
+    """Returns what makes the first state, the step, and the devices of both."""
+    task = PretrainingTask(fields, config, None, compute)  # type: ignore[arg-type]
+    devices = Devices("single", rows)
+    change = optimizer.make(AdamW(), 1000, config)
+
+    def start() -> TrainState:
+        params = task.model.init(jax.random.key(0), jax.tree.map(lambda x: x[:1, :1], batch))["params"]
+        return TrainState(jnp.zeros((), jnp.int32), params, change.init(params), jax.random.key(0), change)
+
+    return start, devices.wrap(train_step, loss_fn=task.loss_fn, counts=task.counts), devices
+
+
+def bytes_accessed(config: BertConfig, compute: Compute, batch: dict[str, np.ndarray]) -> float:
+    """Returns the bytes that a step of bert_jax reads and writes, as XLA counts them in the compiled program.
+
+    Each operation of the program counts, also where a cache holds what it reads.
+    """
+    start, compiled, devices = _our_parts(config, compute, len(batch["input_ids"]), batch, Pretraining())
+    program = compiled.trace(devices.shapes(jax.eval_shape(start)), batch).lower().compile()
+    return float(program.cost_analysis()["bytes accessed"])
+
+
+def their_step(
+    config: BertConfig, batch: dict[str, np.ndarray], gpu: bool, steps: int = 1, way: str = ""
+) -> Callable[[], int]:
+    """The same with PyTorch: eager in float32 on a CPU; compiled, with SDPA and bfloat16 autocast, on a GPU.
+
+    Args:
+      way: on a CPU, "compile" for `torch.compile`, "bfloat16" for autocast.
+    """
     import torch
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
     model = torch_model(config).to(device)
     adam, rate = torch_optimizer(model, 1e-4, 1000, fused=device == "cuda")
     inputs = torch_inputs(batch, device)
-    forward = torch.compile(model) if gpu and device == "cuda" else model
+    forward = torch.compile(model) if device == "cuda" or way == "compile" else model
 
     def step() -> int:
         for _ in range(steps):
             adam.zero_grad()
-            with torch.autocast(device, torch.bfloat16, enabled=gpu):
+            with torch.autocast(device, torch.bfloat16, enabled=gpu or way == "bfloat16"):
                 loss = forward(**inputs).loss
             loss.backward()
             torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -283,5 +324,18 @@ def matmul(dtype: str) -> Callable[[], float]:
     def work() -> float:
         jax.block_until_ready([multiply(x, y) for _ in range(count)])
         return count * 2.0 * size**3
+
+    return work
+
+
+def copy() -> Callable[[], float]:
+    """Returns copies of a large array; each call returns the bytes that are read and written."""
+    x = jnp.ones((256 if jax.default_backend() == "gpu" else 64, 1024, 1024), jnp.float32)
+    add = jax.jit(lambda x: x + 1)
+
+    def work() -> float:
+        nonlocal x
+        x = jax.block_until_ready(add(x))
+        return 2.0 * x.nbytes
 
     return work
