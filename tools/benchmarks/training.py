@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
@@ -14,7 +14,7 @@ import numpy as np
 
 from benchmarks import timing
 from bert_jax import flops
-from bert_jax.config import AdamW, BertConfig, Compute, Pretraining, preset
+from bert_jax.config import AdamW, BertConfig, Compute, Optimizer, Pretraining, preset, recipe
 from bert_jax.data.batch import make_batch
 from bert_jax.devices import Devices, WrappedStep
 from bert_jax.interop import huggingface
@@ -34,10 +34,13 @@ class Case(NamedTuple):
     share: float  # of the matrix product's rate
 
 
+FAST = "fast"  # the recipe's model and optimizer; no class of transformers has this model
 CPU = [
     Case("bert-tiny", 64, 128, 0.1, 8, 0.55),
     Case("bert-mini", 32, 128, 0.1, 5, 0.65),
     Case("bert-base", 8, 128, 0.1, 2.5, 0.80),
+    Case("ettin-17m", 16, 128, 0.0, 5, 0.65),
+    Case(FAST, 32, 64, 0.0, 0, 0.55),
 ]
 COMPILED, KERAS, BFLOAT16 = "PyTorch, torch.compile", "keras-hub", "PyTorch, bfloat16"
 AIMS = {COMPILED: 1.5, KERAS: 2.0}
@@ -84,20 +87,22 @@ def measure(case: Case, options: argparse.Namespace, gpu: bool) -> dict[str, Any
     case, config, compute = of_case(case, gpu, options.toy)
     batch = random_batch(config, case.rows, case.length)
     sides = works_of(config, compute, batch, gpu)
-    works: dict[str, Any] = {timing.OURS: sides["ours"], "PyTorch": sides["theirs"]}
-    if not gpu:
+    works: dict[str, Any] = {timing.OURS: sides["ours"]}
+    if case.preset == FAST:
+        works[timing.OURS] = (*sides["ours"], fields_of(config), recipe(FAST).optimizer)
+    elif not options.without_torch:
+        works["PyTorch"] = sides["theirs"]
+    if "PyTorch" in works and not gpu:
         works[COMPILED] = (their_step, config, batch, gpu, 1, "compile")
         if "avx512_bf16" in processor_flags():
             works[BFLOAT16] = (their_step, config, batch, gpu, 1, "bfloat16")
-    if options.without_torch:
-        works = {timing.OURS: sides["ours"]}
-    if importlib.util.find_spec("keras_hub"):
+    if config.family == "bert" and importlib.util.find_spec("keras_hub"):
         works[KERAS] = (keras_step, config, compute, batch)
     machine = {"product": (matmul, compute.dtype), "copy": (copy,)}
     speeds = timing.alternate(works | machine, optional=[COMPILED, BFLOAT16, KERAS])
     product, bandwidth = speeds.pop("product").median, speeds.pop("copy").median
-    per_token = flops.training_step(config, batch, read=Pretraining().read(config)) / batch["input_ids"].size
-    accessed = bytes_accessed(config, compute, batch) / batch["input_ids"].size
+    per_token = flops.training_step(config, batch, read=fields_of(config).read(config)) / batch["input_ids"].size
+    accessed = bytes_accessed(works[timing.OURS], batch) / batch["input_ids"].size
     rate, bound = speeds[timing.OURS].median, 1 / max(per_token / product, accessed / bandwidth)
     shares = {"a product's rate": rate * per_token / product, "the roofline's bound": rate / bound}
     aims = {"PyTorch": case.ratio, **AIMS, "a product's rate": case.share, "the roofline's bound": ROOFLINE}
@@ -128,7 +133,14 @@ def of_case(case: Case, gpu: bool, toy: bool) -> tuple[Case, BertConfig, Compute
     if toy:
         changes |= {"num_layers": 1, "hidden_size": 64, "num_heads": 2, "intermediate_size": 128, "vocab_size": 1000}
         case = case._replace(rows=2)
+    if case.preset == FAST:
+        return case, replace(cast(BertConfig, recipe(FAST).model), vocab_size=8192), compute
     return case, preset(case.preset, **changes), compute
+
+
+def fields_of(config: BertConfig) -> Pretraining:
+    """Returns the pre-training that a model was made for: with sentence pairs, or masked tokens alone."""
+    return Pretraining(pairs="nsp" if config.type_vocab_size else "none")
 
 
 def works_of(config: BertConfig, compute: Compute, batch: dict[str, np.ndarray], gpu: bool) -> dict[str, Any]:
@@ -158,10 +170,11 @@ def our_step(
     compute: Compute,
     batch: dict[str, np.ndarray],
     steps: int = 1,
-    fields: Pretraining = Pretraining(),
+    fields: Pretraining | None = None,
+    chosen: Optimizer | None = None,
 ) -> Callable[[], int]:
     """Returns `steps` steps as `bert_jax train` takes them; the first call compiles."""
-    start, compiled, devices = _our_parts(config, compute, len(batch["input_ids"]), batch, fields)
+    start, compiled, devices = _our_parts(config, compute, batch, fields, chosen)
     state = devices.make(start)
 
     def step() -> int:
@@ -175,12 +188,16 @@ def our_step(
 
 
 def _our_parts(
-    config: BertConfig, compute: Compute, rows: int, batch: dict[str, np.ndarray], fields: Pretraining
+    config: BertConfig,
+    compute: Compute,
+    batch: dict[str, np.ndarray],
+    fields: Pretraining | None = None,
+    chosen: Optimizer | None = None,
 ) -> tuple[Callable[[], TrainState], WrappedStep, Devices]:
     """Returns what makes the first state, the step, and the devices of both."""
-    task = PretrainingTask(fields, config, None, compute)  # type: ignore[arg-type]
-    devices = Devices("single", rows)
-    change = optimizer.make(AdamW(), 1000, config)
+    task = PretrainingTask(fields or fields_of(config), config, None, compute)  # type: ignore[arg-type]
+    devices = Devices("single", len(batch["input_ids"]))
+    change = optimizer.make(chosen or AdamW(), 1000, config)
 
     def start() -> TrainState:
         params = task.model.init(jax.random.key(0), jax.tree.map(lambda x: x[:1, :1], batch))["params"]
@@ -189,12 +206,16 @@ def _our_parts(
     return start, devices.wrap(train_step, loss_fn=task.loss_fn, counts=task.counts), devices
 
 
-def bytes_accessed(config: BertConfig, compute: Compute, batch: dict[str, np.ndarray]) -> float:
+def bytes_accessed(work: tuple[Any, ...], batch: dict[str, np.ndarray]) -> float:
     """Returns the bytes that a step of bert_jax reads and writes, as XLA counts them in the compiled program.
 
     Each operation of the program counts, also where a cache holds what it reads.
+
+    Args:
+      work: `our_step` and its arguments.
     """
-    start, compiled, devices = _our_parts(config, compute, len(batch["input_ids"]), batch, Pretraining())
+    _, config, compute, _, _, *more = work
+    start, compiled, devices = _our_parts(config, compute, batch, *more)
     program = compiled.trace(devices.shapes(jax.eval_shape(start)), batch).lower().compile()
     return float(program.cost_analysis()["bytes accessed"])
 
@@ -212,7 +233,7 @@ def their_step(
     device = "cuda" if torch.cuda.is_available() else "cpu"
     model = torch_model(config).to(device)
     adam, rate = torch_optimizer(model, 1e-4, 1000, fused=device == "cuda")
-    inputs = torch_inputs(batch, device)
+    inputs = torch_inputs(batch, device, pairs=bool(config.type_vocab_size))
     forward = torch.compile(model) if device == "cuda" or way == "compile" else model
 
     def step() -> int:
@@ -232,16 +253,17 @@ def their_step(
 
 
 def torch_model(config: BertConfig) -> Any:
-    """Returns a BertForPreTraining of `transformers` with random weights, ready to train."""
+    """Returns the model of `transformers` for masked tokens, and for pairs if it has them, with random weights."""
     import transformers
 
-    written = huggingface.to_config(config, huggingface.Details()) | {"dtype": "float32"}
-    settings = transformers.BertConfig(**written, attn_implementation="sdpa")
-    return transformers.BertForPreTraining(settings).train()
+    details = huggingface.Details(architecture="ForPreTraining" if config.type_vocab_size else "ForMaskedLM")
+    written = huggingface.to_config(config, details) | {"dtype": "float32"}
+    settings = transformers.AutoConfig.for_model(**written, attn_implementation="sdpa")
+    return getattr(transformers, written["architectures"][0])(settings).train()
 
 
-def torch_inputs(batch: dict[str, np.ndarray], device: str = "cpu") -> dict[str, Any]:
-    """Returns a batch for MLM and NSP as keyword arguments of BertForPreTraining."""
+def torch_inputs(batch: dict[str, np.ndarray], device: str = "cpu", pairs: bool = True) -> dict[str, Any]:
+    """Returns a batch for MLM, and NSP if there are pairs, as keyword arguments of a model of `transformers`."""
     import torch
 
     labels = np.full(batch["input_ids"].shape, -100)
@@ -254,6 +276,8 @@ def torch_inputs(batch: dict[str, np.ndarray], device: str = "cpu") -> dict[str,
         "labels": labels,
         "next_sentence_label": batch["pair_labels"][:, 0],
     }
+    if not pairs:
+        del arrays["token_type_ids"], arrays["next_sentence_label"]
     return {name: torch.as_tensor(array, dtype=torch.long, device=device) for name, array in arrays.items()}
 
 
