@@ -241,28 +241,13 @@ def sync(file: BinaryIO) -> None:
 
 
 def make_folder(name: PathLike) -> Path:
-    """Makes a folder, and those above it, where they are missing; in a bucket, its first file makes it.
-
-    Raises:
-      InputError: it cannot be made; an OSError has the cause.
-    """
-    if not is_remote(name):
-        try:
+    """Makes a folder and those above it (in a bucket, its first file does); raises InputError if that is impossible."""
+    try:
+        if not is_remote(name):
             Path(name).mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise InputError(f"{name}: this folder cannot be made: {error.strerror}") from error
+    except OSError as error:
+        raise InputError(f"{name}: this folder cannot be made: {error.strerror}") from error
     return Path(name)
-
-
-def check_can_be_written(name: PathLike) -> None:
-    """Makes the folder of a file that is to be written later, so that work is not lost for want of it.
-
-    Raises:
-      InputError: the folder cannot be made, or `name` is a folder.
-    """
-    make_folder(path(name).parent)
-    if path(name).is_dir():
-        raise InputError(f"{name}: this is a folder; give a file")
 
 
 def remove(name: PathLike) -> None:
@@ -278,9 +263,7 @@ def free_space(name: PathLike) -> int:
     return shutil.disk_usage(name).free
 
 
-def temporary_folder() -> tempfile.TemporaryDirectory:
-    """Returns a context manager that yields the path of a new local folder, and removes it in the end."""
-    return tempfile.TemporaryDirectory()
+temporary_folder = tempfile.TemporaryDirectory  # yields the path of a new local folder, and removes it in the end
 
 
 @contextlib.contextmanager

@@ -38,8 +38,10 @@ def score_file(
     Raises:
       InputError: the source has no MLM head, or a row is wrong; it is named by file and line.
     """
-    if out is not None:
-        files.check_can_be_written(out)
+    if out is not None:  # now, so that no work is lost for want of a folder
+        files.make_folder(files.path(out).parent)
+        if files.path(out).is_dir():
+            raise InputError(f"{out}: this is a folder; give a file")
     if input == "-":
         rows = [row for arrived in read_json_lines(files.standard_input(), "stdin") for row in arrived]
     else:

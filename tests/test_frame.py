@@ -190,7 +190,7 @@ def test_a_loaded_model_frames_its_texts(roberta):
     config = replace(MODEL, vocab_size=roberta.vocab_size, max_position_embeddings=34)
     bert = predict.PretrainedBert(config, {}, roberta, None)
     ids = [roberta.frame.join(part)[0] for part in roberta.encode_ids(["red cat"])]
-    ((batch, _),) = bert._batches(ids)
+    batch = bert._batches(ids)(0)
     assert batch["position_ids"][0, : len(ids[0])].tolist() == list(range(2, 2 + len(ids[0])))
     assert bert._longest == 32
     with pytest.raises(InputError, match="fill_mask: the text has 33 tokens, and the model takes at most 32"):
