@@ -9,12 +9,16 @@ points, and later. Film tags gain a few.
 The words are counted by spaces, as BabyLM counts them. `sst2-after-5` is fine-tuned from the checkpoint after five
 million words. All texts are cut at 64 tokens, the length of the pre-training.
 
-Time: 131 minutes on one core for the pre-training, by estimate, and half a minute for a seed of a fine-tuning.
+Time: 138 minutes on one core for the pre-training, and up to a minute for a seed of a fine-tuning.
 
     for part in data/books/*.gz; do zcat $part | head -n 1100; done > runs/books-10m.jsonl
     bert_jax tokenizer --corpus runs/books-10m.jsonl --out runs/tokenizer --vocab-size 8192
     bert_jax prepare --corpus runs/books-10m.jsonl --tokenizer runs/tokenizer --out runs/store
     bert_jax train experiments/ten_million_words.py --workdir runs/ten_million_words
+    bert_jax score runs/ten_million_words/pretraining@335 --input data/blimp/blimp.jsonl.gz > pairs/335.json
+    python tools/results.py collect runs/ten_million_words --pairs pairs
+
+`pairs/335.json` belongs to the checkpoint after a million words; every tenth pair of each of BLiMP's sets was scored.
 
 At full scale, add --only pretraining --model ettin-17m --model.vocab-size 0 --optimizer.learning-rate 1e-3 to the last
 line, and then run it again without.
