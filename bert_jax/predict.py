@@ -163,8 +163,10 @@ class PretrainedBert:
         pooled = np.zeros((count, width), np.float32) if named.has_pooler(self.params) else None
         vectors = None if self.vectors is None else np.zeros((count, width), np.float32)
 
+        compiled = self._encode  # made once, before threads ask for it
+
         def encode(batch: Arrays) -> Any:
-            return self._encode(self.params[named.ENCODER], batch, layers, attentions)
+            return compiled(self.params[named.ENCODER], batch, layers, attentions)
 
         for arrays, rows in self._results(encode, ids):
             last, pools, units, states, attention = jax.tree.map(lambda x: x.astype(np.float32), arrays)
