@@ -162,13 +162,8 @@ class PretrainedBert:
         maps: list[Any] = [None] * count
         pooled = np.zeros((count, width), np.float32) if named.has_pooler(self.params) else None
         vectors = None if self.vectors is None else np.zeros((count, width), np.float32)
-
-        compiled = self._encode  # made once, before threads ask for it
-
-        def encode(batch: Arrays) -> Any:
-            return compiled(self.params[named.ENCODER], batch, layers, attentions)
-
-        for arrays, rows in self._results(encode, ids):
+        encode, params = self._encode, self.params[named.ENCODER]  # made once, before threads ask for it
+        for arrays, rows in self._results(lambda batch: encode(params, batch, layers, attentions), ids):
             last, pools, units, states, attention = jax.tree.map(lambda x: x.astype(np.float32), arrays)
             for slot, row in enumerate(rows):
                 length = len(ids[row])
